@@ -1,0 +1,55 @@
+"""SCALEX: online integration of single-cell data by projecting cells into one common embedding space."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalex.api import SCALEX
+    from scalex.cells import AnnDataSource
+    from scalex.data import ScalexDataModule
+    from scalex.demo import DemoSource, demo_cells
+    from scalex.module import ScalexModule
+    from scalex.preprocess import AsIsRecipe, Preprocessor, RnaRecipe
+    from scalex.reference import Reference
+    from scalex.workflow import fit
+
+__all__ = [
+    "SCALEX",
+    "AnnDataSource",
+    "AsIsRecipe",
+    "DemoSource",
+    "Preprocessor",
+    "Reference",
+    "RnaRecipe",
+    "ScalexDataModule",
+    "ScalexModule",
+    "demo_cells",
+    "fit",
+]
+
+_HOME = {
+    "SCALEX": "api",
+    "AnnDataSource": "cells",
+    "AsIsRecipe": "preprocess",
+    "DemoSource": "demo",
+    "Preprocessor": "preprocess",
+    "Reference": "reference",
+    "RnaRecipe": "preprocess",
+    "ScalexDataModule": "data",
+    "ScalexModule": "module",
+    "demo_cells": "demo",
+    "fit": "workflow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch, Lightning and scanpy take seconds to import: each name brings only what it needs, when it is first used.
+    if name not in _HOME:
+        raise AttributeError(f"module 'scalex' has no attribute {name!r}. It has: {', '.join(__all__)}")
+    return getattr(import_module(f"scalex.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

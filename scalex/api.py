@@ -1,0 +1,248 @@
+"""SCALEX in one call, for notebooks: the interface of the published package."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anndata import AnnData
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from scalex.callbacks import Checkpoint, LatentExport, Progress, Scores, UmapPlot
+from scalex.cells import AnnDataSource
+from scalex.epoch_table import EpochTable
+from scalex.files import new_folder
+from scalex.module import ScalexModule
+from scalex.preprocess import AsIsRecipe, Recipe, RnaRecipe
+from scalex.workflow import fit, logged_to
+
+__all__ = ["SCALEX"]
+
+
+def SCALEX(  # noqa: PLR0913, N802 -- the signature and the name are given
+    data_list: str | Path | AnnData | Sequence[str | Path | AnnData] | None = None,
+    batch_categories: Sequence[str] | None = None,
+    profile: str = "RNA",
+    batch_name: str = "batch",
+    min_features: int = 600,
+    min_cells: int = 3,
+    target_sum: int | None = None,
+    n_top_features: int | str | Sequence[str] | None = None,
+    join: Literal["inner", "outer"] = "inner",
+    batch_key: str = "batch",
+    processed: bool = False,
+    fraction: float | None = None,
+    n_obs: int | None = None,
+    use_layer: str = "X",
+    backed: bool = False,
+    batch_size: int = 64,
+    lr: float = 0.0002,
+    max_iteration: int = 30000,
+    seed: int = 124,
+    gpu: int = 0,
+    outdir: str | Path | None = None,
+    projection: str | Path | None = None,
+    repeat: bool = False,
+    impute: bool | str | None = None,
+    chunk_size: int = 20000,
+    ignore_umap: bool = False,
+    verbose: bool = False,
+    assess: bool = False,
+    show: bool = True,
+    eval: bool = False,  # noqa: A002
+    num_workers: int = 4,
+    *,
+    keep_mt: bool = False,
+    cell_type: str = "cell_type",
+) -> AnnData:
+    """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
+
+    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` and its
+    ``model=scalex`` reach the same scores in a fraction of that time; here, ``lr=2e-3, max_iteration=3000`` is a start.
+
+    Parameters
+    ----------
+    data_list
+        An AnnData, the path of an .h5ad file, or a list of them; each member of a list is a source.
+    batch_categories
+        Names of the sources, one each. None: the files' names without ending; 0, 1, ... for AnnData objects.
+    profile
+        "RNA". "ATAC" and "ADT" are not there yet.
+    batch_name
+        Column of obs that holds each cell's domain; several columns, separated by commas, are joined. With the default, several
+        sources are the domains, and a single source without that column is one domain.
+    min_features
+        Cells with fewer detected features are left out.
+    min_cells
+        Features detected in fewer cells are left out.
+    target_sum
+        Counts per cell after normalization. None: 10,000.
+    n_top_features
+        How many highly variable features to use, a list of features, or a text file of them. None: 2,000.
+    join
+        Features that all sources have ("inner") or that any has ("outer").
+    batch_key
+        Column of obs in which the source of each cell is written when there are several.
+    processed
+        The matrix is ready: it is used as it is, only scaled.
+    fraction, n_obs
+        Use a random share, or a random number, of the cells.
+    use_layer
+        Another layer, or an entry of obsm, as the input; it is used as it is, only scaled.
+    backed
+        Read from disk as it goes: not there yet.
+    batch_size
+        Most cells in a training minibatch.
+    lr
+        Learning rate.
+    max_iteration
+        Training steps at most; one minibatch is one step.
+    seed
+        Seed of everything random.
+    gpu
+        Index of the GPU, where there is one.
+    outdir
+        Folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more. It must not hold another run's results. None: nothing is written.
+    projection
+        A run folder to project the data into: not there yet.
+    repeat
+        With `projection`: return the projected cells alone, without those of the reference.
+    impute
+        Add reconstructed expression: not there yet.
+    chunk_size
+        Cells embedded at a time.
+    ignore_umap
+        No UMAP, no clusters, no pictures.
+    verbose
+        Say what is being done, and show a progress bar.
+    assess
+        Score the result: ``adata.uns["scalex"]["scores"]``.
+    show
+        Show the UMAP.
+    eval
+        Encoder statistics at inference. True: the running ones of training, so that a cell's latent depends on that cell alone.
+        False: those of all cells of its domain.
+    num_workers
+        Has no effect: cells in memory are gathered faster than worker processes could send them.
+    keep_mt
+        Keep features whose name starts with ERCC, MT- or mt-.
+    cell_type
+        Column of obs with known cell types, for plots and scores.
+
+    Returns
+    -------
+    AnnData
+        Kept cells x used features, scaled to [0, 1]. obsm["latent"] (n_cells, 10); `.raw` normalized expression of all kept features; obs["domain"];
+        unless `ignore_umap`, obsm["X_umap"] and obs["leiden"].
+
+    Raises
+    ------
+    NotImplementedError
+        For what is not there yet.
+    ValueError, KeyError, FileNotFoundError, FileExistsError
+        Where the data or the folder are not as the arguments say.
+
+    Examples
+    --------
+    >>> import scalex
+    >>> adata = scalex.SCALEX([scalex.demo_cells(300, 500), scalex.demo_cells(300, 500, seed=1)], max_iteration=20, ignore_umap=True)
+    >>> adata.obsm["latent"].shape
+    (600, 10)
+    """
+    parameters = {name: value for name, value in locals().items() if name != "data_list"}
+    _refuse_what_is_missing(profile=profile, backed=backed, projection=projection, impute=impute)
+    if data_list is None:
+        raise ValueError("data_list is None: give an AnnData, the path of an .h5ad file, or a list of them.")
+    source = AnnDataSource(
+        path=data_list,
+        batch_key=None if batch_name == "batch" else batch_name,
+        batch_categories=batch_categories,
+        source_key=batch_key,
+        join=join,
+        layer=use_layer,
+        label_key=cell_type,
+        fraction=fraction,
+        n_obs=n_obs,
+        seed=seed,
+    )
+    recipe: Recipe
+    if processed or use_layer != "X":
+        recipe = AsIsRecipe()
+    else:
+        recipe = RnaRecipe(
+            min_features=min_features,
+            min_cells=min_cells,
+            target_sum=10_000 if target_sum is None else target_sum,
+            n_top_features=2000 if n_top_features is None else n_top_features,
+            keep_mt=keep_mt,
+        )
+    module = ScalexModule(
+        lr=lr,
+        batch_size=batch_size,
+        max_steps=max_iteration,
+        statistics="running" if eval else "domain",
+        seed=seed,
+    )
+    folder = None if outdir is None else new_folder(outdir)
+    callbacks: list[Callback] = [
+        Checkpoint(folder),
+        EarlyStopping("train/loss", patience=10),
+        LatentExport(folder),
+    ]
+    if verbose:
+        callbacks.append(Progress())
+    if not ignore_umap:
+        callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
+    if assess:
+        callbacks.append(Scores(folder, seed=seed))
+    trainer = Trainer(
+        accelerator="auto",
+        devices=[gpu] if torch.cuda.is_available() else 1,
+        max_steps=max_iteration,
+        max_epochs=-1,
+        callbacks=callbacks,
+        logger=[] if folder is None else [EpochTable(folder)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    with _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
+        return fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
+
+
+def _refuse_what_is_missing(*, profile: str, backed: bool, projection: object, impute: object) -> None:
+    if profile != "RNA":
+        raise NotImplementedError(f"profile={profile!r} is not there yet; use 'RNA', or processed=True for values that are ready.")
+    if backed:
+        raise NotImplementedError("backed=True is not there yet: cells are read into memory.")
+    if projection is not None:
+        raise NotImplementedError("projection is not there yet: train a new model on all cells.")
+    if impute:
+        raise NotImplementedError("impute is not there yet.")
+
+
+@contextmanager
+def _said(verbose: bool) -> Iterator[None]:
+    """Show what scalex says on the screen while this lasts."""
+    package = logging.getLogger("scalex")
+    handler: Any = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before, propagated = package.level, package.propagate
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
+        package.propagate = propagated

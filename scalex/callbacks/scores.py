@@ -1,0 +1,66 @@
+"""Scores of the latents: in the embedding, in ``metrics.json``, in the log and the trackers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pandas as pd
+from lightning import Callback, LightningModule, Trainer
+
+from scalex.callbacks.clusters import add_clusters
+from scalex.data import ScalexDataModule
+from scalex.files import written_whole
+from scalex.metrics import batch_entropy_mixing, scores, silhouette
+
+__all__ = ["Scores"]
+
+logger = logging.getLogger(__name__)
+
+
+class Scores(Callback):
+    """Score the latents with `scalex.metrics.scores`.
+
+    Where a UMAP was made, mixing and silhouette are computed on it too, as ``umap_entropy_mixing`` and ``umap_silhouette``, only for comparison
+    with the published package, which scores its pictures.
+
+    Parameters
+    ----------
+    folder
+        The run folder. None: nothing is written.
+    n_neighbors
+        Neighbours of a cell in the graph of the clusters.
+    seed
+        Seed of the clusters.
+    """
+
+    def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124) -> None:
+        self.path = None if folder is None else Path(folder) / "metrics.json"
+        self.n_neighbors = n_neighbors
+        self.seed = seed
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score, and say so everywhere."""
+        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        adata = data.embedding
+        assert adata is not None
+        found: dict[str, float] = {}
+        if adata.n_obs > 2:
+            add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
+            domain, label = adata.obs["domain"].array, data.label
+            found = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
+            if "X_umap" in adata.obsm and "entropy_mixing" in found:
+                found["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
+            if "X_umap" in adata.obsm and "silhouette" in found:
+                group = adata.obs["leiden"] if label is None else pd.Series(label).astype(str)
+                found["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
+        logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "none")
+        adata.uns["scalex"]["scores"] = found
+        assert all(math.isfinite(value) for value in found.values())
+        for tracker in trainer.loggers:
+            tracker.log_metrics({f"score/{name}": value for name, value in found.items()}, trainer.global_step)
+        if self.path is not None:
+            with written_whole(self.path) as path:
+                path.write_text(json.dumps(found, indent=2) + "\n")

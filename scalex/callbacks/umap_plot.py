@@ -1,0 +1,95 @@
+"""UMAP of the latents as a picture: in the run folder, in the tracker, on the screen."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import scanpy as sc
+from anndata import AnnData
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+
+from scalex.callbacks.clusters import add_clusters
+from scalex.files import written_whole
+from scalex.plot import umap_figure
+
+__all__ = ["UmapPlot"]
+
+logger = logging.getLogger(__name__)
+
+# Fewer cells have no layout worth the name, and UMAP's start from the graph's spectrum fails.
+LEAST_CELLS = 20
+
+
+class UmapPlot(Callback):
+    """Neighbours, clusters and UMAP of the latents, and ``umap.pdf`` and ``umap.png`` coloured by domain, cell type and cluster.
+
+    Parameters
+    ----------
+    folder
+        The run folder. None: nothing is written.
+    label_key
+        Column of obs with known cell types; may be absent.
+    n_neighbors
+        Neighbours of a cell in the graph.
+    min_dist
+        UMAP's smallest distance between cells.
+    seed
+        Seed of the layout and the clusters.
+    show
+        Show the picture, as in a notebook.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        *,
+        label_key: str = "cell_type",
+        n_neighbors: int = 30,
+        min_dist: float = 0.1,
+        seed: int = 124,
+        show: bool = False,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.label_key = label_key
+        self.n_neighbors = n_neighbors
+        self.min_dist = min_dist
+        self.seed = seed
+        self.show = show
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the UMAP to the embedding and draw it."""
+        adata: AnnData = trainer.datamodule.embedding  # type: ignore[attr-defined]
+        if adata.n_obs < LEAST_CELLS:
+            logger.warning("No UMAP: %d cells are too few (at least %d).", adata.n_obs, LEAST_CELLS)
+            return
+        add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
+        logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
+        sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
+        colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
+        figure = umap_figure(adata, colors)
+        if self.folder is not None:
+            for ending in ("pdf", "png"):
+                with written_whole(self.folder / f"umap.{ending}") as path:
+                    figure.savefig(path, dpi=150)
+            logger.info("Wrote %s", self.folder / "umap.png")
+        for tracker in trainer.loggers:
+            log_figure(tracker, figure, trainer.global_step)
+        if self.show:
+            plt.show()
+        plt.close(figure)
+
+
+def log_figure(tracker: Logger, figure: Figure, step: int) -> None:
+    """Hand a picture to a tracker that takes pictures."""
+    run: Any = tracker.experiment
+    if isinstance(tracker, WandbLogger):
+        tracker.log_image("umap", [figure])
+    elif isinstance(tracker, TensorBoardLogger):
+        run.add_figure("umap", figure, step, close=False)
+    elif isinstance(tracker, MLFlowLogger):
+        run.log_figure(tracker.run_id, figure, "umap.png")

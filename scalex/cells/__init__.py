@@ -1,0 +1,7 @@
+"""Where cells come from."""
+
+from scalex.cells.anndata_source import AnnDataSource
+from scalex.cells.in_memory import InMemoryCells
+from scalex.cells.protocol import Cells, CellSource, chunks
+
+__all__ = ["AnnDataSource", "CellSource", "Cells", "InMemoryCells", "chunks"]

@@ -1,0 +1,244 @@
+"""Cells from AnnData objects and .h5ad files: one, or several joined."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scalex.cells.in_memory import InMemoryCells
+
+__all__ = ["AnnDataSource"]
+
+logger = logging.getLogger(__name__)
+
+One = str | Path | ad.AnnData
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnDataSource:
+    """Cells of one AnnData, or of several joined on their features.
+
+    Parameters
+    ----------
+    path
+        An .h5ad file, an AnnData object, or a list of them. Each member of a list is a source.
+    batch_key
+        Column of obs that holds each cell's domain; several columns, separated by commas, are joined with "_".
+        None: several sources are the domains; a single source's domains are its column `source_key` where there is one, and
+        otherwise it is one domain.
+    batch_categories
+        Names of the sources, one each. None: the files' names without ending; 0, 1, ... for AnnData objects.
+    source_key
+        Column of obs in which the source of each cell is written when there are several.
+    join
+        Features that all sources have ("inner"), or that any has ("outer", absent ones are 0).
+    layer
+        "X", or the name of a layer or of an obsm entry to use as the matrix.
+    label_key
+        Column of obs with known cell types, for scores and plots; not used in training. May be absent.
+    fraction, n_obs
+        Use a random share, in (0, 1], or a random number of the cells.
+    seed
+        Seed of that choice.
+    """
+
+    path: One | Sequence[One]
+    batch_key: str | None = None
+    batch_categories: Sequence[str] | None = None
+    source_key: str = "batch"
+    join: Literal["inner", "outer"] = "inner"
+    layer: str = "X"
+    label_key: str = "cell_type"
+    fraction: float | None = None
+    n_obs: int | None = None
+    seed: int = 124
+
+    def __post_init__(self) -> None:
+        if self.join not in ("inner", "outer"):
+            raise ValueError(f"join={self.join!r}: allowed are 'inner' and 'outer'.")
+        if self.fraction is not None and self.n_obs is not None:
+            raise ValueError("fraction and n_obs are both given: give one of them.")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction}: it must be above 0 and at most 1.")
+        if self.n_obs is not None and self.n_obs < 1:
+            raise ValueError(f"n_obs={self.n_obs}: it must be at least 1.")
+        if isinstance(self.path, Sequence) and not isinstance(self.path, str) and len(self.path) == 0:
+            raise ValueError("No cells given: path is an empty list.")
+
+    def open(self) -> InMemoryCells:
+        """Read the sources, join them and find each cell's domain.
+
+        Raises
+        ------
+        FileNotFoundError
+            A file does not exist.
+        KeyError
+            A column, layer or obsm entry is not there; the message lists those that are.
+        ValueError
+            A file is not an AnnData, the sources share no feature, or a cell has no domain.
+        """
+        paths: list[One] = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
+        names = _source_names(paths, self.batch_categories)
+        sources = [_select(_read(one), self.layer, name) for one, name in zip(paths, names, strict=True)]
+        logger.info("Read %s", ", ".join(f"{n}: {len(s.obs):,} x {len(s.var):,}" for n, s in zip(names, sources, strict=True)))
+        source = sources[0] if len(sources) == 1 else _join(sources, names, join=self.join, source_key=self.source_key)
+        source = _sample(source, fraction=self.fraction, n_obs=self.n_obs, seed=self.seed)
+        domain = _domain(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
+        label = None
+        if self.label_key in source.obs and not source.obs[self.label_key].isna().all():
+            label = pd.Categorical(source.obs[self.label_key].astype(str))
+        return InMemoryCells(source.matrix, source.obs, source.var, domain, label)
+
+
+@dataclass(frozen=True)
+class _Source:
+    matrix: sparse.csr_matrix
+    obs: pd.DataFrame
+    var: pd.DataFrame
+
+
+def _read(one: One) -> ad.AnnData:
+    if isinstance(one, ad.AnnData):
+        return one
+    path = Path(one)
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path} (looked in {path.absolute().parent}).")
+    if path.suffix != ".h5ad":
+        raise NotImplementedError(f"{path}: only .h5ad files and AnnData objects can be read yet.")
+    try:
+        return ad.read_h5ad(path)
+    except (OSError, KeyError, ValueError, ad._io.utils.AnnDataReadError) as error:
+        raise ValueError(f"{path} is not a readable AnnData file ({error}). Write it with adata.write_h5ad.") from error
+
+
+def _source_names(paths: Sequence[One], categories: Sequence[str] | None) -> list[str]:
+    if categories is not None:
+        if len(categories) != len(paths):
+            raise ValueError(f"batch_categories has {len(categories)} names for {len(paths)} sources: give one each.")
+        names = [str(category) for category in categories]
+        if len(set(names)) < len(names):
+            raise ValueError(f"batch_categories={names}: each source needs a name of its own.")
+        return names
+    names = [str(i) if isinstance(one, ad.AnnData) else Path(one).stem for i, one in enumerate(paths)]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    return [f"{name}-{i}" if name in repeated else name for i, name in enumerate(names)]
+
+
+def _select(adata: ad.AnnData, layer: str, name: str) -> _Source:
+    """The matrix to learn from, as CSR float32, with unique names."""
+    var = adata.var
+    if layer == "X":
+        matrix = adata.X
+        if matrix is None:
+            raise ValueError(f"{name}: X is empty. Layers: {_listed(adata.layers)}; choose one with layer=.")
+    elif layer in adata.layers:
+        matrix = adata.layers[layer]
+    elif layer in adata.obsm:
+        matrix = np.asarray(adata.obsm[layer])
+        var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
+    else:
+        raise KeyError(
+            f"layer={layer!r} is not in {name}. Layers: {_listed(adata.layers)}; obsm: {_listed(adata.obsm)}; or X."
+        )
+    matrix = sparse.csr_matrix(matrix, dtype=np.float32)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    return _Source(matrix, _unique(adata.obs, "cell", name), _unique(var, "feature", name))
+
+
+def _unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
+    table = table.copy()
+    table.index = table.index.astype(str)
+    if not table.index.is_unique:
+        repeated = table.index[table.index.duplicated()].unique()
+        logger.warning(
+            "%s: %d %s names occur more than once (%s); repeats are numbered -1, -2, ...",
+            source, len(repeated), kind, _listed(repeated),
+        )  # fmt: skip
+        table.index = ad.utils.make_index_unique(table.index)
+    return table
+
+
+def _join(sources: Sequence[_Source], names: Sequence[str], *, join: str, source_key: str) -> _Source:
+    if join == "inner" and not set.intersection(*(set(s.var.index) for s in sources)):
+        examples = "; ".join(f"{n}: {_listed(s.var.index)}" for n, s in zip(names, sources, strict=True))
+        raise ValueError(
+            f"The sources share no feature, so an inner join is empty. Their features: {examples}. "
+            "Bring them to the same names, or use join='outer'."
+        )
+    if any(source_key in s.obs for s in sources):
+        logger.warning(
+            "obs[%r] of the sources is replaced by the name of the source; choose another column with source_key.", source_key
+        )
+    all_cells = pd.Index(np.concatenate([s.obs.index for s in sources]))
+    joined = ad.concat(
+        {n: ad.AnnData(s.matrix, var=s.var[[]]) for n, s in zip(names, sources, strict=True)}, join=join, fill_value=0
+    )
+    obs = _concat_obs([s.obs for s in sources])
+    obs.index = all_cells if all_cells.is_unique else pd.Index(
+        np.concatenate([s.obs.index + "-" + n for n, s in zip(names, sources, strict=True)])
+    )  # fmt: skip
+    obs[source_key] = pd.Categorical(np.repeat(names, [len(s.obs) for s in sources]), categories=names)
+    var = pd.DataFrame(index=joined.var_names)
+    for source in sources:
+        var = var.join(source.var[source.var.columns.difference(var.columns)])
+    var["n_sources"] = sum(var.index.isin(s.var.index).astype(int) for s in sources)
+    logger.info("Joined %d sources (%s): %s cells x %s features", len(names), join, f"{len(obs):,}", f"{len(var):,}")
+    return _Source(sparse.csr_matrix(joined.X, dtype=np.float32), obs, var)
+
+
+def _concat_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All columns of all sources; categories that are plain strings stay categories."""
+    obs = pd.concat(tables, join="outer")
+    for column in obs:
+        if any(isinstance(t[column].dtype, pd.CategoricalDtype) for t in tables if column in t):
+            obs[column] = obs[column].astype("category")
+    return obs
+
+
+def _sample(source: _Source, *, fraction: float | None, n_obs: int | None, seed: int) -> _Source:
+    n_cells = len(source.obs)
+    wanted = n_obs if n_obs is not None else None if fraction is None else max(1, round(fraction * n_cells))
+    if wanted is None or wanted >= n_cells:
+        return source
+    rows = np.sort(np.random.default_rng(seed).choice(n_cells, wanted, replace=False))
+    logger.info("Sampled %s of %s cells", f"{wanted:,}", f"{n_cells:,}")
+    return _Source(source.matrix[rows], source.obs.iloc[rows].copy(), source.var)
+
+
+def _domain(obs: pd.DataFrame, batch_key: str | None, source_key: str, *, several: bool) -> pd.Categorical:
+    if batch_key is None:
+        if not several and source_key not in obs:
+            logger.warning(
+                "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
+                source_key, _listed(obs.columns, 20),
+            )  # fmt: skip
+            return pd.Categorical(["all"] * len(obs))
+        batch_key = source_key
+    columns = [column.strip() for column in batch_key.split(",")]
+    for column in columns:
+        if column not in obs:
+            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {_listed(obs.columns, 20)}.")
+    missing = obs[columns].isna().any(axis=1)
+    if missing.any():
+        raise ValueError(
+            f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {obs.index[missing][0]}): "
+            "fill the column or remove those cells."
+        )
+    return pd.Categorical(obs[columns].astype(str).agg("_".join, axis=1))
+
+
+def _listed(names: Iterable[Any], most: int = 5) -> str:
+    """Some names for a message."""
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "") if shown else "none"

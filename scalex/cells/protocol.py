@@ -1,0 +1,62 @@
+"""What the rest of the project needs to know of cells, wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["Cells", "CellSource", "chunks"]
+
+
+class Cells(Protocol):
+    """Cells x features, each cell in one domain; the matrix is read in pieces, all else is in memory.
+
+    Attributes
+    ----------
+    obs
+        (n_cells, ...) annotation of the cells; the index holds unique cell names.
+    var
+        (n_features, ...) annotation of the features; the index holds unique feature names.
+    domain
+        (n_cells,) the domain of each cell, none missing.
+    label
+        (n_cells,) the known cell type of each cell, or None.
+    """
+
+    @property
+    def obs(self) -> pd.DataFrame: ...
+    @property
+    def var(self) -> pd.DataFrame: ...
+    @property
+    def domain(self) -> pd.Categorical: ...
+    @property
+    def label(self) -> pd.Categorical | None: ...
+
+    def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
+        """Stored values of `rows`, (len(rows), n_features) float32."""
+        ...
+
+
+class CellSource(Protocol):
+    """The options from which cells are opened; making one reads nothing."""
+
+    def open(self) -> Cells:
+        """Open the cells.
+
+        Raises
+        ------
+        FileNotFoundError, KeyError, ValueError
+            Where the source does not hold what the options name.
+        """
+        ...
+
+
+def chunks(n_cells: int, chunk_size: int) -> Iterator[slice]:
+    """Contiguous rows that cover each cell once."""
+    for start in range(0, n_cells, chunk_size):
+        yield slice(start, min(start + chunk_size, n_cells))

@@ -1,0 +1,16 @@
+"""Which rows, read how: sampling, stream and the data module."""
+
+from scalex.data.batch import CellBatch
+from scalex.data.datamodule import ScalexDataModule
+from scalex.data.sampling import MinibatchSampler, Sampling, minibatches
+from scalex.data.stream import PreparedCells, dense_rows
+
+__all__ = [
+    "CellBatch",
+    "MinibatchSampler",
+    "PreparedCells",
+    "Sampling",
+    "ScalexDataModule",
+    "dense_rows",
+    "minibatches",
+]

@@ -1,0 +1,85 @@
+"""Which rows form which minibatch: index arithmetic alone, nothing is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+__all__ = ["MinibatchSampler", "Sampling", "minibatches"]
+
+Sampling = Literal["shuffle", "domain", "balanced"]
+
+
+def minibatches(
+    domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Rows of each minibatch of one epoch.
+
+    There are as few minibatches as `batch_size` allows, and their sizes differ by at most one, so that none is incomplete and no
+    cell is left out.
+
+    Parameters
+    ----------
+    domain
+        (n_cells,) domain codes.
+    batch_size
+        Most cells in a minibatch.
+    sampling
+        "shuffle": all domains mixed, each cell once. "domain": each minibatch from one domain, each cell once, so that domains are
+        drawn by size. "balanced": all domains mixed, every domain equally often; cells of large domains are left out and those
+        of small domains repeated, anew in each epoch.
+    rng
+        Source of the order.
+    """
+    if sampling == "shuffle":
+        return _split(rng.permutation(len(domain)), batch_size)
+    members = [np.flatnonzero(domain == code) for code in np.unique(domain)]
+    if sampling == "domain":
+        parts = [part for rows in members for part in _split(rng.permutation(rows), batch_size)]
+        return [parts[i] for i in rng.permutation(len(parts))]
+    share = -(-len(domain) // len(members))
+    drawn = [_repeat(rows, share, rng) for rows in members]
+    return _split(rng.permutation(np.concatenate(drawn)), batch_size)
+
+
+def _split(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    return np.array_split(rows, -(-len(rows) // batch_size))
+
+
+def _repeat(rows: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`n` of `rows`, each as often as any other, give or take one."""
+    rounds = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
+    return np.concatenate(rounds)[:n]
+
+
+class MinibatchSampler(Sampler[NDArray[np.int64]]):
+    """`minibatches` as torch's DataLoader wants it; the order depends on `seed` and on the epoch set last."""
+
+    def __init__(self, domain: NDArray[np.int64], batch_size: int, sampling: Sampling, seed: int) -> None:
+        if sampling not in get_args(Sampling):
+            raise ValueError(f"sampling={sampling!r}: allowed are {', '.join(get_args(Sampling))}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
+        self._domain = domain
+        self._batch_size = batch_size
+        self._sampling: Sampling = sampling
+        self._seed = seed
+        self._epoch = 0
+        self._length = len(self._rows(0))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self._rows(self._epoch))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _rows(self, epoch: int) -> list[NDArray[np.int64]]:
+        return minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, epoch]))

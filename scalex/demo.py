@@ -1,0 +1,114 @@
+"""Cells with a known answer, drawn from a stated model: for the demo run, the tests and the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scalex.cells import AnnDataSource, InMemoryCells
+
+__all__ = ["DemoSource", "demo_cells"]
+
+TYPES = ("alpha", "beta", "gamma", "delta", "stem", "rare")
+SHARES = np.array([0.22, 0.20, 0.16, 0.12, 0.25, 0.05])
+# Cells of this type lie along a path from one program to another, instead of around one point.
+CONTINUOUS = "stem"
+MISSING_IN_LAST = "delta"  # absent from the last domain
+ONLY_IN_FIRST = "rare"  # present in the first domain alone
+
+
+def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, *, seed: int = 124) -> AnnData:
+    """Draw counts of `n_cells` cells in `n_domains` domains, with their types known.
+
+    The model, for cell c of domain d and feature g::
+
+        log rate[c, g] = base[g] + sum over programs p of activity[c, p] * program[p, g] + shift[d, g]
+        depth[c]       ~ LogNormal(log depth[d], 0.3)
+        count[c, g]    ~ NegativeBinomial(mean = depth[c] * softmax(log rate[c])[g], dispersion = 2)
+        count[c, g]    = 0 with the probability with which domain d loses a molecule species (0 to 30 %)
+
+    Each type has a program of 60 features. Cells of type "stem" lie on a path, activity moving from the program of their
+    own to that of "alpha" (``obs["path"]`` in [0, 1]). Domains differ in the expression of every feature (`shift`, standard deviation
+    0.6), in depth and in losses, so that without integration they lie apart. Type "delta" is missing from the last domain, type
+    "rare" is in the first domain alone.
+
+    Parameters
+    ----------
+    n_cells, n_features, n_domains
+        At least 10, 400 and 1.
+    seed
+        The same seed gives the same cells.
+
+    Returns
+    -------
+    AnnData
+        X: (n_cells, n_features) CSR float32 counts. obs: "batch" (the domain), "cell_type", "path" (NaN but for stem cells).
+    """
+    if n_cells < 10 or n_features < 400 or n_domains < 1:
+        raise ValueError(
+            f"n_cells={n_cells}, n_features={n_features}, n_domains={n_domains}: at least 10 cells, 400 features and 1 domain."
+        )
+    rng = np.random.default_rng(seed)
+    domain = np.sort(rng.integers(n_domains, size=n_cells))
+    kind = np.array([rng.choice(len(TYPES), p=_shares(d, n_domains)) for d in domain])
+    path = np.where(kind == TYPES.index(CONTINUOUS), rng.random(n_cells), np.nan)
+
+    programs = np.zeros((len(TYPES), n_features))
+    features = rng.permutation(n_features)
+    for p in range(len(TYPES)):
+        programs[p, features[p * 60 : (p + 1) * 60]] = rng.gamma(4, 0.45, 60)
+    activity = np.eye(len(TYPES))[kind] * rng.normal(1, 0.1, (n_cells, 1))
+    on_path = ~np.isnan(path)
+    activity[on_path, TYPES.index(CONTINUOUS)] *= 1 - path[on_path]
+    activity[on_path, TYPES.index("alpha")] = path[on_path]
+
+    base = rng.normal(-1, 1.2, n_features)
+    shift = rng.normal(0, 0.6, (n_domains, n_features))
+    log_rate = base + activity @ programs + shift[domain]
+    rate = np.exp(log_rate)
+    rate /= rate.sum(1, keepdims=True)
+    depth = rng.lognormal(np.log(np.geomspace(9000, 5000, n_domains))[domain], 0.3)
+    mean = depth[:, None] * rate
+    counts = rng.poisson(rng.gamma(2, mean / 2))
+    loss = np.linspace(0, 0.3, n_domains)[domain]
+    counts[rng.random(counts.shape) < loss[:, None]] = 0
+
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical([f"domain{d}" for d in domain]),
+            "cell_type": pd.Categorical(np.array(TYPES)[kind]),
+            "path": path,
+        },
+        index=[f"cell{i}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(index=[f"gene{i}" for i in range(n_features)])
+    return AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
+
+
+def _shares(domain: int, n_domains: int) -> np.ndarray:
+    """Share of each type in a domain."""
+    shares = SHARES.copy()
+    if domain == n_domains - 1 and n_domains > 1:
+        shares[TYPES.index(MISSING_IN_LAST)] = 0
+    if domain > 0:
+        shares[TYPES.index(ONLY_IN_FIRST)] = 0
+    return shares / shares.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSource:
+    """`demo_cells` as a source of cells; the parameters are the same."""
+
+    n_cells: int = 3000
+    n_features: int = 2000
+    n_domains: int = 3
+    seed: int = 124
+
+    def open(self) -> InMemoryCells:
+        """Draw the cells."""
+        adata = demo_cells(self.n_cells, self.n_features, self.n_domains, seed=self.seed)
+        return AnnDataSource(path=adata, batch_key="batch").open()

@@ -1,0 +1,68 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["COMPOSED", "RESULTS", "new_folder", "written_whole"]
+
+# The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
+COMPOSED = ".composed.yaml"
+# What a run leaves in its folder.
+RESULTS = ("adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes the place of `path` if nothing goes wrong, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending stays last: some writers choose the format by it.
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
+    """Make the folder of a run, and see that it can be written to.
+
+    Parameters
+    ----------
+    folder
+        Where the results of the run go.
+    resume
+        The folder holds a run that was stopped and goes on.
+
+    Raises
+    ------
+    FileExistsError
+        If it holds results and `resume` is false.
+    FileNotFoundError
+        If there is nothing to resume.
+    OSError
+        If it cannot be written to.
+    """
+    folder = Path(folder)
+    found = [name for name in RESULTS if (folder / name).exists()]
+    if resume and not found:
+        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
+    if resume and "adata.h5ad" in found:
+        raise FileExistsError(f"The run in {folder} is finished (adata.h5ad is there): there is nothing to resume.")
+    if found and not resume:
+        raise FileExistsError(
+            f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
+            f"on with a run that was stopped with resume={folder}."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "writable") as probe:
+            probe.touch()
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
+    return folder

@@ -1,0 +1,58 @@
+"""The scores of an embedding, together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from scalex.metrics.entropy_mixing import batch_entropy_mixing
+from scalex.metrics.silhouette import silhouette
+
+__all__ = ["scores"]
+
+
+def scores(
+    latent: NDArray[np.float32],
+    *,
+    domain: pd.Categorical,
+    cluster: pd.Categorical,
+    label: pd.Categorical | None = None,
+) -> dict[str, float]:
+    """Scores of an embedding; those that cannot be computed are left out.
+
+    Parameters
+    ----------
+    latent
+        (n_cells, n_latent).
+    domain, cluster, label
+        (n_cells,) the domain, the found cluster and the known type of each cell.
+
+    Returns
+    -------
+    dict
+        "entropy_mixing" in [0, 1] (two domains or more); "silhouette" in [-1, 1], of the labels, else of the clusters; "ari" in
+        [-1, 1] and "nmi" in [0, 1] of clusters against labels; "total" = 0.6 biology + 0.4 mixing as scIB weighs them (Luecken et al.
+        2022), biology being the mean of ari, nmi and (silhouette + 1) / 2, or the last alone without labels; biology alone
+        with one domain.
+    """
+    found: dict[str, float] = {}
+    if len(domain.remove_unused_categories().categories) > 1:
+        found["entropy_mixing"] = batch_entropy_mixing(latent, domain)
+    biology = []
+    group = cluster
+    if label is not None:
+        known = ~label.isna()
+        latent, cluster, group = latent[known], cluster[known], label[known]
+        found["ari"] = float(adjusted_rand_score(group, cluster))
+        found["nmi"] = float(normalized_mutual_info_score(group, cluster))
+        biology += [found["ari"], found["nmi"]]
+    if 2 <= len(group.remove_unused_categories().categories) < len(group):
+        found["silhouette"] = silhouette(latent, group)
+        biology.append((found["silhouette"] + 1) / 2)
+    if biology:
+        found["total"] = float(np.mean(biology))
+        if "entropy_mixing" in found:
+            found["total"] = 0.6 * found["total"] + 0.4 * found["entropy_mixing"]
+    return found

@@ -1,0 +1,283 @@
+"""The trained thing: the VAE with its loss, optimizer, schedule and checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from scalex.data import CellBatch, Sampling
+from scalex.nn import VAE, HiddenStatistics, kl_divergence, reconstruction_loss
+from scalex.reference import Reference
+
+__all__ = ["Embedded", "Schedule", "ScalexModule", "Statistics"]
+
+logger = logging.getLogger(__name__)
+
+Schedule = Literal["constant", "one_cycle"]
+Statistics = Literal["running", "domain"]
+
+# Matrix products of fewer rows run through other kernels, which round differently: below this, rows of zeros are added, so
+# that a cell's latent is the same to the last bit whatever the number of cells beside it.
+LEAST_ROWS = 64
+# On an accelerator, looking at the loss stops the queue of work; once in so many steps is often enough.
+CHECK_EVERY = 50
+
+
+class Embedded(NamedTuple):
+    """Latents (n_cells, n_latent) float32 and the rows (n_cells,) they belong to."""
+
+    latent_CZ: Tensor
+    row_C: Tensor
+
+
+class ScalexModule(LightningModule):
+    """SCALEX as Lightning trains it, with the plan of its training.
+
+    The number of features and domains comes from the data: see `set_reference`.
+
+    Parameters
+    ----------
+    n_latent
+        Latent dimensions.
+    n_hidden
+        Hidden units of the encoder.
+    kl_weight
+        Weight of the KL divergence beside the reconstruction.
+    kl_warmup
+        Steps over which that weight grows from 0.
+    lr
+        Learning rate; the highest one, with "one_cycle".
+    weight_decay
+        L2 penalty of Adam.
+    schedule
+        "constant", or "one_cycle": up over the first 30 % of the steps and down to nearly 0 (Smith & Topin 2018).
+    batch_size
+        Most cells in a training minibatch.
+    sampling
+        Which cells share a minibatch; see `scalex.data.minibatches`.
+    max_steps, max_epochs
+        Training ends at whichever comes first; None: no limit on the epochs.
+    statistics
+        Encoder statistics at inference. "running": a cell's latent depends on that cell alone. "domain": hidden layer
+        normalized by mean and variance over all cells of the domain.
+    seed
+        Seed of the noise in the latent.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_latent: int = 10,
+        n_hidden: int = 1024,
+        kl_weight: float = 0.5,
+        kl_warmup: int = 0,
+        lr: float = 2e-4,
+        weight_decay: float = 5e-4,
+        schedule: Schedule = "constant",
+        batch_size: int = 64,
+        sampling: Sampling = "shuffle",
+        max_steps: int = 30_000,
+        max_epochs: int | None = None,
+        statistics: Statistics = "running",
+        seed: int = 124,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (("schedule", schedule, Schedule), ("statistics", statistics, Statistics)):
+            if value not in get_args(allowed):
+                raise ValueError(f"{name}={value!r}: allowed are {', '.join(get_args(allowed))}.")
+        for name, number in (("n_latent", n_latent), ("n_hidden", n_hidden), ("max_steps", max_steps)):
+            if number < 1:
+                raise ValueError(f"{name}={number}: it must be at least 1.")
+        if lr <= 0:
+            raise ValueError(f"lr={lr}: it must be above 0.")
+        self.save_hyperparameters()
+        self.reference: Reference | None = None
+        self.net: VAE | None = None
+        self._generator: torch.Generator | None = None
+        self._hidden_statistics: HiddenStatistics | None = None
+
+    def set_reference(self, reference: Reference) -> None:
+        """Say what the model is trained on; its network gets its size from it.
+
+        Called before training, by `scalex.fit`, and when a checkpoint is loaded.
+        """
+        self.reference = reference
+        self.configure_model()
+
+    def configure_model(self) -> None:
+        """Make the network, once the reference is known (Lightning also calls this before a checkpoint is read)."""
+        if self.reference is None or self.net is not None:
+            return
+        # Its own generator: the same weights whatever was drawn before, and nothing else changes its random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.hparams["seed"])
+            self.net = VAE(
+                self.reference.n_features,
+                len(self.reference.domains),
+                n_latent=self.hparams["n_latent"],
+                n_hidden=self.hparams["n_hidden"],
+            )
+
+    @property
+    def vae(self) -> VAE:
+        """The network.
+
+        Raises
+        ------
+        RuntimeError
+            Before the module knows its reference.
+        """
+        if self.net is None:
+            raise RuntimeError("The module has no network yet: train it with scalex.fit, or load it with from_checkpoint.")
+        return self.net
+
+    # Training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with L2 penalty, and the schedule stepped once per training step."""
+        optimizer = torch.optim.Adam(
+            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=True
+        )
+        if self.hparams["schedule"] == "constant":
+            return optimizer
+        # One step more than are taken, since the first learning rate is set before the first step.
+        n_steps = int(self.trainer.estimated_stepping_batches) + 1
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=n_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Sums of the losses over the epoch, kept on the device."""
+        self._sums = torch.zeros(3, device=self.device)
+        self._n_cells = 0
+
+    def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
+        """Loss of one minibatch.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is not finite.
+        """
+        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, self._noise())
+        reconstruction = reconstruction_loss(logits_CG, batch.x_CG)
+        kl = kl_divergence(posterior)
+        warmup = self.hparams["kl_warmup"]
+        kl_weight = self.hparams["kl_weight"] * min(1.0, (self.global_step + 1) / warmup if warmup else 1.0)
+        loss = reconstruction + kl_weight * kl
+        if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
+            self._check_finite(loss, reconstruction, kl, batch_idx)
+        n_cells = len(batch.row_C)
+        self._sums += torch.stack([loss.detach(), reconstruction.detach(), kl.detach()]) * n_cells
+        self._n_cells += n_cells
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean losses per cell."""
+        loss, reconstruction, kl = (self._sums / self._n_cells).unbind()
+        self._check_finite(loss, reconstruction, kl, None)
+        logger.debug(
+            "Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f (step %d)",
+            self.current_epoch, loss, reconstruction, kl, self.global_step,
+        )  # fmt: skip
+        self.log_dict({"train/loss": loss, "train/reconstruction": reconstruction, "train/kl": kl})
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def _noise(self) -> torch.Generator:
+        """The noise of this step: a function of seed and step, so that a resumed run draws what an uninterrupted one would."""
+        if self._generator is None or self._generator.device != self.device:
+            self._generator = torch.Generator(self.device)
+        return self._generator.manual_seed((self.hparams["seed"] << 32) + self.global_step)
+
+    def _check_finite(self, loss: Tensor, reconstruction: Tensor, kl: Tensor, batch_idx: int | None) -> None:
+        if not torch.isfinite(loss):
+            where = "the mean of the epoch" if batch_idx is None else f"minibatch {batch_idx}"
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at epoch {self.current_epoch}, {where}, step {self.global_step} (reconstruction "
+                f"{reconstruction.item():.4g}, KL {kl.item():.4g}). Lower model.lr (now {self.hparams['lr']}) or set "
+                "trainer.gradient_clip_val=10."
+            )
+
+    # Inference
+
+    def on_predict_start(self) -> None:
+        """First of two passes, where the cells' own domains give the encoder's statistics."""
+        self._hidden_statistics = None
+        if self.hparams["statistics"] == "domain":
+            loader = self.trainer.datamodule.predict_dataloader()  # type: ignore[attr-defined]
+            with torch.inference_mode():
+                self._hidden_statistics = self._statistics_by_domain(loader)
+
+    def predict_step(self, batch: CellBatch) -> Embedded:
+        """Latents of a chunk of cells."""
+        x_CG, domain_C, row_C = batch
+        n_cells = len(x_CG)
+        if n_cells < LEAST_ROWS:
+            x_CG = torch.cat([x_CG, x_CG.new_zeros(LEAST_ROWS - n_cells, x_CG.shape[1])])
+            domain_C = torch.cat([domain_C, domain_C.new_zeros(LEAST_ROWS - n_cells)])
+        return Embedded(self.vae.encode(x_CG, domain_C, self._hidden_statistics)[:n_cells].float(), row_C)
+
+    def _statistics_by_domain(self, batches: Any) -> HiddenStatistics:
+        """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter."""
+        domains = len(self.vae.output_norm.weight)
+        hidden = self.vae.hidden.out_features
+        count_D1 = torch.zeros(domains, 1, dtype=torch.float64, device=self.device)
+        sums_2DH = torch.zeros(2, domains, hidden, dtype=torch.float64, device=self.device)
+        for batch in batches:
+            x_CG, domain_C = batch.x_CG.to(self.device), batch.domain_C.to(self.device)
+            hidden_CH = self.vae.hidden(x_CG).double()
+            count_D1 += torch.bincount(domain_C, minlength=domains)[:, None]
+            sums_2DH[0].index_add_(0, domain_C, hidden_CH)
+            sums_2DH[1].index_add_(0, domain_C, hidden_CH.square())
+        mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
+        var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
+        # Fewer than two cells have no variance: the running statistics stand in, as in training.
+        norm = self.vae.hidden_norm
+        known_D1 = count_D1 > 1
+        return HiddenStatistics(
+            torch.where(known_D1, mean_DH.float(), norm.running_mean), torch.where(known_D1, var_DH.float(), norm.running_var)
+        )
+
+    # Checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights alone do not say."""
+        assert self.reference is not None
+        checkpoint["reference"] = self.reference.to_plain()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the network that the weights belong to."""
+        reference = Reference.from_plain(checkpoint["reference"])
+        if self.reference is None:
+            self.set_reference(reference)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """A trained module from its checkpoint alone; nothing in the file is run.
+
+        Raises
+        ------
+        FileNotFoundError
+            No such file.
+        ValueError
+            The file is no scalex checkpoint, or its weights do not fit; the message says which.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"No such checkpoint: {path}.")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            module = cls(**checkpoint["hyper_parameters"])
+            module.on_load_checkpoint(checkpoint)
+        except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is not a checkpoint of scalex ({type(error).__name__}: {error}).") from error
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
+        return module.eval()

@@ -1,0 +1,107 @@
+"""The variational autoencoder: one encoder for all domains, a decoder normalized per domain.
+
+Dimension letters: C cells of a minibatch, G features, H hidden units, Z latent dimensions, D domains.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scalex.nn.dsbn import DomainBatchNorm
+
+__all__ = ["VAE", "HiddenStatistics", "Posterior"]
+
+
+class Posterior(NamedTuple):
+    """Mean and log-variance of q(z | x), (n_cells, n_latent) float32 each."""
+
+    mean_CZ: Tensor
+    logvar_CZ: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw z = mean + std * noise, (n_cells, n_latent)."""
+        noise_CZ = torch.empty_like(self.mean_CZ).normal_(generator=generator)
+        return torch.addcmul(self.mean_CZ, noise_CZ, torch.exp(0.5 * self.logvar_CZ))
+
+
+class HiddenStatistics(NamedTuple):
+    """Mean and variance of the encoder's hidden layer before normalization, (n_domains, n_hidden) float32 each."""
+
+    mean_DH: Tensor
+    var_DH: Tensor
+
+
+class VAE(nn.Module):
+    """Encoder Linear - batch norm - ReLU - two heads; decoder Linear - domain-specific batch norm - sigmoid.
+
+    Parameters
+    ----------
+    n_features
+        Number of input features G.
+    n_domains
+        Number of domains D the decoder knows.
+    n_latent
+        Latent dimensions Z.
+    n_hidden
+        Hidden units H of the encoder.
+
+    References
+    ----------
+    Xiong et al., Online single-cell data integration through projecting heterogeneous datasets into a common
+    cell-embedding space, Nature Communications 13:6118 (2022).
+    """
+
+    def __init__(self, n_features: int, n_domains: int, *, n_latent: int = 10, n_hidden: int = 1024) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_features, n_hidden)
+        # One row for all domains: the encoder is free of them. It is the same layer as the decoder's so that a minibatch
+        # of one cell is handled the same way.
+        self.hidden_norm = DomainBatchNorm(n_hidden, 1)
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.logvar = nn.Linear(n_hidden, n_latent)
+        self.output = nn.Linear(n_latent, n_features)
+        self.output_norm = DomainBatchNorm(n_features, n_domains)
+
+    def posterior(self, x_CG: Tensor) -> Posterior:
+        """q(z | x) of cells, with the batch norm as the train or eval mode of this module says.
+
+        Parameters
+        ----------
+        x_CG
+            (n_cells, n_features) float32 in [0, 1].
+        """
+        hidden_CH = self.hidden(x_CG)
+        return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64)))
+
+    def encode(self, x_CG: Tensor, domain_C: Tensor, statistics: HiddenStatistics | None = None) -> Tensor:
+        """Latent of cells: the posterior mean, (n_cells, n_latent) float32. Never depends on train or eval mode.
+
+        Parameters
+        ----------
+        x_CG
+            (n_cells, n_features) float32 in [0, 1].
+        domain_C
+            (n_cells,) int64, the rows of `statistics`.
+        statistics
+            Hidden-layer statistics per domain. None: the running ones, so that a cell's latent depends on that cell alone.
+        """
+        norm = self.hidden_norm
+        mean_DH, var_DH = statistics or (norm.running_mean, norm.running_var)
+        return self._heads(norm.normalize(self.hidden(x_CG), domain_C, mean_DH, var_DH)).mean_CZ
+
+    def decode(self, z_CZ: Tensor, domain_C: Tensor) -> Tensor:
+        """Logits of the reconstruction, (n_cells, n_features): their sigmoid is scaled expression in [0, 1]."""
+        logits_CG: Tensor = self.output_norm(self.output(z_CZ), domain_C)
+        return logits_CG
+
+    def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator) -> tuple[Tensor, Posterior]:
+        """Logits of the reconstruction of `x_CG` from a sample of its posterior, and the posterior."""
+        posterior = self.posterior(x_CG)
+        return self.decode(posterior.sample(generator), domain_C), posterior
+
+    def _heads(self, hidden_CH: Tensor) -> Posterior:
+        active_CH = torch.relu(hidden_CH)
+        return Posterior(self.mean(active_CH).float(), self.logvar(active_CH).float())

@@ -1,0 +1,124 @@
+"""The fitted, frozen preprocessing: what is done to a cell depends on that cell and on numbers fixed at the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.preprocess import steps
+
+__all__ = ["Preprocessor", "RowTransform", "Scaling"]
+
+Scaling = Literal["global", "domain"]
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessor:
+    """Frozen preprocessing, as a value that is saved with the model.
+
+    Attributes
+    ----------
+    features
+        (n_features,) names of the model's inputs, in order.
+    expressed
+        Names of all features worth keeping as normalized expression; `features` are among them.
+    total_features
+        Names of the features whose sum is a cell's size; None: cells are not normalized, values are used as they are.
+    target_sum
+        The size every cell is brought to before log1p.
+    maximum
+        (n_domains, n_features) float32, largest value seen of each feature in each domain.
+    domains
+        (n_domains,) names, the rows of `maximum`.
+    scaling
+        Divide by the maximum over all cells ("global") or over the cells of the same domain ("domain").
+    min_features
+        Cells with fewer detected features were left out of training.
+    """
+
+    features: pd.Index
+    expressed: pd.Index
+    total_features: pd.Index | None
+    target_sum: float
+    maximum: NDArray[np.float32]
+    domains: tuple[str, ...]
+    scaling: Scaling
+    min_features: int
+
+    def rows_with(self, names: pd.Index) -> RowTransform:
+        """This preprocessing for rows whose features are called `names`, in that order."""
+        return RowTransform(self, names)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values and tensors, for a checkpoint."""
+        return {
+            "features": self.features.tolist(),
+            "expressed": self.expressed.tolist(),
+            "total_features": None if self.total_features is None else self.total_features.tolist(),
+            "target_sum": self.target_sum,
+            "maximum": torch.from_numpy(self.maximum.copy()),
+            "domains": list(self.domains),
+            "scaling": self.scaling,
+            "min_features": self.min_features,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `to_plain`."""
+        names = plain["total_features"]
+        return cls(
+            features=pd.Index(plain["features"]),
+            expressed=pd.Index(plain["expressed"]),
+            total_features=None if names is None else pd.Index(names),
+            target_sum=plain["target_sum"],
+            maximum=plain["maximum"].numpy(),
+            domains=tuple(plain["domains"]),
+            scaling=plain["scaling"],
+            min_features=plain["min_features"],
+        )
+
+
+class RowTransform:
+    """A `Preprocessor` applied to rows with given feature names. Each row's result depends on that row alone.
+
+    Features are matched by name; one that the rows lack is 0.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, names: pd.Index) -> None:
+        self._preprocessor = preprocessor
+        self._input = steps.match(preprocessor.features, names)
+        self._expressed = steps.match(preprocessor.expressed, names)
+        total = preprocessor.total_features
+        self._in_total = None if total is None else names.isin(total).astype(np.float64)
+        # A domain that was not there at the fit is scaled by the maximum over all.
+        overall = preprocessor.maximum.max(0)
+        self._maximum = overall if preprocessor.scaling == "global" else np.vstack([preprocessor.maximum, overall])
+
+    def normalized(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Normalized expression of the features in `Preprocessor.expressed`, (n_cells, len(expressed)) float32 CSR."""
+        return self._normalized(rows, self._expressed, len(self._preprocessor.expressed))
+
+    def __call__(self, rows: sparse.csr_matrix, domain: NDArray[np.int64]) -> sparse.csr_matrix:
+        """The model's input, (n_cells, n_features) float32 CSR in [0, 1].
+
+        Parameters
+        ----------
+        rows
+            (n_cells, len(names)) values as they come from the source.
+        domain
+            (n_cells,) codes of `Preprocessor.domains`; -1 for one that it does not know.
+        """
+        values = self._normalized(rows, self._input, len(self._preprocessor.features))
+        return steps.scale(values, self._maximum, domain)
+
+    def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
+        selected = steps.select(rows, position, n_features)
+        if self._in_total is None:
+            return selected
+        return steps.normalize_total(selected, rows @ self._in_total, self._preprocessor.target_sum).log1p()

@@ -1,0 +1,253 @@
+"""Recipes: the options of preprocessing. Fitting one to cells gives a frozen `Preprocessor`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.cells import Cells, chunks
+from scalex.preprocess import steps
+from scalex.preprocess.preprocessor import Preprocessor, Scaling
+from scalex.preprocess.statistics import FeatureStatistics
+from scalex.preprocess.variable_features import highly_variable
+
+__all__ = ["AsIsRecipe", "FittedRecipe", "Recipe", "RnaRecipe"]
+
+logger = logging.getLogger(__name__)
+
+CHUNK_SIZE = 20_000
+SPIKE_INS = ("ERCC",)
+MITOCHONDRIAL = ("MT-", "mt-")
+
+
+class FittedRecipe(NamedTuple):
+    """The frozen preprocessing and the rows (int64, ascending) of the cells to train on."""
+
+    preprocessor: Preprocessor
+    rows: NDArray[np.int64]
+
+
+class Recipe(Protocol):
+    """Options of preprocessing."""
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """Read the cells once and fix everything that preprocessing needs.
+
+        Raises
+        ------
+        ValueError
+            Where a value is not finite or negative, or where no cell or no feature is left.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RnaRecipe:
+    """Counts of RNA: filter, bring cells to a common size, log1p, choose variable features, scale to [0, 1].
+
+    Parameters
+    ----------
+    min_features
+        Cells with fewer detected features are left out.
+    min_cells
+        Features detected in fewer of the remaining cells are left out.
+    target_sum
+        Counts per cell after normalization. A cell's size is the sum over all features that `keep_mt` leaves.
+    n_top_features
+        How many highly variable features to use; or their names; or a text file with one name a line.
+    keep_mt
+        Keep features whose name starts with ERCC, MT- or mt-.
+    min_cell_per_batch
+        Domains with fewer cells do not vote on the variable features.
+    scaling
+        Divide each feature by its largest value over all cells ("global"), or over the cells of a domain ("domain").
+    """
+
+    min_features: int = 600
+    min_cells: int = 3
+    target_sum: float = 10_000.0
+    n_top_features: int | str | Path | Sequence[str] = 2000
+    keep_mt: bool = False
+    min_cell_per_batch: int = 10
+    scaling: Scaling = "global"
+
+    def __post_init__(self) -> None:
+        _check_scaling(self.scaling)
+        if self.target_sum <= 0:
+            raise ValueError(f"target_sum={self.target_sum}: it must be above 0.")
+        if isinstance(self.n_top_features, int) and self.n_top_features < 1:
+            raise ValueError(f"n_top_features={self.n_top_features}: it must be at least 1.")
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """See `Recipe.fit`."""
+        names = cells.var.index
+        named = np.ones(len(names), bool) if self.keep_mt else ~names.str.startswith(SPIKE_INS + MITOCHONDRIAL)
+        _log_filter("features ERCC*, MT-*, mt-* (keep_mt=false)", len(names), int(named.sum()))
+        if not named.any():
+            raise ValueError("keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-. Use keep_mt=true.")
+        # Counts are brought to size as they are read, so that one pass gives the filters and the variable features alike.
+        total_features = names[named]
+
+        def normalized(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+            return steps.normalize_total(rows, rows.sum(1).A1.astype(np.float64), self.target_sum)
+
+        found = _read_once(cells, named, self.min_features, normalized)
+        if found.n_fractional:
+            logger.warning(
+                "The values look normalized, not like counts (%s of %s cells hold fractions): if so, use preprocess=none "
+                "(SCALEX: processed=True).",
+                f"{found.n_fractional:,}", f"{len(cells.obs):,}",
+            )  # fmt: skip
+        n_detected = found.statistics.n_detected.sum(0)
+        expressed = n_detected >= max(self.min_cells, 1)
+        _log_filter(f"features in >= {self.min_cells} cells (min_cells)", len(total_features), int(expressed.sum()))
+        if not expressed.any():
+            raise ValueError(
+                f"min_cells={self.min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
+                f"Use min_cells={n_detected.max()} or less."
+            )
+        statistics = found.statistics.features(expressed)
+        chosen = self._choose(statistics, total_features[expressed])
+        logger.info("Uses %s features", f"{len(chosen):,}")
+        preprocessor = Preprocessor(
+            features=total_features[expressed][chosen],
+            expressed=total_features[expressed],
+            total_features=total_features,
+            target_sum=float(self.target_sum),
+            maximum=np.log1p(statistics.features(chosen).maximum),
+            domains=tuple(cells.domain.categories.astype(str)),
+            scaling=self.scaling,
+            min_features=self.min_features,
+        )
+        return FittedRecipe(preprocessor, found.rows)
+
+    def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
+        """Positions of the features to use among `names`."""
+        given = self.n_top_features
+        if isinstance(given, str | Path):
+            path = Path(given)
+            if not path.is_file():
+                raise FileNotFoundError(f"n_top_features={given}: no such file. Give a number, a list of names or a text file.")
+            given = path.read_text().split()
+        if not isinstance(given, int):
+            position = names.get_indexer(pd.Index(given).unique())
+            missing = [name for name, at in zip(pd.Index(given).unique(), position, strict=True) if at < 0]
+            if len(missing) == len(position):
+                raise ValueError(
+                    f"None of the features in n_top_features is in the data (asked: {', '.join(missing[:5])}; "
+                    f"data: {', '.join(names[:5])})."
+                )
+            if missing:
+                logger.warning("%d of the features in n_top_features are not in the data: %s", len(missing), ", ".join(missing[:5]))
+            return position[position >= 0].astype(np.int64)
+        voting = statistics.n_cells >= self.min_cell_per_batch
+        if not voting.any():
+            return highly_variable(statistics.pooled(), names, given)
+        return highly_variable(statistics.domains(voting), names, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsIsRecipe:
+    """Values that are ready: used as they are, only scaled to [0, 1].
+
+    Parameters
+    ----------
+    scaling
+        Divide each feature by its largest value over all cells ("global"), or over the cells of a domain ("domain").
+    """
+
+    scaling: Scaling = "global"
+
+    def __post_init__(self) -> None:
+        _check_scaling(self.scaling)
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """See `Recipe.fit`."""
+        names = cells.var.index
+        found = _read_once(cells, np.ones(len(names), bool), 0, lambda rows: rows)
+        preprocessor = Preprocessor(
+            features=names,
+            expressed=names,
+            total_features=None,
+            target_sum=0.0,
+            maximum=found.statistics.maximum,
+            domains=tuple(cells.domain.categories.astype(str)),
+            scaling=self.scaling,
+            min_features=0,
+        )
+        return FittedRecipe(preprocessor, found.rows)
+
+
+class _Found(NamedTuple):
+    statistics: FeatureStatistics
+    rows: NDArray[np.int64]
+    n_fractional: int
+
+
+def _read_once(
+    cells: Cells,
+    named: NDArray[np.bool_],
+    min_features: int,
+    normalized: Callable[[sparse.csr_matrix], sparse.csr_matrix],
+) -> _Found:
+    """The one pass over all cells: check, filter, normalize, add up."""
+    domain = cells.domain.codes.astype(np.int64)
+    n_domains, n_cells = len(cells.domain.categories), len(domain)
+    position = np.where(named, np.cumsum(named) - 1, -1)
+    statistics = FeatureStatistics.zeros(n_domains, int(named.sum()))
+    kept, most_detected, n_fractional = [], 0, 0
+    for chunk in chunks(n_cells, CHUNK_SIZE):
+        raw = cells.read(chunk)
+        _check_values(raw, cells, chunk.start)
+        n_fractional += _count_fractional(raw)
+        rows = steps.without_zeros(steps.select(raw, position, statistics.total.shape[1]))
+        n_detected = np.diff(rows.indptr)
+        most_detected = max(most_detected, int(n_detected.max(initial=0)))
+        enough = n_detected >= min_features
+        kept.append(chunk.start + np.flatnonzero(enough))
+        statistics += FeatureStatistics.of(normalized(rows[enough]), domain[chunk][enough], n_domains)
+    rows_kept = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    if min_features:
+        _log_filter(f"cells with >= {min_features} features (min_features)", n_cells, len(rows_kept))
+    if len(rows_kept) == 0:
+        raise ValueError(
+            f"min_features={min_features} leaves no cell: the richest of {n_cells:,} has {most_detected} detected features. "
+            f"Use min_features={most_detected} or less."
+        )
+    return _Found(statistics, rows_kept, n_fractional)
+
+
+def _check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
+    bad = ~np.isfinite(rows.data) | (rows.data < 0)
+    if not bad.any():
+        return
+    at = int(np.flatnonzero(bad)[0])
+    row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
+    raise ValueError(
+        f"{int(bad.sum())} values are negative, infinite or not a number; the first is {rows.data[at]} in cell "
+        f"{cells.obs.index[first + row]}, feature {cells.var.index[rows.indices[at]]}. Values must be finite and >= 0: give counts, or "
+        "log-normalized values with preprocess=none (not centred ones)."
+    )
+
+
+def _count_fractional(rows: sparse.csr_matrix) -> int:
+    """Number of cells that hold values other than whole numbers."""
+    fractional = np.concatenate(([0], np.cumsum(rows.data != np.floor(rows.data))))
+    return int(np.count_nonzero(np.diff(fractional[rows.indptr])))
+
+
+def _check_scaling(scaling: str) -> None:
+    if scaling not in get_args(Scaling):
+        raise ValueError(f"scaling={scaling!r}: allowed are {', '.join(get_args(Scaling))}.")
+
+
+def _log_filter(what: str, before: int, after: int) -> None:
+    logger.info("Keeps %s: %s of %s", what, f"{after:,}", f"{before:,}")

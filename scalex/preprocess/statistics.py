@@ -1,0 +1,107 @@
+"""Sums over cells, per domain and feature, that can be added up in any order and over any number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["FeatureStatistics"]
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """What one pass over the cells leaves behind. Merging is ``+``.
+
+    Attributes
+    ----------
+    n_cells
+        (n_domains,) int64.
+    n_detected
+        (n_domains, n_features) int64, cells in which the feature is not 0.
+    total, total_of_squares
+        (n_domains, n_features) float64, sums of the values.
+    maximum
+        (n_domains, n_features) float32.
+    """
+
+    n_cells: NDArray[np.int64]
+    n_detected: NDArray[np.int64]
+    total: NDArray[np.float64]
+    total_of_squares: NDArray[np.float64]
+    maximum: NDArray[np.float32]
+
+    @classmethod
+    def zeros(cls, n_domains: int, n_features: int) -> FeatureStatistics:
+        """Statistics of no cells: the start of a sum."""
+        shape = (n_domains, n_features)
+        return cls(
+            np.zeros(n_domains, np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.float64),
+            np.zeros(shape, np.float64),
+            np.zeros(shape, np.float32),
+        )
+
+    @classmethod
+    def of(cls, values: sparse.csr_matrix, domain: NDArray[np.int64], n_domains: int) -> FeatureStatistics:
+        """Statistics of (n_cells, n_features) values >= 0, without explicit zeros; `domain` is (n_cells,) codes."""
+        statistics = cls.zeros(n_domains, values.shape[1])
+        statistics.n_cells[:] = np.bincount(domain, minlength=n_domains)
+        for code in np.flatnonzero(statistics.n_cells):
+            own = values[domain == code]
+            data = own.data.astype(np.float64)
+            n_features = values.shape[1]
+            statistics.n_detected[code] = np.bincount(own.indices, minlength=n_features)
+            statistics.total[code] = np.bincount(own.indices, data, n_features)
+            statistics.total_of_squares[code] = np.bincount(own.indices, data * data, n_features)
+            np.maximum.at(statistics.maximum[code], own.indices, own.data)
+        return statistics
+
+    def __add__(self, other: FeatureStatistics) -> FeatureStatistics:
+        return FeatureStatistics(
+            self.n_cells + other.n_cells,
+            self.n_detected + other.n_detected,
+            self.total + other.total,
+            self.total_of_squares + other.total_of_squares,
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def features(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> FeatureStatistics:
+        """The same cells, `chosen` features only."""
+        return FeatureStatistics(
+            self.n_cells,
+            self.n_detected[:, chosen],
+            self.total[:, chosen],
+            self.total_of_squares[:, chosen],
+            self.maximum[:, chosen],
+        )
+
+    def domains(self, chosen: NDArray[np.bool_]) -> FeatureStatistics:
+        """`chosen` domains only."""
+        return FeatureStatistics(
+            self.n_cells[chosen],
+            self.n_detected[chosen],
+            self.total[chosen],
+            self.total_of_squares[chosen],
+            self.maximum[chosen],
+        )
+
+    def pooled(self) -> FeatureStatistics:
+        """All domains as one."""
+        return FeatureStatistics(
+            self.n_cells.sum(keepdims=True),
+            self.n_detected.sum(0, keepdims=True),
+            self.total.sum(0, keepdims=True),
+            self.total_of_squares.sum(0, keepdims=True),
+            self.maximum.max(0, keepdims=True),
+        )
+
+    def mean_and_variance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and unbiased variance, (n_domains, n_features) each; a domain of one cell has variance 0."""
+        n_cells = self.n_cells[:, None]
+        mean = self.total / n_cells
+        variance = (self.total_of_squares / n_cells - mean**2) * (n_cells / np.maximum(n_cells - 1, 1))
+        return mean, variance
