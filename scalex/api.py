@@ -190,31 +190,25 @@ def SCALEX(  # noqa: PLR0913, N802 -- the signature and the name are given
         seed=seed,
     )
     folder = None if outdir is None else new_folder(outdir)
-    callbacks: list[Callback] = [
-        Checkpoint(folder),
-        EarlyStopping("train/loss", patience=10),
-        LatentExport(folder),
-    ]
+    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping("train/loss", patience=10), LatentExport(folder)]
     if verbose:
         callbacks.append(Progress())
     if not ignore_umap:
         callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
     if assess:
         callbacks.append(Scores(folder, seed=seed))
-    trainer = Trainer(
-        accelerator="auto",
-        devices=[gpu] if torch.cuda.is_available() else 1,
-        max_steps=max_iteration,
-        max_epochs=-1,
-        callbacks=callbacks,
-        logger=[] if folder is None else [EpochTable(folder)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
     with _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
+        trainer = Trainer(
+            devices=[gpu] if torch.cuda.is_available() else 1,
+            max_steps=max_iteration,
+            callbacks=callbacks,
+            logger=[] if folder is None else [EpochTable(folder)],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
         return fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -118,25 +119,28 @@ def stopped_at(folder: Path) -> Path | None:
 
 @contextmanager
 def logged_to(path: Path | None) -> Iterator[None]:
-    """Write what scalex says, down to each epoch, to a file while this lasts."""
-    if path is None:
-        yield
-        return
-    package = logging.getLogger("scalex")
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    before = package.level
+    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through."""
+    package, lightning = logging.getLogger("scalex"), logging.getLogger("lightning.pytorch")
+    before = package.level, lightning.level
+    lightning.setLevel(logging.WARNING)
+    handler = logging.NullHandler() if path is None else logging.FileHandler(path)
+    if path is not None:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        package.setLevel(logging.DEBUG)
     package.addHandler(handler)
-    package.setLevel(logging.DEBUG)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch 2.13 for something under its old name, at each run.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
     except BaseException as error:
-        logger.error("Stopped by %s: %s", type(error).__name__, error)
+        package.error("Stopped by %s: %s", type(error).__name__, error)
         raise
     finally:
-        package.setLevel(before)
         package.removeHandler(handler)
         handler.close()
+        package.setLevel(before[0])
+        lightning.setLevel(before[1])
 
 
 def _counts(*numbers: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from scalex.files import written_whole
 
 __all__ = ["Checkpoint"]
 
+logger = logging.getLogger(__name__)
+
 
 class Checkpoint(callbacks.Checkpoint):
     """Keep the weights of the epoch with the lowest training loss, go back to them at the end, and save what resuming needs.
 
     Writes ``checkpoint/last.ckpt``, from which training goes on as if it had never stopped, and ``checkpoint/best.ckpt``, the trained model
-    without the state of training. Both are written whole, at the end of an epoch.
+    without the state of training. Both are written whole, between two epochs.
 
     Lightning's own ModelCheckpoint writes a file for each better epoch, which takes longer than a short epoch; this one keeps the best
     weights in memory and in ``last.ckpt``.
@@ -44,20 +47,33 @@ class Checkpoint(callbacks.Checkpoint):
         """The clock starts here, not when the callback is made."""
         self._written = time.monotonic()
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, if it is time: between two epochs, when all of the one is done and nothing of the other."""
+        if time.monotonic() - self._written > self.every_seconds and not trainer.fit_loop.restarting:
+            # Lightning does this a moment later; without it the checkpoint says that the new epoch's minibatches are done.
+            trainer.fit_loop.epoch_loop.reset()
+            self._write(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if they are the best, and write if it is time."""
+        """Keep the weights if they are the best."""
         loss = float(trainer.callback_metrics["train/loss"])
         if loss < self._best_loss:
             self._best_loss = loss
             self._best_weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
-        if time.monotonic() - self._written > self.every_seconds:
-            self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, and go back to the best weights."""
+        """Write the end of training."""
         self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to the best weights."""
         if self._best_weights:
             pl_module.load_state_dict(self._best_weights)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say how to go on, where somebody stopped the run."""
+        if self.folder is not None and not isinstance(exception, Exception):
+            logger.warning("Stopped at step %d. Go on with: python train.py resume=%s", trainer.global_step, self.folder.parent)
 
     def state_dict(self) -> dict[str, Any]:
         """Best loss and weights: part of ``last.ckpt``."""

@@ -79,7 +79,7 @@ class UmapPlot(Callback):
             logger.info("Wrote %s", self.folder / "umap.png")
         for tracker in trainer.loggers:
             log_figure(tracker, figure, trainer.global_step)
-        if self.show:
+        if self.show and plt.get_backend().lower() != "agg":
             plt.show()
         plt.close(figure)
 

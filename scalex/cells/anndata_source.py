@@ -182,12 +182,11 @@ def _join(sources: Sequence[_Source], names: Sequence[str], *, join: str, source
         )
     all_cells = pd.Index(np.concatenate([s.obs.index for s in sources]))
     joined = ad.concat(
-        {n: ad.AnnData(s.matrix, var=s.var[[]]) for n, s in zip(names, sources, strict=True)}, join=join, fill_value=0
+        {n: ad.AnnData(s.matrix, obs=s.obs[[]], var=s.var[[]]) for n, s in zip(names, sources, strict=True)}, join=join, fill_value=0, index_unique="-"
     )
     obs = _concat_obs([s.obs for s in sources])
-    obs.index = all_cells if all_cells.is_unique else pd.Index(
-        np.concatenate([s.obs.index + "-" + n for n, s in zip(names, sources, strict=True)])
-    )  # fmt: skip
+    # Where a cell's name occurs in two sources, all cells get the source's name added.
+    obs.index = all_cells if all_cells.is_unique else joined.obs_names
     obs[source_key] = pd.Categorical(np.repeat(names, [len(s.obs) for s in sources]), categories=names)
     var = pd.DataFrame(index=joined.var_names)
     for source in sources:

@@ -76,7 +76,9 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return iter(self._rows(self._epoch))
+        # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
+        # the epoch.
+        yield from self._rows(self._epoch)
 
     def __len__(self) -> int:
         return self._length

@@ -1,0 +1,68 @@
+# noqa: INP001
+"""Cells per second of the published package's training loop.
+
+Run by the interpreter that has the published package (``scalex==1.0.4``); `speed.py` does so.
+
+usage: python published_loop.py CELLS.h5ad STEPS WARM_UP
+
+CELLS.h5ad holds the model's inputs: X scaled to [0, 1], obs["batch"]. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any
+
+import anndata as ad
+import torch
+from scalex.net.utils import EarlyStopping  # type: ignore[import-not-found]
+from scalex.net.vae import VAE  # type: ignore[import-not-found]
+from torch.utils.data import DataLoader
+
+from scalex.data import SingleCellDataset  # type: ignore[attr-defined]
+
+BATCH_SIZE = 64
+
+
+class TimedLoader:
+    """A loader that notes when each minibatch is asked for: between two of these lies one step of the loop."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self.asked: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        minibatches = iter(self._loader)
+        for _ in range(len(self._loader)):
+            self.asked.append(perf_counter())
+            yield next(minibatches)
+
+
+def main(path: str, steps: int, warm_up: int) -> None:
+    """Train as `scalex.function.SCALEX` of the published package does, for `steps` rounded up to whole epochs."""
+    torch.set_num_threads(1)
+    torch.manual_seed(124)
+    adata = ad.read_h5ad(path)
+    adata.obs["batch"] = adata.obs["batch"].astype("category")
+    n_domains = len(adata.obs["batch"].cat.categories)
+    # The package asks for 4 worker processes; 0, since one thread is measured.
+    loader = DataLoader(SingleCellDataset(adata), batch_size=BATCH_SIZE, drop_last=True, shuffle=True, num_workers=0)
+    timed = TimedLoader(loader)
+    encoder = [["fc", 1024, 1, "relu"], ["fc", 10, "", ""]]
+    decoder = [["fc", adata.shape[1], n_domains, "sigmoid"]]
+    model = VAE(encoder, decoder, n_domain=n_domains)
+    model.fit(timed, max_iteration=steps, device="cpu", early_stopping=EarlyStopping(patience=10, checkpoint_file=None))
+    taken = len(timed.asked) - 1 - warm_up
+    cells_per_second = taken * BATCH_SIZE / (timed.asked[-1] - timed.asked[warm_up])
+    print(json.dumps({"cells_per_second": cells_per_second, "scalex": version("scalex"), "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

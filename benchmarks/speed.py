@@ -1,0 +1,299 @@
+# noqa: INP001
+"""Speed of training and its parts on one thread: ``python benchmarks/speed.py``; see README.md beside this file."""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from numpy.typing import NDArray
+from synthetic import N_FEATURES, data_module, sparse_counts, trainable
+from tables import circumstances, markdown_table, show
+from timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
+from torch import Tensor, nn
+
+from scalex import ScalexDataModule
+from scalex.data import CellBatch, PreparedCells
+from scalex.nn import VAE, DomainBatchNorm, kl_divergence, reconstruction_loss
+from scalex.workflow import logged_to
+
+COLUMNS = ("what", "time or cells/s (median)", "ratio", "target")
+N_DOMAINS = 5
+N_HIDDEN = 1024
+N_LATENT = 10
+# Of all benchmarks but the comparison with the published package, whose minibatches are of 64 cells.
+BATCH_SIZE = 256
+SEED = 124
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure, and what to compare with.
+
+    Attributes
+    ----------
+    published
+        Interpreter that has the published package. None: it is not measured.
+    rounds
+        Times that each figure is measured.
+    steps
+        Training steps, or calls, in a round.
+    cells
+        Cells to train on.
+    gather_cells
+        Cells to gather minibatches from.
+    """
+
+    published: str | None
+    rounds: int
+    steps: int
+    cells: int
+    gather_cells: int
+
+
+Row = tuple[str, str, str, str]
+Benchmark = Callable[[Options], tuple[str, list[Row]]]
+
+
+def training(options: Options) -> tuple[str, list[Row]]:
+    """Cells per second of training, beside the published package."""
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=64)
+    ours, published = "scalex, Lightning", "published package"
+    figures: dict[str, Figure] = {ours: LightningSteps(trainable(data), data, options.steps).cells_per_second}
+    title = f"training: minibatches of 64 cells x {N_FEATURES:,} features, {N_DOMAINS} domains, {options.cells:,} cells"
+    target = ">= 3x the published package"
+    if options.published is None:
+        found = interleaved(figures, options.rounds)
+        return title, [(ours, _cells(found[ours]), "", target), (published, "not measured (--published)", "", "")]
+    with TemporaryDirectory() as folder:
+        figures[published] = _published_loop(options.published, data, Path(folder) / "cells.h5ad", options.steps)
+        found = interleaved(figures, options.rounds)
+    times = f"{ratio(found[ours], found[published]):.2f}x"
+    return title, [(ours, _cells(found[ours]), times, target), (published, _cells(found[published]), "1", "")]
+
+
+def step(options: Options) -> tuple[str, list[Row]]:
+    """A training step beside the matrix products that it cannot do without."""
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE)
+    products = "three matrix products"
+    figures = {
+        "Lightning step": LightningSteps(trainable(data), data, options.steps).seconds_per_step,
+        "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data)), options.steps),
+        "bare loop, one dense minibatch": seconds_per_call(_bare_step(itertools.repeat(next(_endless(data)))), options.steps),
+        products: seconds_per_call(_matrix_products(), options.steps),
+    }
+    found = interleaved(figures, options.rounds)
+    title = f"step: {BATCH_SIZE} cells x {N_FEATURES:,} features, {N_HIDDEN:,} hidden units, {N_DOMAINS} domains"
+    return title, _compared(found, products, {"Lightning step": "<= 1.5x"})
+
+
+def dsbn(options: Options) -> tuple[str, list[Row]]:
+    """Domain-specific batch norm with many known domains and with few."""
+    norms = {"DomainBatchNorm": DomainBatchNorm, "loop of BatchNorm1d (as the published package)": LoopOfBatchNorms}
+    title = f"dsbn: forward and backward, {BATCH_SIZE} cells x {N_FEATURES:,} features, domains drawn uniformly"
+    figures = {
+        f"{name}, {n_domains:,} known domains": seconds_per_call(_forward_backward(make(N_FEATURES, n_domains), n_domains), options.steps)
+        for name, make in norms.items()
+        for n_domains in (2, 1000)
+    }
+    found = interleaved(figures, options.rounds)
+    rows = []
+    for name in norms:
+        few, many = (f"{name}, {n_domains:,} known domains" for n_domains in (2, 1000))
+        target = "<= 2x" if name == "DomainBatchNorm" else ""
+        rows += _compared({many: found[many], few: found[few]}, few, {many: target})
+    return title, rows
+
+
+def precision(options: Options) -> tuple[str, list[Row]]:
+    """A training step in single and in mixed precision."""
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE)
+    figures = {
+        name: LightningSteps(trainable(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
+    }
+    found = interleaved(figures, options.rounds)
+    title = f"precision: Lightning step, {BATCH_SIZE} cells x {N_FEATURES:,} features; {_bf16_support()}"
+    return title, _compared(found, "32-true", {})
+
+
+def gather(options: Options) -> tuple[str, list[Row]]:
+    """Minibatches read from prepared cells."""
+    rng = np.random.default_rng(SEED)
+    prepared = PreparedCells(sparse_counts(options.gather_cells, rng), np.zeros(options.gather_cells, np.int64))
+    # Some minibatches, again and again: together they are larger than the caches.
+    drawn = itertools.cycle(rng.integers(options.gather_cells, size=(64, BATCH_SIZE)))
+    seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)], options.steps)}, options.rounds)
+    cells = BATCH_SIZE / seconds["PreparedCells"]
+    title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {N_FEATURES:,}"
+    return title, [("PreparedCells.__getitem__", _cells(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")]
+
+
+class LoopOfBatchNorms(nn.Module):
+    """Domain-specific batch norm as a list of modules and a loop over all known domains, as the published package has it.
+
+    Parameters
+    ----------
+    n_features
+        Number of features.
+    n_domains
+        Number of known domains.
+    """
+
+    def __init__(self, n_features: int, n_domains: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(n_features) for _ in range(n_domains))
+
+    def forward(self, x_CF: Tensor, domain_C: Tensor) -> Tensor:
+        """Normalize the rows of each domain; a domain's only row is left as it is."""
+        out_CF = torch.zeros_like(x_CF)
+        for code, norm in enumerate(self.norms):
+            rows = np.flatnonzero(domain_C.cpu().numpy() == code)
+            if len(rows) > 1:
+                out_CF[rows] = norm(x_CF[rows])
+            elif len(rows) == 1:
+                out_CF[rows] = x_CF[rows]
+        return out_CF
+
+
+def _forward_backward(norm: nn.Module, n_domains: int) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(SEED)
+    x_CF = torch.randn(BATCH_SIZE, N_FEATURES, generator=generator).requires_grad_()
+    grad_CF = torch.randn(BATCH_SIZE, N_FEATURES, generator=generator)
+    domain_C = torch.randint(n_domains, (BATCH_SIZE,), generator=generator)
+    inputs = [x_CF, *norm.parameters()]
+    # Domains that have no row get no gradient in the loop of modules.
+    return lambda: torch.autograd.grad(norm(x_CF, domain_C), inputs, grad_CF, allow_unused=True)
+
+
+def _endless(data: ScalexDataModule) -> Iterator[CellBatch]:
+    """Minibatches to train on, epoch after epoch, gathered as they are asked for."""
+    while True:
+        yield from data.train_dataloader()
+
+
+def _bare_step(minibatches: Iterator[CellBatch]) -> Callable[[], None]:
+    """Forward, loss, backward and Adam, without Lightning."""
+    generator = torch.Generator().manual_seed(SEED)
+    net = VAE(N_FEATURES, N_DOMAINS, n_latent=N_LATENT, n_hidden=N_HIDDEN)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-4, weight_decay=5e-4, fused=True)
+
+    def run() -> None:
+        batch = next(minibatches)
+        optimizer.zero_grad()
+        logits_CG, posterior = net(batch.x_CG, batch.domain_C, generator)
+        loss = reconstruction_loss(logits_CG, batch.x_CG) + 0.5 * kl_divergence(posterior)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return run
+
+
+def _matrix_products() -> Callable[[], None]:
+    """Hidden layer, gradient of its weight, decoder, written into memory that is there already."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x_CG, weight_HG, grad_HC = random(BATCH_SIZE, N_FEATURES), random(N_HIDDEN, N_FEATURES), random(N_HIDDEN, BATCH_SIZE)
+    z_CZ, weight_ZG = random(BATCH_SIZE, N_LATENT), random(N_LATENT, N_FEATURES)
+    hidden_CH, grad_HG, logits_CG = torch.empty(BATCH_SIZE, N_HIDDEN), torch.empty_like(weight_HG), torch.empty_like(x_CG)
+
+    def run() -> None:
+        torch.mm(x_CG, weight_HG.T, out=hidden_CH)
+        torch.mm(grad_HC, x_CG, out=grad_HG)
+        torch.mm(z_CZ, weight_ZG, out=logits_CG)
+
+    return run
+
+
+def _published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps: int) -> Figure:
+    """Cells per second of the published package on the inputs of `data`, which are written to `path`."""
+    domain = pd.Categorical.from_codes(data.domain, list(data.preprocessor.domains))
+    names = [f"cell-{i}" for i in range(len(domain))]
+    ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
+    script = Path(__file__).with_name("published_loop.py")
+    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
+
+    def measure() -> float:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            sys.exit(f"--published {interpreter}: published_loop.py stopped with exit code {done.returncode}:\n{done.stderr}")
+        return float(json.loads(done.stdout.splitlines()[-1])["cells_per_second"])
+
+    return measure
+
+
+def _compared(found: Mapping[str, NDArray[np.float64]], base: str, targets: Mapping[str, str]) -> list[Row]:
+    """A row for each time, with its ratio to that of `base`."""
+    return [
+        (name, f"{np.median(times) * 1e3:.2f} ms", "1" if name == base else f"{ratio(times, found[base]):.2f}x", targets.get(name, ""))
+        for name, times in found.items()
+    ]
+
+
+def _cells(cells_per_second: NDArray[np.float64]) -> str:
+    return f"{np.median(cells_per_second):,.0f} cells/s"
+
+
+def _bf16_support() -> str:
+    """Whether the processor multiplies bfloat16 in hardware, as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return "bfloat16 support of the processor not known"
+    known = path.read_text().split()
+    return ", ".join(f"{flag}: {'yes' if flag in known else 'no'}" for flag in ("avx512_bf16", "amx_bf16"))
+
+
+BENCHMARKS: dict[str, Benchmark] = {f.__name__: f for f in (training, step, dsbn, precision, gather)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
+    parser.add_argument("--rounds", type=int, default=7, help="times that each figure is measured")
+    parser.add_argument("--steps", type=int, default=125, help="steps or calls in a round")
+    parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
+    parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmarks asked for, one table each."""
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells)
+    # Lightning advises worker processes; one thread is measured.
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    with logged_to(None):
+        for name in arguments.only:
+            title, rows = BENCHMARKS[name](options)
+            text = f"{circumstances()}; medians of {options.rounds} rounds\n\n{markdown_table(COLUMNS, rows)}"
+            show(title, text, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+# noqa: INP001
+"""Cells made on the spot, of which only shape and density matter."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scalex import Reference, RnaRecipe, ScalexDataModule, ScalexModule
+from scalex.cells.in_memory import InMemoryCells
+
+__all__ = ["DENSITY", "N_FEATURES", "data_module", "sparse_counts", "trainable"]
+
+N_FEATURES = 2000
+# Share of values above 0; about that of variable genes in droplet data.
+DENSITY = 0.07
+SEED = 124
+# Cells made at a time: the dense random numbers of a chunk take 40 MB.
+CHUNK = 5000
+
+
+def sparse_counts(n_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
+    """Counts of random features in random cells, (n_cells, N_FEATURES) CSR float32 of density `DENSITY`."""
+    return sparse.vstack([_chunk(min(CHUNK, n_cells - first), rng) for first in range(0, n_cells, CHUNK)], format="csr")
+
+
+def _chunk(n_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
+    detected = rng.random((n_cells, N_FEATURES), dtype=np.float32) < DENSITY
+    _, column = np.nonzero(detected)
+    pointer = np.concatenate([[0], np.cumsum(detected.sum(1))])
+    counts = 1 + rng.poisson(1.0, len(column))
+    return sparse.csr_matrix((counts.astype(np.float32), column.astype(np.int32), pointer.astype(np.int32)), (n_cells, N_FEATURES))
+
+
+def data_module(n_cells: int, *, n_domains: int, batch_size: int) -> ScalexDataModule:
+    """Random counts, preprocessed as RNA and ready to be trained on.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    n_domains
+        Number of domains; each cell's is drawn at random.
+    batch_size
+        Most cells in a minibatch.
+    """
+    rng = np.random.default_rng(SEED)
+    matrix = sparse_counts(n_cells, rng)
+    obs = pd.DataFrame(index=[f"cell-{i}" for i in range(n_cells)])
+    var = pd.DataFrame(index=[f"gene-{i}" for i in range(N_FEATURES)])
+    domain = pd.Categorical.from_codes(rng.integers(n_domains, size=n_cells), [f"domain-{i}" for i in range(n_domains)])
+    cells = InMemoryCells(matrix, obs, var, domain)
+    fitted = RnaRecipe(min_features=0, n_top_features=N_FEATURES).fit(cells)
+    data = ScalexDataModule(cells, fitted, batch_size=batch_size, seed=SEED)
+    data.setup("fit")
+    return data
+
+
+def trainable(data: ScalexDataModule) -> ScalexModule:
+    """A module for `data`, scheduled as ``model=scalex`` is."""
+    module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED)
+    module.set_reference(Reference(data.preprocessor, len(data.rows), version("scalex")))
+    return module

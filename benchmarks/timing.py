@@ -1,0 +1,135 @@
+# noqa: INP001
+"""Figures of speed that can be compared on a machine that is also used by others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+from scalex import ScalexDataModule, ScalexModule
+from scalex.callbacks import Checkpoint
+
+__all__ = ["Figure", "LightningSteps", "StepClock", "interleaved", "ratio", "seconds_per_call"]
+
+# One round of a measurement: a time in seconds or a number of cells per second.
+Figure = Callable[[], float]
+
+# Steps before the clock counts: memory is allocated and caches are filled in them.
+WARM_UP = 5
+
+
+def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Measure each figure once in each round, so that what slows the machine for a while slows all of them.
+
+    Parameters
+    ----------
+    figures
+        What to measure. They are all run once before the first round.
+    rounds
+        Number of rounds.
+
+    Returns
+    -------
+    dict
+        (rounds,) values of each figure.
+    """
+    measured = [[figure() for figure in figures.values()] for _ in range(rounds + 1)]
+    return dict(zip(figures, np.array(measured[1:]).T, strict=True))
+
+
+def ratio(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Median over the rounds of the ratio of two figures of the same round."""
+    return float(np.median(values / others))
+
+
+def seconds_per_call(function: Callable[[], object], calls: int) -> Figure:
+    """The median time of one call in a round of `calls`, after a warm-up."""
+
+    def measure() -> float:
+        for _ in range(WARM_UP):
+            function()
+        times = np.zeros(calls)
+        for i in range(calls):
+            start = perf_counter()
+            function()
+            times[i] = perf_counter() - start
+        return float(np.median(times))
+
+    return measure
+
+
+class StepClock(Callback):
+    """The time at which each training step ends, and its number of cells."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+        self._cells: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look at the clock."""
+        self._ends.append(perf_counter())
+        self._cells.append(len(batch.row_C))
+
+    def seconds_per_step(self) -> float:
+        """Median time from the end of one step to the end of the next, warm-up excepted."""
+        return float(np.median(np.diff(self._ends[WARM_UP:])))
+
+    def cells_per_second(self) -> float:
+        """Cells over time, warm-up excepted; with what happens between two epochs."""
+        return sum(self._cells[WARM_UP + 1 :]) / (self._ends[-1] - self._ends[WARM_UP])
+
+
+@dataclass(frozen=True)
+class LightningSteps:
+    """Training as `scalex.fit` does it, without writing files.
+
+    Attributes
+    ----------
+    module
+        A module that knows its reference.
+    data
+        Its cells.
+    n_steps
+        Steps to measure in a round.
+    precision
+        Lightning's name for it.
+    """
+
+    module: ScalexModule
+    data: ScalexDataModule
+    n_steps: int
+    precision: Any = "32-true"
+
+    def run(self) -> StepClock:
+        """Train for a warm-up and `n_steps`."""
+        clock = StepClock()
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            precision=self.precision,
+            # The first step after the warm-up gives the clock its start.
+            max_steps=WARM_UP + 1 + self.n_steps,
+            callbacks=[clock, Checkpoint(None)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        trainer.fit(self.module, datamodule=self.data)
+        return clock
+
+    def seconds_per_step(self) -> float:
+        """Train; the median time of a step."""
+        return self.run().seconds_per_step()
+
+    def cells_per_second(self) -> float:
+        """Train; the cells seen in a second."""
+        return self.run().cells_per_second()
