@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -44,7 +45,7 @@ def run(cfg: DictConfig) -> float | None:
 
     if cfg.resume is not None:
         folder = new_folder(cfg.resume, resume=True)
-        cfg = OmegaConf.load(folder / COMPOSED)
+        cfg = cast("DictConfig", OmegaConf.load(folder / COMPOSED))
     else:
         if missing := OmegaConf.missing_keys(cfg):
             raise ValueError(f"Not given: {', '.join(missing)}. Say it on the command line: {min(missing)}=...")
@@ -56,7 +57,7 @@ def run(cfg: DictConfig) -> float | None:
     # Torch, Lightning and scanpy take seconds to import: only now, so that --help and misspelt options are answered at once.
     from scalex.workflow import fit, logged_to, stopped_at
 
-    settings = OmegaConf.to_container(cfg, resolve=True)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt"):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         trainer = instantiate(
@@ -80,7 +81,8 @@ def run(cfg: DictConfig) -> float | None:
     scores = adata.uns["scalex"].get("scores", {})
     if scores and cfg.score not in scores:
         raise ValueError(f"score={cfg.score} was not computed; there are: {', '.join(scores)}.")
-    return scores.get(cfg.score)
+    score: float | None = scores.get(cfg.score)
+    return score
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from scalex.workflow import fit, logged_to
 __all__ = ["SCALEX"]
 
 
-def SCALEX(  # noqa: PLR0913, N802 -- the signature and the name are given
+def SCALEX(  # noqa: N802 -- the signature and the name are given
     data_list: str | Path | AnnData | Sequence[str | Path | AnnData] | None = None,
     batch_categories: Sequence[str] | None = None,
     profile: str = "RNA",
@@ -108,7 +108,8 @@ def SCALEX(  # noqa: PLR0913, N802 -- the signature and the name are given
     gpu
         Index of the GPU, where there is one.
     outdir
-        Folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more. It must not hold another run's results. None: nothing is written.
+        Folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more; it must not hold another run's results.
+        None: nothing is written.
     projection
         A run folder to project the data into: not there yet.
     repeat
@@ -138,8 +139,8 @@ def SCALEX(  # noqa: PLR0913, N802 -- the signature and the name are given
     Returns
     -------
     AnnData
-        Kept cells x used features, scaled to [0, 1]. obsm["latent"] (n_cells, 10); `.raw` normalized expression of all kept features; obs["domain"];
-        unless `ignore_umap`, obsm["X_umap"] and obs["leiden"].
+        Kept cells x used features, scaled to [0, 1]. obsm["latent"] (n_cells, 10); obs["domain"]; `.raw` normalized expression of all
+        kept features; unless `ignore_umap`, obsm["X_umap"] and obs["leiden"].
 
     Raises
     ------

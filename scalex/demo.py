@@ -96,7 +96,8 @@ def _shares(domain: int, n_domains: int) -> np.ndarray:
         shares[TYPES.index(MISSING_IN_LAST)] = 0
     if domain > 0:
         shares[TYPES.index(ONLY_IN_FIRST)] = 0
-    return shares / shares.sum()
+    normalized: np.ndarray = shares / shares.sum()
+    return normalized
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,9 +142,7 @@ class ScalexModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with L2 penalty, and the schedule stepped once per training step."""
-        optimizer = torch.optim.Adam(
-            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=True
-        )
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=True)
         if self.hparams["schedule"] == "constant":
             return optimizer
         # One step more than are taken, since the first learning rate is set before the first step.
@@ -170,7 +168,7 @@ class ScalexModule(LightningModule):
         kl = kl_divergence(posterior)
         warmup = self.hparams["kl_warmup"]
         kl_weight = self.hparams["kl_weight"] * min(1.0, (self.global_step + 1) / warmup if warmup else 1.0)
-        loss = reconstruction + kl_weight * kl
+        loss: Tensor = reconstruction + kl_weight * kl
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(loss, reconstruction, kl, batch_idx)
         n_cells = len(batch.row_C)

@@ -59,8 +59,8 @@ def fit(
     Returns
     -------
     AnnData
-        Kept cells x used features, scaled to [0, 1]; obsm["latent"] (n_cells, n_latent); `.raw` normalized expression; obs["domain"]; and what the
-        callbacks add.
+        Kept cells x used features, scaled to [0, 1]; obsm["latent"] (n_cells, n_latent); `.raw` normalized expression;
+        obs["domain"]; and what the callbacks add.
 
     Raises
     ------
@@ -135,6 +135,7 @@ def logged_to(path: Path | None) -> Iterator[None]:
             yield
     except BaseException as error:
         package.error("Stopped by %s: %s", type(error).__name__, error)
+        package.debug("Where:", exc_info=True)
         raise
     finally:
         package.removeHandler(handler)

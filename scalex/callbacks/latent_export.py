@@ -60,7 +60,8 @@ class LatentExport(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the AnnData."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert self._latent is not None and np.isfinite(self._latent).all(), "each cell is embedded once"
+        assert self._latent is not None, "there are cells"
+        assert np.isfinite(self._latent).all(), "each cell is embedded once"
         data.embedding = _as_anndata(data, self._latent)
         self._latent = None
 
@@ -117,6 +118,6 @@ def check_writable(table: pd.DataFrame) -> None:
                 ad.io.write_elem(file, "column", table[[column]])
             except Exception as error:
                 raise ValueError(
-                    f"The column {column!r} of obs or var cannot be written to .h5ad ({type(error).__name__}): it may mix text and numbers. "
-                    "Convert it, for example with astype(str), or drop it."
+                    f"The column {column!r} of obs or var cannot be written to .h5ad ({type(error).__name__}): it may mix text and "
+                    "numbers. Convert it, for example with astype(str), or drop it."
                 ) from error

@@ -33,9 +33,7 @@ class Progress(Callback):
         self._bar = tqdm(total=total, initial=done, desc="Training", unit="step", disable=disable)
         self._shown, self._n_cells = time.monotonic(), 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the cells; now and then, show."""
         self._n_cells += len(batch.row_C)
         passed = time.monotonic() - self._shown

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Scores(Callback):
     """Score the latents with `scalex.metrics.scores`.
 
-    Where a UMAP was made, mixing and silhouette are computed on it too, as ``umap_entropy_mixing`` and ``umap_silhouette``, only for comparison
-    with the published package, which scores its pictures.
+    Where a UMAP was made, mixing and silhouette are computed on it too, as ``umap_entropy_mixing`` and ``umap_silhouette``, only
+    for comparison with the published package, which scores its pictures.
 
     Parameters
     ----------

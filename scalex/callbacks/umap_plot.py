@@ -86,7 +86,7 @@ class UmapPlot(Callback):
 
 def log_figure(tracker: Logger, figure: Figure, step: int) -> None:
     """Hand a picture to a tracker that takes pictures."""
-    run: Any = tracker.experiment
+    run: Any = getattr(tracker, "experiment", None)
     if isinstance(tracker, WandbLogger):
         tracker.log_image("umap", [figure])
     elif isinstance(tracker, TensorBoardLogger):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["AnnDataSource"]
 
 logger = logging.getLogger(__name__)
 
-One = str | Path | ad.AnnData
+One: TypeAlias = str | Path | ad.AnnData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,7 @@ def _select(adata: ad.AnnData, layer: str, name: str) -> _Source:
         matrix = np.asarray(adata.obsm[layer])
         var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
     else:
-        raise KeyError(
-            f"layer={layer!r} is not in {name}. Layers: {_listed(adata.layers)}; obsm: {_listed(adata.obsm)}; or X."
-        )
+        raise KeyError(f"layer={layer!r} is not in {name}. Layers: {_listed(adata.layers)}; obsm: {_listed(adata.obsm)}; or X.")
     matrix = sparse.csr_matrix(matrix, dtype=np.float32)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
@@ -177,12 +175,13 @@ def _join(sources: Sequence[_Source], names: Sequence[str], *, join: str, source
             "Bring them to the same names, or use join='outer'."
         )
     if any(source_key in s.obs for s in sources):
-        logger.warning(
-            "obs[%r] of the sources is replaced by the name of the source; choose another column with source_key.", source_key
-        )
+        logger.warning("obs[%r] of the sources is replaced by the name of the source; choose another column with source_key.", source_key)
     all_cells = pd.Index(np.concatenate([s.obs.index for s in sources]))
     joined = ad.concat(
-        {n: ad.AnnData(s.matrix, obs=s.obs[[]], var=s.var[[]]) for n, s in zip(names, sources, strict=True)}, join=join, fill_value=0, index_unique="-"
+        {n: ad.AnnData(s.matrix, obs=s.obs[[]], var=s.var[[]]) for n, s in zip(names, sources, strict=True)},
+        join=join,
+        fill_value=0,
+        index_unique="-",
     )
     obs = _concat_obs([s.obs for s in sources])
     # Where a cell's name occurs in two sources, all cells get the source's name added.

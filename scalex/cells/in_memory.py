@@ -24,7 +24,8 @@ class InMemoryCells:
 
     def __post_init__(self) -> None:
         assert self.matrix.shape == (len(self.obs), len(self.var))
-        assert len(self.domain) == len(self.obs) and (np.asarray(self.domain.codes) >= 0).all()
+        assert len(self.domain) == len(self.obs)
+        assert (np.asarray(self.domain.codes) >= 0).all(), "each cell has a domain"
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`, (len(rows), n_features) float32."""

@@ -14,28 +14,27 @@ __all__ = ["Cells", "CellSource", "chunks"]
 
 
 class Cells(Protocol):
-    """Cells x features, each cell in one domain; the matrix is read in pieces, all else is in memory.
-
-    Attributes
-    ----------
-    obs
-        (n_cells, ...) annotation of the cells; the index holds unique cell names.
-    var
-        (n_features, ...) annotation of the features; the index holds unique feature names.
-    domain
-        (n_cells,) the domain of each cell, none missing.
-    label
-        (n_cells,) the known cell type of each cell, or None.
-    """
+    """Cells x features, each cell in one domain; the matrix is read in pieces, all else is in memory."""
 
     @property
-    def obs(self) -> pd.DataFrame: ...
+    def obs(self) -> pd.DataFrame:
+        """(n_cells, ...) annotation of the cells; the index holds unique cell names."""
+        ...
+
     @property
-    def var(self) -> pd.DataFrame: ...
+    def var(self) -> pd.DataFrame:
+        """(n_features, ...) annotation of the features; the index holds unique feature names."""
+        ...
+
     @property
-    def domain(self) -> pd.Categorical: ...
+    def domain(self) -> pd.Categorical:
+        """(n_cells,) domain of each cell, none missing."""
+        ...
+
     @property
-    def label(self) -> pd.Categorical | None: ...
+    def label(self) -> pd.Categorical | None:
+        """(n_cells,) known type of each cell, or None."""
+        ...
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`, (len(rows), n_features) float32."""

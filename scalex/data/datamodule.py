@@ -68,7 +68,7 @@ class ScalexDataModule(LightningDataModule):
         self.embedding: AnnData | None = None
         self._chunk_size = chunk_size
         codes = pd.Index(self.preprocessor.domains).get_indexer(pd.Index(cells.domain.astype(str)))
-        self._domain = codes.astype(np.int64)[self.rows]
+        self._domain: NDArray[np.int64] = codes.astype(np.int64)[self.rows]
         self._sampler = MinibatchSampler(self._domain, batch_size, sampling, seed)
         self._prepared: PreparedCells | None = None
 

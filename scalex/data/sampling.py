@@ -14,9 +14,7 @@ __all__ = ["MinibatchSampler", "Sampling", "minibatches"]
 Sampling = Literal["shuffle", "domain", "balanced"]
 
 
-def minibatches(
-    domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Rows of each minibatch of one epoch.
 
     There are as few minibatches as `batch_size` allows, and their sizes differ by at most one, so that none is incomplete and no

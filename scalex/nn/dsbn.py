@@ -26,7 +26,7 @@ class _NormalizePerDomain(Function):
     def forward(
         ctx: Any, x_CF: Tensor, weight_DF: Tensor, bias_DF: Tensor, centred_CF: Tensor, invstd_PF: Tensor, *index: Tensor
     ) -> Tensor:
-        present_P, position_C, count_P1 = index
+        present_P, position_C, _ = index
         scale_PF = invstd_PF * weight_DF[present_P]
         ctx.save_for_backward(centred_CF, scale_PF, invstd_PF, *index)
         ctx.n_domains = len(weight_DF)
@@ -34,7 +34,7 @@ class _NormalizePerDomain(Function):
         return out_CF.addcmul_(centred_CF, _spread(scale_PF, position_C, torch.empty_like(x_CF)))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_CF: Tensor) -> tuple[Tensor | None, ...]:
         centred_CF, scale_PF, invstd_PF, present_P, position_C, count_P1 = ctx.saved_tensors
         # One buffer for all products: new memory for each costs more than the arithmetic.
@@ -122,7 +122,7 @@ class DomainBatchNorm(nn.Module):
         count_P1 = torch.bincount(position_C, minlength=len(present_P)).to(x_CF.dtype)[:, None]
         centred_CF, var_PF = self._update(x_CF.detach(), present_P, position_C, count_P1)
         invstd_PF = torch.rsqrt(var_PF + self.eps)
-        out: Tensor = _NormalizePerDomain.apply(
+        out: Tensor = _NormalizePerDomain.apply(  # type: ignore[no-untyped-call]
             x_CF, self.weight, self.bias, centred_CF, invstd_PF, present_P, position_C, count_P1
         )
         return out
@@ -138,9 +138,7 @@ class DomainBatchNorm(nn.Module):
         return torch.addcmul(self.bias[own_C], x_CF.float() - mean_DF[given_C], scale_CF)
 
     @torch.no_grad()
-    def _update(
-        self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, count_P1: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _update(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, count_P1: Tensor) -> tuple[Tensor, Tensor]:
         """Rows less their domain's mean (C, F), and its variance (P, F); the running statistics move towards them."""
         running_mean_PF, running_var_PF = self.running_mean[present_P], self.running_var[present_P]
         single_P1 = count_P1 < 2

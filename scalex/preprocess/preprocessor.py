@@ -52,7 +52,7 @@ class Preprocessor:
     min_features: int
 
     def rows_with(self, names: pd.Index) -> RowTransform:
-        """This preprocessing for rows whose features are called `names`, in that order."""
+        """The preprocessing for rows whose features are called `names`, in that order."""
         return RowTransform(self, names)
 
     def to_plain(self) -> dict[str, Any]:

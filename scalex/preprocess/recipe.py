@@ -147,7 +147,7 @@ class RnaRecipe:
                 )
             if missing:
                 logger.warning("%d of the features in n_top_features are not in the data: %s", len(missing), ", ".join(missing[:5]))
-            return position[position >= 0].astype(np.int64)
+            return np.asarray(position[position >= 0], np.int64)
         voting = statistics.n_cells >= self.min_cell_per_batch
         if not voting.any():
             return highly_variable(statistics.pooled(), names, given)

@@ -12,7 +12,7 @@ __all__ = ["match", "normalize_total", "scale", "select", "without_zeros"]
 
 def match(wanted: pd.Index, given: pd.Index) -> NDArray[np.int64]:
     """Position in `wanted` of each feature of `given`, (len(given),); -1 where it is not wanted."""
-    return wanted.get_indexer(given).astype(np.int64)
+    return np.asarray(wanted.get_indexer(given), np.int64)
 
 
 def select(rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
@@ -59,9 +59,6 @@ def scale(rows: sparse.csr_matrix, maximum: NDArray[np.float32], domain: NDArray
         (n_cells,) int64.
     """
     safe = np.where(maximum > 0, maximum, np.float32(1))
-    if maximum.ndim == 1:
-        divisor = safe[rows.indices]
-    else:
-        divisor = safe[np.repeat(domain, np.diff(rows.indptr)), rows.indices]
+    divisor = safe[rows.indices] if maximum.ndim == 1 else safe[np.repeat(domain, np.diff(rows.indptr)), rows.indices]
     data = np.minimum(rows.data / divisor, np.float32(1))
     return sparse.csr_matrix((data, rows.indices, rows.indptr), shape=rows.shape)

@@ -49,7 +49,7 @@ def highly_variable(statistics: FeatureStatistics, names: pd.Index, n_top: int) 
     # scanpy sorts a table indexed by name, so that equal features keep the order of their names.
     table = pd.DataFrame({"votes": votes, "average": average, "position": np.arange(len(names))}, index=names).sort_index()
     table = table.sort_values(["votes", "average"], ascending=False, na_position="last")
-    return np.sort(table["position"].to_numpy()[:n_top])
+    return np.sort(np.asarray(table["position"], np.int64)[:n_top])
 
 
 def _relative_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,4 +66,4 @@ def _relative_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64
     alone = deviation.isna()
     deviation = deviation.where(~alone, average)
     average = average.where(~alone, 0.0)
-    return ((table["dispersion"] - average) / deviation).to_numpy()
+    return np.asarray((table["dispersion"] - average) / deviation)
