@@ -65,6 +65,7 @@ def run(cfg: DictConfig) -> float | None:
             callbacks=list(parts["callbacks"].values()),
             logger=[parts["epoch_table"], *parts["logger"].values()],
             default_root_dir=str(folder),
+            enable_checkpointing="checkpoint" in parts["callbacks"],
             _convert_="all",
         )
         adata = fit(

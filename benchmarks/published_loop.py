@@ -1,4 +1,3 @@
-# noqa: INP001
 """Cells per second of the published package's training loop.
 
 Run by the interpreter that has the published package (``scalex==1.0.4``); `speed.py` does so.
@@ -19,11 +18,11 @@ from typing import Any
 
 import anndata as ad
 import torch
-from scalex.net.utils import EarlyStopping  # type: ignore[import-not-found]
-from scalex.net.vae import VAE  # type: ignore[import-not-found]
+from scalex.net.utils import EarlyStopping  # type: ignore
+from scalex.net.vae import VAE  # type: ignore
 from torch.utils.data import DataLoader
 
-from scalex.data import SingleCellDataset  # type: ignore[attr-defined]
+from scalex.data import SingleCellDataset  # type: ignore
 
 BATCH_SIZE = 64
 

@@ -1,4 +1,3 @@
-# noqa: INP001
 """Cells made on the spot, of which only shape and density matter."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001
 """Markdown tables, printed and kept."""
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def circumstances() -> str:
     """What the figures depend on besides the machine: version of torch, number of threads, date."""
-    return f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"  # noqa: DTZ011
+    return f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
 
 
 def show(title: str, text: str, output: Path | None) -> None:

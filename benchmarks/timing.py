@@ -1,4 +1,3 @@
-# noqa: INP001
 """Figures of speed that can be compared on a machine that is also used by others."""
 
 from __future__ import annotations

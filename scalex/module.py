@@ -16,7 +16,7 @@ from scalex.data import CellBatch, Sampling
 from scalex.nn import VAE, HiddenStatistics, kl_divergence, reconstruction_loss
 from scalex.reference import Reference
 
-__all__ = ["Embedded", "Schedule", "ScalexModule", "Statistics"]
+__all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ class Embedded(NamedTuple):
 
     latent_CZ: Tensor
     row_C: Tensor
+
+
+class Losses(NamedTuple):
+    """The loss that is minimized and its terms, scalars, averaged over cells."""
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
 
 
 class ScalexModule(LightningModule):
@@ -163,27 +171,32 @@ class ScalexModule(LightningModule):
         FloatingPointError
             If the loss is not finite.
         """
-        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, self._noise())
+        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step))
+        if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
+            self._check_finite(losses, f"minibatch {batch_idx}")
+        self._sums += torch.stack(losses).detach() * len(batch.row_C)
+        self._n_cells += len(batch.row_C)
+        return losses.total
+
+    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float) -> Losses:
+        """The loss of a minibatch and its terms."""
+        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator)
         reconstruction = reconstruction_loss(logits_CG, batch.x_CG)
         kl = kl_divergence(posterior)
-        warmup = self.hparams["kl_warmup"]
-        kl_weight = self.hparams["kl_weight"] * min(1.0, (self.global_step + 1) / warmup if warmup else 1.0)
-        loss: Tensor = reconstruction + kl_weight * kl
-        if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
-            self._check_finite(loss, reconstruction, kl, batch_idx)
-        n_cells = len(batch.row_C)
-        self._sums += torch.stack([loss.detach(), reconstruction.detach(), kl.detach()]) * n_cells
-        self._n_cells += n_cells
-        return loss
+        return Losses(reconstruction + kl_weight * kl, reconstruction, kl)
+
+    def kl_weight(self, step: int) -> float:
+        """Weight of the KL divergence at a step, counted from 0."""
+        weight: float = self.hparams["kl_weight"]
+        warmup: int = self.hparams["kl_warmup"]
+        return weight * min(1.0, (step + 1) / warmup) if warmup else weight
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean losses per cell."""
-        loss, reconstruction, kl = (self._sums / self._n_cells).unbind()
-        self._check_finite(loss, reconstruction, kl, None)
-        logger.debug(
-            "Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f (step %d)",
-            self.current_epoch, loss, reconstruction, kl, self.global_step,
-        )  # fmt: skip
+        losses = Losses(*(self._sums / self._n_cells))
+        self._check_finite(losses, "the mean of the epoch")
+        loss, reconstruction, kl = losses
+        logger.debug("Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f (step %d)", self.current_epoch, *losses, self.global_step)
         self.log_dict({"train/loss": loss, "train/reconstruction": reconstruction, "train/kl": kl})
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
@@ -193,12 +206,11 @@ class ScalexModule(LightningModule):
             self._generator = torch.Generator(self.device)
         return self._generator.manual_seed((self.hparams["seed"] << 32) + self.global_step)
 
-    def _check_finite(self, loss: Tensor, reconstruction: Tensor, kl: Tensor, batch_idx: int | None) -> None:
-        if not torch.isfinite(loss):
-            where = "the mean of the epoch" if batch_idx is None else f"minibatch {batch_idx}"
+    def _check_finite(self, losses: Losses, where: str) -> None:
+        if not torch.isfinite(losses.total):
             raise FloatingPointError(
-                f"The loss is {loss.item()} at epoch {self.current_epoch}, {where}, step {self.global_step} (reconstruction "
-                f"{reconstruction.item():.4g}, KL {kl.item():.4g}). Lower model.lr (now {self.hparams['lr']}) or set "
+                f"The loss is {losses.total.item()} at epoch {self.current_epoch}, {where}, step {self.global_step} (reconstruction "
+                f"{losses.reconstruction.item():.4g}, KL {losses.kl.item():.4g}). Lower model.lr (now {self.hparams['lr']}) or set "
                 "trainer.gradient_clip_val=10."
             )
 

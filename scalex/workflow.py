@@ -132,6 +132,8 @@ def logged_to(path: Path | None) -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch 2.13 for something under its old name, at each run.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            # Cells in memory are gathered faster than worker processes could send them.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             yield
     except BaseException as error:
         package.error("Stopped by %s: %s", type(error).__name__, error)

@@ -86,17 +86,24 @@ class AnnDataSource:
         ValueError
             A file is not an AnnData, the sources share no feature, or a cell has no domain.
         """
+        if self.batch_key is not None and self.source_key in _columns(self.batch_key) and not self._is_one():
+            raise ValueError(
+                f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave "
+                "batch_key out to have the sources as domains, or set source_key to another name to keep the column of the sources."
+            )
         paths: list[One] = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
         names = _source_names(paths, self.batch_categories)
         sources = [_select(_read(one), self.layer, name) for one, name in zip(paths, names, strict=True)]
         logger.info("Read %s", ", ".join(f"{n}: {len(s.obs):,} x {len(s.var):,}" for n, s in zip(names, sources, strict=True)))
         source = sources[0] if len(sources) == 1 else _join(sources, names, join=self.join, source_key=self.source_key)
         source = _sample(source, fraction=self.fraction, n_obs=self.n_obs, seed=self.seed)
+        if len(source.obs) == 0 or len(source.var) == 0:
+            raise ValueError(f"There is no cell or no feature: the matrix is {len(source.obs)} x {len(source.var)}.")
         domain = _domain(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
-        label = None
-        if self.label_key in source.obs and not source.obs[self.label_key].isna().all():
-            label = pd.Categorical(source.obs[self.label_key].astype(str))
-        return InMemoryCells(source.matrix, source.obs, source.var, domain, label)
+        return InMemoryCells(source.matrix, source.obs, source.var, domain, _label(source.obs, self.label_key))
+
+    def _is_one(self) -> bool:
+        return isinstance(self.path, str | Path | ad.AnnData) or len(self.path) == 1
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def _read(one: One) -> ad.AnnData:
         raise NotImplementedError(f"{path}: only .h5ad files and AnnData objects can be read yet.")
     try:
         return ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError, ad._io.utils.AnnDataReadError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}). Write it with adata.write_h5ad.") from error
 
 
@@ -143,7 +150,8 @@ def _select(adata: ad.AnnData, layer: str, name: str) -> _Source:
     elif layer in adata.layers:
         matrix = adata.layers[layer]
     elif layer in adata.obsm:
-        matrix = np.asarray(adata.obsm[layer])
+        entry = adata.obsm[layer]
+        matrix = entry if sparse.issparse(entry) else np.asarray(entry)
         var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
     else:
         raise KeyError(f"layer={layer!r} is not in {name}. Layers: {_listed(adata.layers)}; obsm: {_listed(adata.obsm)}; or X.")
@@ -183,25 +191,40 @@ def _join(sources: Sequence[_Source], names: Sequence[str], *, join: str, source
         fill_value=0,
         index_unique="-",
     )
-    obs = _concat_obs([s.obs for s in sources])
+    obs = _writable(pd.concat([s.obs for s in sources], join="outer"))
     # Where a cell's name occurs in two sources, all cells get the source's name added.
     obs.index = all_cells if all_cells.is_unique else joined.obs_names
     obs[source_key] = pd.Categorical(np.repeat(names, [len(s.obs) for s in sources]), categories=names)
-    var = pd.DataFrame(index=joined.var_names)
-    for source in sources:
-        var = var.join(source.var[source.var.columns.difference(var.columns)])
+    var = sources[0].var.reindex(joined.var_names)
+    for source in sources[1:]:
+        var = var.combine_first(source.var.reindex(joined.var_names))
+    var = _writable(var).loc[joined.var_names]
     var["n_sources"] = sum(var.index.isin(s.var.index).astype(int) for s in sources)
     logger.info("Joined %d sources (%s): %s cells x %s features", len(names), join, f"{len(obs):,}", f"{len(var):,}")
     return _Source(sparse.csr_matrix(joined.X, dtype=np.float32), obs, var)
 
 
-def _concat_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All columns of all sources; categories that are plain strings stay categories."""
-    obs = pd.concat(tables, join="outer")
-    for column in obs:
-        if any(isinstance(t[column].dtype, pd.CategoricalDtype) for t in tables if column in t):
-            obs[column] = obs[column].astype("category")
-    return obs
+def _writable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with columns that .h5ad can hold: joining leaves objects where a source lacks a column or has it with another type."""
+    table = table.copy()
+    for name, column in table.items():
+        if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "boolean":
+            table[name] = column.astype("boolean")
+        elif column.dtype == object:
+            table[name] = pd.Categorical(column.where(column.isna(), column.astype(str)))
+    return table
+
+
+def _label(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
+    """Known types; a cell without one stays without."""
+    if label_key not in obs or obs[label_key].isna().all():
+        return None
+    column = obs[label_key].astype(object)
+    return pd.Categorical(column.where(column.isna(), column.astype(str)))
+
+
+def _columns(batch_key: str) -> list[str]:
+    return [column.strip() for column in batch_key.split(",")]
 
 
 def _sample(source: _Source, *, fraction: float | None, n_obs: int | None, seed: int) -> _Source:
@@ -223,7 +246,7 @@ def _domain(obs: pd.DataFrame, batch_key: str | None, source_key: str, *, severa
             )  # fmt: skip
             return pd.Categorical(["all"] * len(obs))
         batch_key = source_key
-    columns = [column.strip() for column in batch_key.split(",")]
+    columns = _columns(batch_key)
     for column in columns:
         if column not in obs:
             raise KeyError(f"batch_key={column!r} is not in obs. Columns: {_listed(obs.columns, 20)}.")

@@ -5,7 +5,7 @@ Dimension letters: C cells of a minibatch, F features, D known domains, P domain
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,52 +15,72 @@ from torch.autograd.function import once_differentiable
 __all__ = ["DomainBatchNorm"]
 
 
-class _NormalizePerDomain(Function):
-    """Normalize each row with its domain's mean and variance, then apply that domain's scale and shift.
+class _Normalized(NamedTuple):
+    """A minibatch with its statistics taken out.
+
+    Attributes
+    ----------
+    x_CF
+        The rows, less the mean of their domain and divided by its standard deviation.
+    invstd_RF, row_C
+        1 / standard deviation, and which row of it is each cell's; None: the cell's own, or the only one there is.
+    shared_S
+        The cells that are not the only ones of their domain; None if all are. Only their statistics come from the minibatch,
+        so that the gradient flows only through these.
+    share_S1
+        1 / number of cells of the domain, for the cells `shared_S`.
+    """
+
+    x_CF: Tensor
+    invstd_RF: Tensor
+    row_C: Tensor | None
+    shared_S: Tensor | None
+    share_S1: Tensor
+
+
+class _ScalePerDomain(Function):
+    """Apply each domain's scale and shift to its normalized rows; the gradient is that of the whole normalization.
 
     Written as one function because autograd's own graph of gathers and scatters keeps five copies of the minibatch and
     builds a dense (D, F) gradient for every gather. Gradient of batch normalization: Ioffe & Szegedy 2015, section 3.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x_CF: Tensor, weight_DF: Tensor, bias_DF: Tensor, centred_CF: Tensor, invstd_PF: Tensor, *index: Tensor
-    ) -> Tensor:
-        present_P, position_C, _ = index
-        scale_PF = invstd_PF * weight_DF[present_P]
-        ctx.save_for_backward(centred_CF, scale_PF, invstd_PF, *index)
-        ctx.n_domains = len(weight_DF)
-        out_CF = _spread(bias_DF[present_P], position_C, torch.empty_like(x_CF))
-        return out_CF.addcmul_(centred_CF, _spread(scale_PF, position_C, torch.empty_like(x_CF)))
+    def forward(ctx: Any, x_CF: Tensor, weight_DF: Tensor, bias_DF: Tensor, domain_C: Tensor, normalized: _Normalized) -> Tensor:
+        # One buffer for all that is gathered: new memory for each costs more than the arithmetic.
+        buffer_CF = torch.empty_like(x_CF)
+        row_C = domain_C if len(weight_DF) > 1 else None
+        ctx.save_for_backward(weight_DF, domain_C)
+        ctx.normalized = normalized
+        scaled_CF = normalized.x_CF * _gather(weight_DF, row_C, buffer_CF)
+        return scaled_CF.add_(_gather(bias_DF, row_C, buffer_CF))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_CF: Tensor) -> tuple[Tensor | None, ...]:
-        centred_CF, scale_PF, invstd_PF, present_P, position_C, count_P1 = ctx.saved_tensors
-        # One buffer for all products: new memory for each costs more than the arithmetic.
-        buffer_CF = grad_CF * centred_CF
-        product_PF = _sum_per_domain(buffer_CF, position_C, len(present_P))
-        bias_grad_PF = _sum_per_domain(grad_CF, position_C, len(present_P))
-        # A domain of one cell took its statistics from the buffers: they are constants, nothing flows through them.
-        share_P1 = torch.where(count_P1 > 1, 1 / count_P1, 0.0)
-        slope_PF = scale_PF * invstd_PF.square() * product_PF * share_P1
-        x_grad_CF = _spread(scale_PF, position_C, torch.empty_like(grad_CF)).mul_(grad_CF)
-        x_grad_CF -= _spread(scale_PF * bias_grad_PF * share_P1, position_C, buffer_CF)
-        x_grad_CF.addcmul_(centred_CF, _spread(slope_PF, position_C, buffer_CF), value=-1)
-        weight_grad_DF = grad_CF.new_zeros(ctx.n_domains, grad_CF.shape[1])
-        bias_grad_DF = torch.zeros_like(weight_grad_DF)
-        weight_grad_DF[present_P] = product_PF * invstd_PF
-        bias_grad_DF[present_P] = bias_grad_PF
-        return x_grad_CF, weight_grad_DF, bias_grad_DF, None, None, None, None, None
+        weight_DF, domain_C = ctx.saved_tensors
+        normal_CF, invstd_RF, row_C, shared_S, share_S1 = ctx.normalized
+        domain_row_C = domain_C if len(weight_DF) > 1 else None
+        buffer_CF = grad_CF * normal_CF
+        weight_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, buffer_CF)
+        bias_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, grad_CF)
+        if shared_S is None:
+            x_grad_CF = normal_CF * _gather(weight_grad_DF, domain_row_C, buffer_CF)
+            x_grad_CF += _gather(bias_grad_DF, domain_row_C, buffer_CF)
+            torch.addcmul(grad_CF, x_grad_CF, share_S1, value=-1, out=x_grad_CF)
+        else:
+            domain_S = domain_C.index_select(0, shared_S)
+            through_SF = weight_grad_DF.index_select(0, domain_S).mul_(normal_CF.index_select(0, shared_S))
+            through_SF += bias_grad_DF.index_select(0, domain_S)
+            x_grad_CF = grad_CF.index_add(0, shared_S, through_SF.mul_(share_S1), alpha=-1)
+        x_grad_CF *= _gather(invstd_RF, row_C, buffer_CF)
+        x_grad_CF *= _gather(weight_DF, domain_row_C, buffer_CF)
+        return x_grad_CF, weight_grad_DF, bias_grad_DF, None, None
 
 
-def _sum_per_domain(x_CF: Tensor, position_C: Tensor, n_present: int) -> Tensor:
-    return x_CF.new_zeros(n_present, x_CF.shape[1]).index_add_(0, position_C, x_CF)
-
-
-def _spread(value_PF: Tensor, position_C: Tensor, out_CF: Tensor) -> Tensor:
-    """Each cell's domain's row of `value_PF`, written to `out_CF`."""
-    return torch.index_select(value_PF, 0, position_C, out=out_CF)
+def _gather(value_RF: Tensor, row_C: Tensor | None, buffer_CF: Tensor) -> Tensor:
+    """Each cell's row of `value_RF`, in `buffer_CF`."""
+    return value_RF if row_C is None else torch.index_select(value_RF, 0, row_C, out=buffer_CF)
 
 
 class DomainBatchNorm(nn.Module):
@@ -118,13 +138,8 @@ class DomainBatchNorm(nn.Module):
         x_CF = x_CF.float()
         if not self.training:
             return self.normalize(x_CF, domain_C, self.running_mean, self.running_var)
-        present_P, position_C = torch.unique(domain_C, return_inverse=True)
-        count_P1 = torch.bincount(position_C, minlength=len(present_P)).to(x_CF.dtype)[:, None]
-        centred_CF, var_PF = self._update(x_CF.detach(), present_P, position_C, count_P1)
-        invstd_PF = torch.rsqrt(var_PF + self.eps)
-        out: Tensor = _NormalizePerDomain.apply(  # type: ignore[no-untyped-call]
-            x_CF, self.weight, self.bias, centred_CF, invstd_PF, present_P, position_C, count_P1
-        )
+        normalized = self._normalize_minibatch(x_CF.detach(), domain_C)
+        out: Tensor = _ScalePerDomain.apply(x_CF, self.weight, self.bias, domain_C, normalized)  # type: ignore[no-untyped-call]
         return out
 
     def normalize(self, x_CF: Tensor, domain_C: Tensor, mean_DF: Tensor, var_DF: Tensor) -> Tensor:
@@ -138,18 +153,41 @@ class DomainBatchNorm(nn.Module):
         return torch.addcmul(self.bias[own_C], x_CF.float() - mean_DF[given_C], scale_CF)
 
     @torch.no_grad()
-    def _update(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, count_P1: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows less their domain's mean (C, F), and its variance (P, F); the running statistics move towards them."""
-        running_mean_PF, running_var_PF = self.running_mean[present_P], self.running_var[present_P]
-        single_P1 = count_P1 < 2
-        mean_PF = _sum_per_domain(x_CF, position_C, len(present_P)) / count_P1
-        mean_PF = torch.where(single_P1, running_mean_PF, mean_PF)
-        buffer_CF = _spread(mean_PF, position_C, torch.empty_like(x_CF))
-        centred_CF = x_CF - buffer_CF
-        torch.mul(centred_CF, centred_CF, out=buffer_CF)
-        var_PF = _sum_per_domain(buffer_CF, position_C, len(present_P)) / count_P1
-        var_PF = torch.where(single_P1, running_var_PF, var_PF)
-        unbiased_P1 = torch.where(single_P1, 1.0, count_P1 / (count_P1 - 1))
-        self.running_mean[present_P] = torch.lerp(running_mean_PF, mean_PF, self.momentum)
-        self.running_var[present_P] = torch.lerp(running_var_PF, var_PF * unbiased_P1, self.momentum)
-        return centred_CF, var_PF
+    def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor) -> _Normalized:
+        """Take the statistics out of a minibatch; the running ones move towards them."""
+        present_P, position_C, count_P = torch.unique(domain_C, return_inverse=True, return_counts=True)
+        share_C1 = (1 / count_P)[position_C, None]
+        many_P = count_P > 1
+        if bool(many_P.all()):
+            row_C = position_C if len(present_P) > 1 else None
+            normal_CF, invstd_PF = self._normalize_shared(x_CF, present_P, position_C, count_P)
+            return _Normalized(normal_CF, invstd_PF, row_C, None, share_C1)
+        # With many domains most of those present have one cell, and need no sums.
+        buffer_CF = torch.empty_like(x_CF)
+        normal_CF = x_CF - _gather(self.running_mean, domain_C, buffer_CF)
+        invstd_CF = _gather(self.running_var, domain_C, buffer_CF).add_(self.eps).rsqrt_()
+        normal_CF *= invstd_CF
+        shared_S = torch.nonzero(many_P[position_C])[:, 0]
+        if len(shared_S):
+            position_S = (torch.cumsum(many_P, 0) - 1)[position_C[shared_S]]
+            x_SF = x_CF.index_select(0, shared_S)
+            normal_SF, invstd_PF = self._normalize_shared(x_SF, present_P[many_P], position_S, count_P[many_P])
+            normal_CF.index_copy_(0, shared_S, normal_SF)
+            invstd_CF.index_copy_(0, shared_S, invstd_PF.index_select(0, position_S))
+        return _Normalized(normal_CF, invstd_CF, None, shared_S, share_C1[shared_S])
+
+    def _normalize_shared(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized rows (C, F), and 1 / standard deviation (P, F), of domains with two cells or more."""
+        row_C = position_C if len(present_P) > 1 else None
+        count_P1 = count_P[:, None].to(x_CF.dtype)
+        mean_PF = x_CF.new_zeros(len(count_P), x_CF.shape[1]).index_add_(0, position_C, x_CF).div_(count_P1)
+        buffer_CF = torch.empty_like(x_CF)
+        normal_CF = x_CF - _gather(mean_PF, row_C, buffer_CF)
+        torch.mul(normal_CF, normal_CF, out=buffer_CF)
+        var_PF = torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF).div_(count_P1)
+        unbiased_PF = var_PF * (count_P1 / (count_P1 - 1))
+        for running_DF, now_PF in ((self.running_mean, mean_PF), (self.running_var, unbiased_PF)):
+            running_DF.index_copy_(0, present_P, torch.lerp(running_DF.index_select(0, present_P), now_PF, self.momentum))
+        invstd_PF = var_PF.add_(self.eps).rsqrt_()
+        normal_CF *= _gather(invstd_PF, row_C, buffer_CF)
+        return normal_CF, invstd_PF

@@ -56,13 +56,14 @@ class VAE(nn.Module):
 
     def __init__(self, n_features: int, n_domains: int, *, n_latent: int = 10, n_hidden: int = 1024) -> None:
         super().__init__()
-        self.hidden = nn.Linear(n_features, n_hidden)
+        # The layers before a batch norm have no bias: it would be subtracted with the mean.
+        self.hidden = nn.Linear(n_features, n_hidden, bias=False)
         # One row for all domains: the encoder is free of them. It is the same layer as the decoder's so that a minibatch
         # of one cell is handled the same way.
         self.hidden_norm = DomainBatchNorm(n_hidden, 1)
-        self.mean = nn.Linear(n_hidden, n_latent)
-        self.logvar = nn.Linear(n_hidden, n_latent)
-        self.output = nn.Linear(n_latent, n_features)
+        self.heads = nn.Linear(n_hidden, 2 * n_latent)
+        # (Z, G) and not (G, Z) as nn.Linear has it: products with so few columns take four times as long.
+        self.output_weight = nn.Parameter(nn.Linear(n_latent, n_features, bias=False).weight.detach().t().contiguous())
         self.output_norm = DomainBatchNorm(n_features, n_domains)
 
     def posterior(self, x_CG: Tensor) -> Posterior:
@@ -94,7 +95,7 @@ class VAE(nn.Module):
 
     def decode(self, z_CZ: Tensor, domain_C: Tensor) -> Tensor:
         """Logits of the reconstruction, (n_cells, n_features): their sigmoid is scaled expression in [0, 1]."""
-        logits_CG: Tensor = self.output_norm(self.output(z_CZ), domain_C)
+        logits_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C)
         return logits_CG
 
     def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator) -> tuple[Tensor, Posterior]:
@@ -103,5 +104,5 @@ class VAE(nn.Module):
         return self.decode(posterior.sample(generator), domain_C), posterior
 
     def _heads(self, hidden_CH: Tensor) -> Posterior:
-        active_CH = torch.relu(hidden_CH)
-        return Posterior(self.mean(active_CH).float(), self.logvar(active_CH).float())
+        mean_CZ, logvar_CZ = self.heads(torch.relu_(hidden_CH)).float().chunk(2, dim=1)
+        return Posterior(mean_CZ, logvar_CZ)

@@ -83,7 +83,7 @@ class RnaRecipe:
         _check_scaling(self.scaling)
         if self.target_sum <= 0:
             raise ValueError(f"target_sum={self.target_sum}: it must be above 0.")
-        if isinstance(self.n_top_features, int) and self.n_top_features < 1:
+        if isinstance(self.n_top_features, int | np.integer) and self.n_top_features < 1:
             raise ValueError(f"n_top_features={self.n_top_features}: it must be at least 1.")
 
     def fit(self, cells: Cells) -> FittedRecipe:
@@ -110,6 +110,8 @@ class RnaRecipe:
         expressed = n_detected >= max(self.min_cells, 1)
         _log_filter(f"features in >= {self.min_cells} cells (min_cells)", len(total_features), int(expressed.sum()))
         if not expressed.any():
+            if n_detected.max() == 0:
+                raise ValueError(f"All {len(cells.obs):,} cells are empty: there is no value above 0.")
             raise ValueError(
                 f"min_cells={self.min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
                 f"Use min_cells={n_detected.max()} or less."
@@ -136,8 +138,8 @@ class RnaRecipe:
             path = Path(given)
             if not path.is_file():
                 raise FileNotFoundError(f"n_top_features={given}: no such file. Give a number, a list of names or a text file.")
-            given = path.read_text().split()
-        if not isinstance(given, int):
+            given = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if not isinstance(given, int | np.integer):
             position = names.get_indexer(pd.Index(given).unique())
             missing = [name for name, at in zip(pd.Index(given).unique(), position, strict=True) if at < 0]
             if len(missing) == len(position):
@@ -148,10 +150,10 @@ class RnaRecipe:
             if missing:
                 logger.warning("%d of the features in n_top_features are not in the data: %s", len(missing), ", ".join(missing[:5]))
             return np.asarray(position[position >= 0], np.int64)
-        voting = statistics.n_cells >= self.min_cell_per_batch
+        voting = statistics.n_cells >= max(self.min_cell_per_batch, 1)
         if not voting.any():
-            return highly_variable(statistics.pooled(), names, given)
-        return highly_variable(statistics.domains(voting), names, given)
+            return highly_variable(statistics.pooled(), names, int(given))
+        return highly_variable(statistics.domains(voting), names, int(given))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.data import ScalexDataModule
+from scalex.preprocess import FittedRecipe, RnaRecipe
+
+
+@pytest.fixture
+def fitted(demo_in_memory: InMemoryCells) -> FittedRecipe:
+    """Some cells are left out by the filter."""
+    fitted = RnaRecipe(min_features=400, n_top_features=100, scaling="domain").fit(demo_in_memory)
+    assert 50 < len(fitted.rows) < 300
+    return fitted
+
+
+def made(cells: InMemoryCells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule:
+    data = ScalexDataModule(cells, fitted, **options)
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize("chunk_size", [1, 17, 64, 20_000])
+def test_prediction_covers_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
+    batches = list(made(demo_in_memory, fitted, chunk_size=chunk_size).predict_dataloader())
+    assert max(len(batch.x_CG) for batch in batches) <= chunk_size
+    np.testing.assert_array_equal(np.concatenate([batch.row_C for batch in batches]), np.arange(len(fitted.rows)))
+    codes = demo_in_memory.domain.codes[fitted.rows].astype(np.int64)
+    np.testing.assert_array_equal(np.concatenate([batch.domain_C for batch in batches]), codes)
+    expected = fitted.preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.read(fitted.rows), codes)
+    np.testing.assert_array_equal(np.concatenate([batch.x_CG for batch in batches]), expected.toarray())
+
+
+@pytest.mark.parametrize("chunk_size", [1, 17])
+def test_values_do_not_depend_on_the_chunk_size(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
+    at_once, in_chunks = (made(demo_in_memory, fitted, chunk_size=size) for size in (20_000, chunk_size))
+    np.testing.assert_array_equal(in_chunks.inputs().toarray(), at_once.inputs().toarray())
+    np.testing.assert_array_equal(in_chunks.normalized().toarray(), at_once.normalized().toarray())
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "domain", "balanced"])
+def test_training_minibatches_hold_the_cells_of_their_rows(demo_in_memory: InMemoryCells, fitted: FittedRecipe, sampling: Any) -> None:
+    data = made(demo_in_memory, fitted, batch_size=16, sampling=sampling)
+    inputs = data.inputs().toarray()
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    for batch in batches:
+        rows = batch.row_C.numpy()
+        assert 1 <= len(rows) <= 16
+        np.testing.assert_array_equal(batch.x_CG.numpy(), inputs[rows])
+        np.testing.assert_array_equal(batch.domain_C.numpy(), data.domain[rows])
+    drawn = set(np.concatenate([batch.row_C for batch in batches]).tolist())
+    assert sampling == "balanced" or drawn == set(range(len(fitted.rows)))
+
+
+def test_order_of_training_follows_the_seed(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+    one, again, other = (
+        np.concatenate([batch.row_C for batch in made(demo_in_memory, fitted, seed=seed).train_dataloader()]).tolist() for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_domains_and_labels_are_those_of_the_kept_cells(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+    data = made(demo_in_memory, fitted)
+    obs = demo_in_memory.obs.iloc[fitted.rows]
+    assert [fitted.preprocessor.domains[code] for code in data.domain] == list(obs["batch"])
+    assert list(data.label) == list(obs["cell_type"])
+    without = dataclasses.replace(demo_in_memory, label=None)
+    assert ScalexDataModule(without, fitted).label is None
+
+
+def test_domains_are_matched_by_name_and_unknown_ones_are_minus_one(demo: AnnData, fitted: FittedRecipe) -> None:
+    demo.obs["batch"] = pd.Categorical(demo.obs["batch"].astype(str).replace({"domain0": "other"}))
+    query = AnnDataSource(path=demo, batch_key="batch").open()
+    data = ScalexDataModule(query, FittedRecipe(fitted.preprocessor, np.arange(300)))
+    expected = {"other": -1, "domain1": 1, "domain2": 2}
+    assert list(data.domain) == [expected[name] for name in demo.obs["batch"]]
+
+
+def test_values_are_read_once(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+    data = made(demo_in_memory, fitted)
+    inputs = data.inputs()
+    data.setup("predict")
+    assert data.inputs() is inputs
+
+
+def test_chunk_size_is_checked(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+    with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
+        ScalexDataModule(demo_in_memory, fitted, chunk_size=0)

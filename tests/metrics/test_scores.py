@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+
+from scalex.metrics import batch_entropy_mixing, scores
+
+N = 150
+
+
+@pytest.fixture
+def latent() -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(N, 3)) + 3 * np.repeat([0, 1, 2], 50)[:, None]).astype(np.float32)
+
+
+@pytest.fixture
+def domain() -> pd.Categorical:
+    return pd.Categorical(np.random.default_rng(1).choice(["a", "b"], N))
+
+
+LABEL = pd.Categorical(np.repeat(["x", "y", "z"], 50))
+CLUSTER = pd.Categorical(np.repeat(["0", "1"], [60, 90]))
+
+
+def test_with_labels_all_scores_are_found(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+    found = scores(latent, domain=domain, cluster=CLUSTER, label=LABEL)
+    assert set(found) == {"entropy_mixing", "ari", "nmi", "silhouette", "total"}
+    assert found["entropy_mixing"] == batch_entropy_mixing(latent, domain)
+    assert found["ari"] == pytest.approx(adjusted_rand_score(LABEL, CLUSTER))
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(LABEL, CLUSTER))
+    assert found["silhouette"] == pytest.approx(silhouette_score(latent, LABEL), abs=1e-6)
+    biology = (found["ari"] + found["nmi"] + (found["silhouette"] + 1) / 2) / 3
+    assert found["total"] == pytest.approx(0.6 * biology + 0.4 * found["entropy_mixing"])
+    assert all(type(value) is float for value in found.values())
+
+
+def test_without_labels_the_silhouette_is_of_the_clusters(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+    found = scores(latent, domain=domain, cluster=CLUSTER)
+    assert set(found) == {"entropy_mixing", "silhouette", "total"}
+    assert found["silhouette"] == pytest.approx(silhouette_score(latent, CLUSTER), abs=1e-6)
+    assert found["total"] == pytest.approx(0.6 * (found["silhouette"] + 1) / 2 + 0.4 * found["entropy_mixing"])
+
+
+@pytest.mark.parametrize("label", [LABEL, None], ids=["labels", "no labels"])
+def test_one_domain_is_scored_by_biology_alone(latent: NDArray[np.float32], label: pd.Categorical | None) -> None:
+    found = scores(latent, domain=pd.Categorical(["a"] * N, categories=["a", "b"]), cluster=CLUSTER, label=label)
+    assert "entropy_mixing" not in found
+    terms = [(found["silhouette"] + 1) / 2] + ([found["ari"], found["nmi"]] if label is not None else [])
+    assert found["total"] == pytest.approx(np.mean(terms))
+
+
+def test_cells_without_a_label_are_left_out_of_the_labels_scores(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+    known = np.random.default_rng(2).random(N) < 0.7
+    label = pd.Categorical(np.where(known, LABEL, None))
+    found = scores(latent, domain=domain, cluster=CLUSTER, label=label)
+    expected = scores(latent[known], domain=domain[known], cluster=CLUSTER[known], label=LABEL[known])
+    for name in ("ari", "nmi", "silhouette"):
+        assert found[name] == pytest.approx(expected[name])
+    assert found["entropy_mixing"] == batch_entropy_mixing(latent, domain)
+
+
+def test_one_cluster_without_labels_leaves_mixing_alone(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+    assert set(scores(latent, domain=domain, cluster=pd.Categorical(["0"] * N))) == {"entropy_mixing"}
+
+
+def test_one_type_has_no_silhouette(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+    found = scores(latent, domain=domain, cluster=CLUSTER, label=pd.Categorical(["x"] * N, categories=["x", "y"]))
+    assert set(found) == {"entropy_mixing", "ari", "nmi", "total"}
+
+
+def test_a_perfect_embedding_scores_near_one(domain: pd.Categorical) -> None:
+    rng = np.random.default_rng(0)
+    latent = (rng.normal(size=(N, 3)) + 1e4 * np.repeat([0, 1, 2], 50)[:, None]).astype(np.float32)
+    assert scores(latent, domain=domain, cluster=LABEL, label=LABEL)["total"] > 0.95

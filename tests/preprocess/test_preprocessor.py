@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.cells import InMemoryCells
+from scalex.preprocess import AsIsRecipe, Preprocessor, Recipe, RnaRecipe
+
+RECIPES = {
+    "counts": RnaRecipe(min_features=0, n_top_features=100),
+    "counts, scaled by domain": RnaRecipe(min_features=0, n_top_features=100, scaling="domain"),
+    "as they are": AsIsRecipe(),
+    "as they are, scaled by domain": AsIsRecipe(scaling="domain"),
+}
+
+
+@pytest.fixture(params=RECIPES.values(), ids=RECIPES)
+def preprocessor(request: pytest.FixtureRequest, demo_in_memory: InMemoryCells) -> Preprocessor:
+    recipe: Recipe = request.param
+    return recipe.fit(demo_in_memory).preprocessor
+
+
+@pytest.fixture
+def domain(demo_in_memory: InMemoryCells) -> NDArray[np.int64]:
+    return demo_in_memory.domain.codes.astype(np.int64)
+
+
+def by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np.int64]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Model input and normalized expression, cell by cell."""
+    rows, inputs = [], []
+    for (_, cell), code in zip(values.iterrows(), domain, strict=True):
+        normalized = cell.astype(np.float64)
+        if preprocessor.total_features is not None:
+            total = cell[[name for name in cell.index if name in preprocessor.total_features]].sum()
+            normalized = np.log1p(cell / total * preprocessor.target_sum)
+        rows.append([normalized.get(name, 0) for name in preprocessor.expressed])
+        overall = preprocessor.maximum.max(0)
+        maximum = preprocessor.maximum[code] if preprocessor.scaling == "domain" and code >= 0 else overall
+        inputs.append(
+            [
+                min(normalized.get(name, 0) / (largest if largest > 0 else 1), 1)
+                for name, largest in zip(preprocessor.features, maximum, strict=True)
+            ]
+        )
+    return pd.DataFrame(inputs, columns=preprocessor.features), pd.DataFrame(rows, columns=preprocessor.expressed)
+
+
+@pytest.mark.parametrize("case", ["as fitted", "another order", "extra features", "missing features", "larger values"])
+def test_a_query_is_processed_as_by_hand(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, case: str) -> None:
+    rng = np.random.default_rng(0)
+    query = pd.DataFrame(demo_in_memory.matrix[::30].toarray(), columns=demo_in_memory.var.index).astype(np.float32)
+    domain = rng.integers(-1, 3, len(query))
+    if case == "another order":
+        query = query.iloc[:, rng.permutation(500)]
+    elif case == "extra features":
+        query = query.assign(**{f"new{i}": rng.poisson(5, len(query)).astype(np.float32) for i in range(20)}).sample(
+            frac=1, axis=1, random_state=1
+        )
+    elif case == "missing features":
+        query = query.iloc[:, rng.permutation(500)[:300]]
+    elif case == "larger values":
+        query = query.mul(rng.integers(1, 50, 500).astype(np.float32), axis=1)
+    expected_inputs, expected_normalized = by_hand(preprocessor, query, domain)
+    transform = preprocessor.rows_with(query.columns)
+    rows = sparse.csr_matrix(query.to_numpy())
+    inputs, normalized = transform(rows, domain), transform.normalized(rows)
+    for found, expected in ((inputs, expected_inputs), (normalized, expected_normalized)):
+        assert isinstance(found, sparse.csr_matrix)
+        assert found.dtype == np.float32
+        assert found.has_sorted_indices
+        np.testing.assert_allclose(found.toarray(), expected.to_numpy(), rtol=2e-5)
+    assert 0 <= inputs.min() <= inputs.max() <= 1
+    assert case != "larger values" or inputs.max() == 1
+
+
+@pytest.mark.parametrize("case", ["subset", "order", "one by one", "chunks"])
+def test_a_cells_result_depends_on_that_cell_alone(
+    preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64], case: str
+) -> None:
+    rng = np.random.default_rng(0)
+    parts = {
+        "subset": [rng.choice(300, 50, replace=False)],
+        "order": [rng.permutation(300)],
+        "one by one": [np.array([i]) for i in range(0, 300, 7)],
+        "chunks": np.array_split(np.arange(300), 11),
+    }[case]
+    transform = preprocessor.rows_with(demo_in_memory.var.index)
+    inputs, normalized = transform(demo_in_memory.matrix, domain), transform.normalized(demo_in_memory.matrix)
+    for rows in parts:
+        read = demo_in_memory.read(rows)
+        np.testing.assert_array_equal(transform(read, domain[rows]).toarray(), inputs[rows].toarray())
+        np.testing.assert_array_equal(transform.normalized(read).toarray(), normalized[rows].toarray())
+
+
+def test_features_are_matched_by_name(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
+    order = np.random.default_rng(0).permutation(500)
+    junk = sparse.csr_matrix(np.full((300, 3), 9, np.float32))
+    names = demo_in_memory.var.index[order].append(pd.Index(["x", "y", "z"]))
+    rows = sparse.hstack([demo_in_memory.matrix[:, order], junk], format="csr")
+    as_fitted = preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
+    np.testing.assert_array_equal(preprocessor.rows_with(names)(rows, domain).toarray(), as_fitted.toarray())
+
+
+def test_a_value_above_the_frozen_maximum_becomes_one(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
+    row = np.zeros((1, 500), np.float32)
+    at = demo_in_memory.var.index.get_loc(preprocessor.features[4])
+    row[0, at] = 1e6
+    for code in (-1, 0, 2):
+        found = preprocessor.rows_with(demo_in_memory.var.index)(sparse.csr_matrix(row), np.array([code])).toarray()
+        assert found[0, 4] == 1
+        assert np.count_nonzero(found) == 1
+
+
+def test_a_query_without_any_feature_is_zero(preprocessor: Preprocessor) -> None:
+    found = preprocessor.rows_with(pd.Index(["x", "y"]))(sparse.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 1, -1]))
+    assert found.shape == (3, len(preprocessor.features))
+    assert found.nnz == 0
+
+
+def test_the_rows_are_not_changed(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
+    before = demo_in_memory.matrix.copy()
+    preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
+    np.testing.assert_array_equal(demo_in_memory.matrix.data, before.data)
+
+
+def saved_and_loaded(plain: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(plain, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
+    loaded = Preprocessor.from_plain(saved_and_loaded(preprocessor.to_plain()))
+    names, rows = demo_in_memory.var.index, demo_in_memory.matrix
+    for given in (domain, np.full(300, -1)):
+        found, expected = loaded.rows_with(names)(rows, given), preprocessor.rows_with(names)(rows, given)
+        np.testing.assert_array_equal(found.toarray(), expected.toarray())
+    one, other = loaded.to_plain(), preprocessor.to_plain()
+    assert torch.equal(one.pop("maximum"), other.pop("maximum"))
+    assert one == other
+
+
+def test_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
+    before = preprocessor.maximum.copy()
+    preprocessor.to_plain()["maximum"].zero_()
+    np.testing.assert_array_equal(preprocessor.maximum, before)

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+from sklearn.preprocessing import MaxAbsScaler
+
+from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.preprocess import AsIsRecipe, FittedRecipe, Recipe, RnaRecipe
+
+MakeCells = Callable[..., InMemoryCells]
+RECIPES = [AsIsRecipe(), RnaRecipe(min_features=0, min_cells=0)]
+
+
+@pytest.fixture
+def rich(demo: AnnData) -> AnnData:
+    """Demo cells with features of other kinds, some of them rare."""
+    demo.var_names = ["ERCC-1", "MT-A", "mt-b", "MTOR", "ercc", *demo.var_names[5:]]
+    values = demo.X.toarray()
+    values[2:, 10:15] = 0
+    demo.X = sparse.csr_matrix(values)
+    return demo
+
+
+def opened(adata: AnnData) -> InMemoryCells:
+    return AnnDataSource(path=adata, batch_key="batch").open()
+
+
+def by_scanpy(adata: AnnData, *, min_features: int, min_cells: int, n_top: int, keep_mt: bool) -> AnnData:
+    adata = adata.copy()
+    if not keep_mt:
+        adata = adata[:, [not name.startswith(("ERCC", "MT-", "mt-")) for name in adata.var_names]].copy()
+    sc.pp.filter_cells(adata, min_genes=min_features)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.filter_genes(adata, min_cells=min_cells)
+    sc.pp.log1p(adata)
+    adata.raw = adata
+    sc.pp.highly_variable_genes(adata, n_top_genes=n_top, flavor="seurat", batch_key="batch", subset=True)
+    adata.X = MaxAbsScaler().fit_transform(adata.X)
+    return adata
+
+
+def transformed(fitted: FittedRecipe, cells: InMemoryCells) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Model input and normalized expression of the kept cells."""
+    transform = fitted.preprocessor.rows_with(cells.var.index)
+    rows = cells.read(fitted.rows)
+    return transform(rows, cells.domain.codes[fitted.rows].astype(np.int64)), transform.normalized(rows)
+
+
+@pytest.mark.parametrize("keep_mt", [False, True])
+@pytest.mark.parametrize("min_cells", [3, 150])
+@pytest.mark.parametrize("quantile", [0.0, 0.4])
+def test_fit_is_the_scanpy_pipeline(rich: AnnData, keep_mt: bool, min_cells: int, quantile: float) -> None:
+    min_features = int(np.quantile(np.diff(rich.X.indptr), quantile))
+    expected = by_scanpy(rich, min_features=min_features, min_cells=min_cells, n_top=120, keep_mt=keep_mt)
+    cells = opened(rich)
+    fitted = RnaRecipe(min_features=min_features, min_cells=min_cells, n_top_features=120, keep_mt=keep_mt, min_cell_per_batch=1).fit(cells)
+    inputs, normalized = transformed(fitted, cells)
+    assert list(cells.obs.index[fitted.rows]) == list(expected.obs_names)
+    assert list(fitted.preprocessor.expressed) == list(expected.raw.var_names)
+    assert list(fitted.preprocessor.features) == list(expected.var_names)
+    np.testing.assert_allclose(normalized.toarray(), expected.raw.X.toarray(), rtol=1e-5)
+    np.testing.assert_allclose(inputs.toarray(), expected.X.toarray(), rtol=1e-5)
+    assert inputs.max() == 1
+
+
+def test_fit_of_real_cells_is_the_scanpy_pipeline(real: Callable[[str], Path]) -> None:
+    path = real("kang_ctrl_stim.h5ad")
+    expected = by_scanpy(sc.read_h5ad(path), min_features=400, min_cells=3, n_top=1000, keep_mt=False)
+    cells = AnnDataSource(path=path, batch_key="batch").open()
+    fitted = RnaRecipe(min_features=400, n_top_features=1000).fit(cells)
+    inputs, normalized = transformed(fitted, cells)
+    assert list(cells.obs.index[fitted.rows]) == list(expected.obs_names)
+    assert list(fitted.preprocessor.features) == list(expected.var_names)
+    np.testing.assert_allclose(normalized.data, expected.raw.X.data, rtol=1e-5)
+    np.testing.assert_allclose(inputs.data, expected.X.data, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "recipe", [AsIsRecipe(), RnaRecipe(min_features=430, n_top_features=100), RnaRecipe(min_features=0, scaling="domain")]
+)
+@pytest.mark.parametrize("chunk_size", [1, 37, 299])
+def test_fit_in_chunks_is_fit_at_once(
+    demo_in_memory: InMemoryCells, recipe: Recipe, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = recipe.fit(demo_in_memory)
+    monkeypatch.setattr("scalex.preprocess.recipe.CHUNK_SIZE", chunk_size)
+    in_chunks = recipe.fit(demo_in_memory)
+    np.testing.assert_array_equal(in_chunks.rows, at_once.rows)
+    one, other = (fitted.preprocessor.to_plain() for fitted in (in_chunks, at_once))
+    np.testing.assert_array_equal(one.pop("maximum"), other.pop("maximum"))
+    assert one == other
+
+
+def test_target_sum_is_the_size_of_every_cell(demo_in_memory: InMemoryCells) -> None:
+    fitted = RnaRecipe(min_features=0, min_cells=0, target_sum=500).fit(demo_in_memory)
+    _, normalized = transformed(fitted, demo_in_memory)
+    np.testing.assert_allclose(np.expm1(normalized.toarray()).sum(1), 500, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ["global", "domain"])
+@pytest.mark.parametrize("recipe", [AsIsRecipe, RnaRecipe])
+def test_scaling_is_a_division_by_the_maximum(demo_in_memory: InMemoryCells, scaling: Any, recipe: type[Recipe]) -> None:
+    options = {"min_features": 0, "n_top_features": 80} if recipe is RnaRecipe else {}
+    fitted = recipe(scaling=scaling, **options).fit(demo_in_memory)
+    inputs, normalized = (matrix.toarray() for matrix in transformed(fitted, demo_in_memory))
+    normalized = normalized[:, fitted.preprocessor.expressed.get_indexer(fitted.preprocessor.features)]
+    domain = np.asarray(demo_in_memory.domain)
+    for name in ("domain0", "domain1", "domain2"):
+        own = domain == name
+        maximum = normalized[own].max(0) if scaling == "domain" else normalized.max(0)
+        np.testing.assert_allclose(inputs[own], normalized[own] / np.where(maximum > 0, maximum, 1), rtol=1e-6)
+
+
+def test_as_is_uses_all_cells_and_features_as_they_are(make_cells: MakeCells) -> None:
+    values = np.random.default_rng(0).random((9, 4))
+    values[:, 2] = 0
+    values[5] = 0
+    cells = make_cells(values, features=["MT-a", "ERCC", "x", "y"])
+    fitted = AsIsRecipe().fit(cells)
+    inputs, normalized = transformed(fitted, cells)
+    assert list(fitted.rows) == list(range(9))
+    assert list(fitted.preprocessor.features) == list(fitted.preprocessor.expressed) == ["MT-a", "ERCC", "x", "y"]
+    np.testing.assert_array_equal(normalized.toarray(), values.astype(np.float32))
+    np.testing.assert_allclose(inputs.toarray(), MaxAbsScaler().fit_transform(values), rtol=1e-6)
+
+
+def test_all_zero_cells_and_features_give_finite_values(demo: AnnData) -> None:
+    values = demo.X.toarray()
+    values[[3, 40]] = 0
+    values[:, [7, 8]] = 0
+    demo.X = sparse.csr_matrix(values)
+    cells = opened(demo)
+    fitted = RnaRecipe(min_features=0, min_cells=0, n_top_features=498, scaling="domain").fit(cells)
+    inputs, normalized = transformed(fitted, cells)
+    assert len(fitted.rows) == 300
+    assert np.isfinite(inputs.data).all()
+    assert np.isfinite(normalized.data).all()
+    assert inputs[[3, 40]].nnz == normalized[[3, 40]].nnz == 0
+
+
+def test_stored_zeros_are_not_detected_features(make_cells: MakeCells) -> None:
+    values = np.random.default_rng(0).poisson(1, (40, 12)).astype(np.float32)
+    with_zeros = sparse.csr_matrix(np.ones_like(values))
+    with_zeros.data[:] = values.ravel()
+    options = {"min_features": 7, "min_cells": 20, "n_top_features": 5}
+    sparse_fit, stored_fit = (RnaRecipe(**options).fit(make_cells(matrix)) for matrix in (values, with_zeros))
+    assert 0 < len(sparse_fit.rows) < 40
+    np.testing.assert_array_equal(stored_fit.rows, sparse_fit.rows)
+    assert list(stored_fit.preprocessor.expressed) == list(sparse_fit.preprocessor.expressed)
+    assert list(stored_fit.preprocessor.features) == list(sparse_fit.preprocessor.features)
+
+
+def test_one_cell_can_be_fitted(make_cells: MakeCells) -> None:
+    cells = make_cells([[3, 0, 1]])
+    inputs, _ = transformed(RnaRecipe(min_features=0, min_cells=0).fit(cells), cells)
+    np.testing.assert_array_equal(inputs.toarray(), [[1, 1]])
+
+
+def test_a_domain_that_the_filters_empty_does_not_matter(demo: AnnData) -> None:
+    values = demo.X.toarray()
+    values[(demo.obs["batch"] == "domain1").to_numpy(), 5:] = 0
+    demo.X = sparse.csr_matrix(values)
+    fitted = RnaRecipe(min_features=100, n_top_features=50, min_cell_per_batch=0).fit(opened(demo))
+    others = RnaRecipe(min_features=100, n_top_features=50).fit(opened(demo[demo.obs["batch"] != "domain1"].copy()))
+    assert set(demo.obs["batch"].iloc[fitted.rows]) == {"domain0", "domain2"}
+    assert list(fitted.preprocessor.features) == list(others.preprocessor.features)
+
+
+def test_features_can_be_named(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
+    names = ["gene40", "gene3", "gene200", "gene3"]
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(names) + "\n")
+    for given in (names, tuple(names), str(path), path):
+        fitted = RnaRecipe(min_features=0, n_top_features=given).fit(demo_in_memory)
+        assert list(fitted.preprocessor.features) == ["gene40", "gene3", "gene200"]
+        inputs, normalized = transformed(fitted, demo_in_memory)
+        columns = fitted.preprocessor.expressed.get_indexer(["gene40", "gene3", "gene200"])
+        np.testing.assert_allclose(inputs.toarray(), MaxAbsScaler().fit_transform(normalized.toarray()[:, columns]), rtol=1e-6)
+
+
+def test_a_file_holds_one_name_a_line(make_cells: MakeCells, tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("CD3 total\nCD4\n\n")
+    cells = make_cells(np.ones((4, 3)), features=["CD3 total", "CD4", "CD8"])
+    assert list(RnaRecipe(min_features=0, n_top_features=path).fit(cells).preprocessor.features) == ["CD3 total", "CD4"]
+
+
+def test_named_features_that_are_absent_are_said(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture) -> None:
+    fitted = RnaRecipe(min_features=0, n_top_features=["gene1", "TP53", "MYC"]).fit(demo_in_memory)
+    assert list(fitted.preprocessor.features) == ["gene1"]
+    assert "2 of the features in n_top_features are not in the data: TP53, MYC" in caplog.text
+
+
+def test_named_features_that_are_all_absent_are_an_error(demo_in_memory: InMemoryCells) -> None:
+    with pytest.raises(ValueError, match=r"None of the features in n_top_features is in the data \(asked: TP53, MYC; data: gene0, gene1"):
+        RnaRecipe(min_features=0, n_top_features=["TP53", "MYC"]).fit(demo_in_memory)
+
+
+def test_a_missing_file_of_names_is_an_error(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"n_top_features=.*absent\.txt: no such file\. Give a number, a list of names or a text"):
+        RnaRecipe(min_features=0, n_top_features=tmp_path / "absent.txt").fit(demo_in_memory)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-2.5, r"-2\.5")])
+@pytest.mark.parametrize("chunk_size", [20_000, 4])
+def test_values_that_are_no_expression_are_named(
+    make_cells: MakeCells, recipe: Recipe, value: float, shown: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalex.preprocess.recipe.CHUNK_SIZE", chunk_size)
+    values = np.tile([[1.0, 0, 3, 2]], (10, 1))
+    values[3] = 0
+    values[5, 2] = value
+    message = rf"1 values are negative, infinite or not a number; the first is {shown} in cell c5, feature g2\. .*preprocess=none"
+    with pytest.raises(ValueError, match=message):
+        recipe.fit(make_cells(values))
+
+
+def test_bad_values_are_counted_also_in_features_that_are_left_out(make_cells: MakeCells) -> None:
+    with pytest.raises(ValueError, match=r"2 values are negative, .* first is -1\.0 in cell c0, feature MT-a"):
+        RnaRecipe(min_features=0).fit(make_cells([[-1, 1], [2, -3]], features=["MT-a", "b"]))
+
+
+def test_fractions_look_normalized(make_cells: MakeCells, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).poisson(2, (30, 10)).astype(float)
+    values[:20] += np.where(values[:20] > 0, 0.5, 0)
+    RnaRecipe(min_features=0).fit(make_cells(values))
+    assert "The values look normalized, not like counts (20 of 30 cells hold fractions): if so, use preprocess=none" in caplog.text
+
+
+def test_counts_and_values_used_as_they_are_raise_no_warning(
+    make_cells: MakeCells, demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture
+) -> None:
+    RnaRecipe(min_features=0).fit(demo_in_memory)
+    AsIsRecipe().fit(make_cells([[0.5, 0.1]]))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_filter_that_leaves_no_cell_says_what_would(demo_in_memory: InMemoryCells) -> None:
+    most = int(np.diff(demo_in_memory.matrix.indptr).max())
+    message = rf"min_features=600 leaves no cell: the richest of 300 has {most} detected features\. Use min_features={most} or less\."
+    with pytest.raises(ValueError, match=message):
+        RnaRecipe(min_features=600).fit(demo_in_memory)
+    assert len(RnaRecipe(min_features=most, min_cells=1).fit(demo_in_memory).rows) >= 1
+
+
+def test_a_filter_that_leaves_no_feature_says_what_would(make_cells: MakeCells) -> None:
+    cells = make_cells(np.eye(5) + np.eye(5, k=1))
+    with pytest.raises(ValueError, match=r"min_cells=3 leaves no feature: the most widespread is in 2 cells\. Use min_cells=2 or less\."):
+        RnaRecipe(min_features=0).fit(cells)
+    assert len(RnaRecipe(min_features=0, min_cells=2).fit(cells).preprocessor.features) == 4
+
+
+def test_cells_without_a_single_count_get_no_advice_that_does_not_help(make_cells: MakeCells) -> None:
+    with pytest.raises(ValueError, match="All 4 cells are empty") as caught:
+        RnaRecipe(min_features=0).fit(make_cells(np.zeros((4, 3))))
+    assert "min_cells=0" not in str(caught.value)
+
+
+def test_a_name_filter_that_leaves_nothing_is_named(make_cells: MakeCells) -> None:
+    cells = make_cells(np.ones((4, 3)), features=["MT-1", "mt-2", "ERCC-3"])
+    with pytest.raises(ValueError, match=r"keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-\. Use keep_mt=true"):
+        RnaRecipe(min_features=0).fit(cells)
+    assert len(RnaRecipe(min_features=0, keep_mt=True).fit(cells).preprocessor.features) == 3
+
+
+def test_filters_are_logged_with_their_numbers(rich: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    RnaRecipe(min_features=1, n_top_features=50).fit(opened(rich))
+    assert "Keeps features ERCC*, MT-*, mt-* (keep_mt=false): 497 of 500" in caplog.text
+    assert "Keeps cells with >= 1 features (min_features): 300 of 300" in caplog.text
+    assert "Keeps features in >= 3 cells (min_cells): 492 of 497" in caplog.text
+    assert "Uses 50 features" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (RnaRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
+        (AsIsRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
+        (RnaRecipe, {"target_sum": 0}, "target_sum=0: it must be above 0"),
+        (RnaRecipe, {"n_top_features": 0}, "n_top_features=0: it must be at least 1"),
+    ],
+)
+def test_options_are_checked_before_anything_is_read(recipe: type[Recipe], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(**options)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import scalex
+
+# The interface that users of the published package know.
+GIVEN = {
+    "data_list": None,
+    "batch_categories": None,
+    "profile": "RNA",
+    "batch_name": "batch",
+    "min_features": 600,
+    "min_cells": 3,
+    "target_sum": None,
+    "n_top_features": None,
+    "join": "inner",
+    "batch_key": "batch",
+    "processed": False,
+    "fraction": None,
+    "n_obs": None,
+    "use_layer": "X",
+    "backed": False,
+    "batch_size": 64,
+    "lr": 0.0002,
+    "max_iteration": 30000,
+    "seed": 124,
+    "gpu": 0,
+    "outdir": None,
+    "projection": None,
+    "repeat": False,
+    "impute": None,
+    "chunk_size": 20000,
+    "ignore_umap": False,
+    "verbose": False,
+    "assess": False,
+    "show": True,
+    "eval": False,
+    "num_workers": 4,
+}
+
+
+def quick(data: Any, **kwargs: Any) -> AnnData:
+    return scalex.SCALEX(data, **{"min_features": 0, "max_iteration": 4, "ignore_umap": True, "show": False} | kwargs)
+
+
+def test_the_signature_is_the_given_one() -> None:
+    parameters = inspect.signature(scalex.SCALEX).parameters
+    assert {name: p.default for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY} == GIVEN
+    assert list(parameters)[: len(GIVEN)] == list(GIVEN)
+
+
+def test_the_docstring_describes_every_parameter() -> None:
+    documented = inspect.getdoc(scalex.SCALEX) or ""
+    described = {name.strip() for line in documented.splitlines() if line and not line.startswith(" ") for name in line.split(",")}
+    assert set(inspect.signature(scalex.SCALEX).parameters) <= described
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"profile": "ATAC"}, "profile='ATAC' is not there yet"),
+        ({"backed": True}, "backed=True is not there yet"),
+        ({"projection": "folder"}, "projection is not there yet"),
+        ({"impute": True}, "impute is not there yet"),
+    ],
+)
+def test_what_is_not_there_yet_says_so(demo: AnnData, kwargs: dict[str, Any], said: str) -> None:
+    with pytest.raises(NotImplementedError, match=said):
+        quick(demo, **kwargs)
+
+
+def test_no_data_is_an_error() -> None:
+    with pytest.raises(ValueError, match="data_list is None"):
+        scalex.SCALEX()
+
+
+def test_without_a_folder_nothing_is_written(demo: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = demo.copy()
+    adata = quick(demo, ignore_umap=False, assess=True)
+    assert list(tmp_path.iterdir()) == []
+    assert adata.uns["scalex"]["scores"].keys() >= {"entropy_mixing", "silhouette", "ari", "nmi"}
+    assert adata.obsm["X_umap"].shape == (300, 2)
+    pd.testing.assert_frame_equal(demo.obs, before.obs)
+    assert (demo.X != before.X).nnz == 0
+
+
+def test_with_a_folder_the_four_results_lie_there(demo: AnnData, tmp_path: Path) -> None:
+    adata = quick(demo, outdir=tmp_path / "out", ignore_umap=False)
+    assert {"adata.h5ad", "checkpoint", "log.txt", "umap.pdf"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    written = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
+    np.testing.assert_array_equal(written.obsm["latent"], adata.obsm["latent"])
+    with pytest.raises(FileExistsError, match="holds another run's results"):
+        quick(demo, outdir=tmp_path / "out")
+
+
+def test_several_sources_are_the_domains(demo: AnnData) -> None:
+    adata = quick([demo[:150].copy(), demo[150:].copy()], batch_categories=["first", "second"])
+    assert adata.obs["domain"].value_counts().to_dict() == {"first": 150, "second": 150}
+    assert (adata.obs["batch"] == adata.obs["domain"]).all()
+
+
+def test_encoder_statistics_follow_eval(demo: AnnData) -> None:
+    running = quick(demo, eval=True)
+    subset = quick(demo, eval=False)
+    assert not np.allclose(running.obsm["latent"], subset.obsm["latent"])
+
+
+def test_the_same_seed_gives_the_same_latents_bit_for_bit(demo: AnnData) -> None:
+    first, again, other = (quick(demo, seed=seed).obsm["latent"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_ready_values_are_only_scaled(demo: AnnData) -> None:
+    adata = quick(demo, processed=True)
+    expected = demo.X.toarray() / np.maximum(demo.X.toarray().max(0), 1e-30)
+    np.testing.assert_allclose(adata.X.toarray(), expected, rtol=1e-6)
+    demo.layers["double"] = demo.X * 2
+    np.testing.assert_allclose(quick(demo, use_layer="double").X.toarray(), expected, rtol=1e-6)
+
+
+def test_raw_is_normalized_expression_of_all_kept_features(demo: AnnData) -> None:
+    adata = quick(demo, n_top_features=50)
+    assert adata.shape == (300, 50)
+    assert adata.raw.shape == (300, 500)
+    np.testing.assert_allclose(np.expm1(adata.raw.X.toarray()).sum(1), 1e4, rtol=1e-4)
+
+
+def test_one_domain_is_integrated_and_said(demo: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    del demo.obs["batch"]
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("scalex").addHandler(handler)
+    adata = quick(demo, assess=True)
+    logging.getLogger("scalex").removeHandler(handler)
+    assert "There is one domain, so there is nothing to correct: the cells are embedded as they are." in messages
+    assert "entropy_mixing" not in adata.uns["scalex"]["scores"]
+    assert np.isfinite(adata.obsm["latent"]).all()
+
+
+def test_a_domain_with_one_cell_is_integrated(demo: AnnData) -> None:
+    demo.obs["batch"] = ["one"] + ["rest"] * 299
+    for is_eval in (True, False):
+        assert np.isfinite(quick(demo, eval=is_eval).obsm["latent"]).all()
+
+
+def test_one_cell_is_an_error(demo: AnnData) -> None:
+    with pytest.raises(ValueError, match="There is 1 cell"):
+        quick(demo[:1].copy())
+
+
+def test_one_cell_left_by_the_filters_is_an_error(demo: AnnData) -> None:
+    detected = np.sort(np.diff(demo.X.tocsr().indptr))
+    with pytest.raises(ValueError, match="1 cell is left of 300 after min_features"):
+        quick(demo, min_features=int(detected[-1]))
+
+
+def test_few_cells_have_no_umap(demo: AnnData) -> None:
+    adata = quick(demo[::30].copy(), ignore_umap=False, assess=True)
+    assert "X_umap" not in adata.obsm
+    assert adata.n_obs == 10
+
+
+def test_annotation_that_cannot_be_written_is_named_before_the_training(demo: AnnData, tmp_path: Path) -> None:
+    demo.obs["mixed"] = [1, "a"] * 150
+    with pytest.raises(ValueError, match="column 'mixed' of obs or var cannot be written"):
+        quick(demo, outdir=tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(demo: AnnData, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Cannot write to the output folder"):
+        quick(demo, outdir=tmp_path / "file" / "out")
+
+
+def test_nothing_of_the_callers_logging_is_changed(demo: AnnData, tmp_path: Path) -> None:
+    package = logging.getLogger("scalex")
+    before = (package.level, package.propagate, list(package.handlers))
+    quick(demo, outdir=tmp_path / "out", verbose=True)
+    assert (package.level, package.propagate, list(package.handlers)) == before
+
+
+def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) -> None:
+    """The order and the company of the cells do not matter to an encoder with running statistics."""
+    import torch
+
+    from scalex.data import CellBatch
+    from scalex.module import ScalexModule
+
+    adata = quick(demo, eval=True, outdir=tmp_path / "out")
+    module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")
+    assert module.reference is not None
+    few = demo[[5, 3]].copy()
+    rows = module.reference.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
+    with torch.inference_mode():
+        latent = module.predict_step(CellBatch(torch.from_numpy(rows.toarray()), torch.tensor([-1, -1]), torch.arange(2))).latent_CZ
+    np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
+
+
+def test_real_cells_are_integrated(real: Any) -> None:
+    path = real("celllines_mixology.h5ad")
+    adata = quick(path, min_features=600, max_iteration=60, lr=3e-3, eval=True, assess=True)
+    assert adata.shape == (1021, 2000)
+    assert adata.uns["scalex"]["scores"]["nmi"] > 0.5
+    assert os.environ.get("SCALEX_DATA", "") in str(path)

@@ -1,0 +1,106 @@
+"""Every option of every group composes, and says what the signatures say."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
+# Settings whose default is the folder or the seed of the run, which a signature cannot know.
+OF_THE_RUN = {"folder", "seed", "path"}
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=[*overrides, "output=out"])
+
+
+def resolved(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def signature_of(target: str) -> dict[str, Any]:
+    module, name = target.rsplit(".", 1)
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return {p.name: p.default for p in parameters.values()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_composes(option: str) -> None:
+    group, _, name = option.partition("=")
+    if group in ("callbacks", "logger"):
+        option = f"{group}=[{name}]"
+    elif group in ("experiment", "sweep"):
+        option = f"{option}"
+    cfg = composed(option, *(["dataset.path=x.h5ad"] if option.startswith("dataset=") and "demo" not in option else []))
+    assert not OmegaConf.missing_keys(cfg)
+    OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "node"),
+    [
+        ("preprocess=rna", "preprocess"),
+        ("preprocess=none", "preprocess"),
+        ("model=paper", "model"),
+        ("dataset=h5ad", "dataset"),
+        ("dataset=demo", "dataset"),
+        ("callbacks=[progress]", "callbacks.progress"),
+        ("callbacks=[checkpoint]", "callbacks.checkpoint"),
+        ("callbacks=[latent_export]", "callbacks.latent_export"),
+        ("callbacks=[umap_plot]", "callbacks.umap_plot"),
+        ("callbacks=[scores]", "callbacks.scores"),
+    ],
+)
+def test_a_config_lists_all_settings_with_the_defaults_of_the_signature(option: str, node: str) -> None:
+    # The demo is an easy case and shortens the training of any model.
+    overrides = [option] if option.startswith("dataset=demo") else [option, *(["dataset=h5ad"] if "dataset" not in option else [])]
+    selected = OmegaConf.select(composed(*overrides, "dataset.path=x" if "demo" not in option else "seed=124"), node)
+    listed = resolved(selected)
+    expected = signature_of(listed.pop("_target_"))
+    assert listed.keys() == expected.keys()
+    for name in listed.keys() - OF_THE_RUN:
+        assert listed[name] == expected[name], name
+
+
+def test_the_models_change_only_what_the_module_has() -> None:
+    for model in ("scalex", "small"):
+        listed = resolved(composed(f"model={model}").model)
+        assert listed.keys() - {"_target_"} == signature_of("scalex.ScalexModule").keys()
+
+
+def test_the_paper_is_the_interface_of_the_published_package() -> None:
+    cfg = composed("experiment=paper", "dataset=h5ad", "dataset.path=x")
+    given = signature_of("scalex.SCALEX")
+    assert (cfg.model.batch_size, cfg.model.lr, cfg.model.max_steps) == (given["batch_size"], given["lr"], given["max_iteration"])
+    assert (cfg.preprocess.min_features, cfg.preprocess.min_cells) == (given["min_features"], given["min_cells"])
+    assert (cfg.seed, cfg.chunk_size, cfg.dataset.join) == (given["seed"], given["chunk_size"], given["join"])
+    assert cfg.model.statistics == "domain"
+    assert not given["eval"]
+
+
+def test_trackers_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    cfg = composed("logger=[tensorboard,wandb]", f"logger.wandb.save_dir={tmp_path}", f"logger.tensorboard.save_dir={tmp_path}")
+    made = instantiate(cfg.logger, _convert_="all")
+    assert set(made) == {"tensorboard", "wandb"}
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [("model.n_latnt=8", "n_latnt"), ("dataset.pth=x", "pth"), ("model=scalx", "scalx"), ("trainer.max_stps=1", "max_stps")],
+)
+def test_a_misspelt_option_is_named(override: str, named: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=named):
+        composed(override)

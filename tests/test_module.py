@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning import Trainer
+from torch.nn import functional as F
+
+from scalex.cells import AnnDataSource
+from scalex.data import CellBatch, ScalexDataModule
+from scalex.demo import demo_cells
+from scalex.module import LEAST_ROWS, ScalexModule
+from scalex.preprocess import Preprocessor, RnaRecipe
+from scalex.reference import Reference
+
+
+def make_reference(n_features: int = 40, domains: tuple[str, ...] = ("a", "b")) -> Reference:
+    names = pd.Index([f"g{i}" for i in range(n_features)])
+    maximum = np.ones((len(domains), n_features), np.float32)
+    return Reference(Preprocessor(names, names, names, 1e4, maximum, domains, "global", 0), 100, "0")
+
+
+def make_module(**kwargs: Any) -> ScalexModule:
+    module = ScalexModule(n_hidden=16, n_latent=3, **kwargs)
+    module.set_reference(make_reference())
+    return module
+
+
+def make_batch(n_cells: int, seed: int = 0) -> CellBatch:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(n_cells, 40, generator=rng)
+    return CellBatch(x, torch.randint(2, (n_cells,), generator=rng), torch.arange(n_cells))
+
+
+def make_data(**kwargs: Any) -> ScalexDataModule:
+    cells = AnnDataSource(path=demo_cells(200, 400, 2)).open()
+    return ScalexDataModule(cells, RnaRecipe(min_features=0, n_top_features=40).fit(cells), **kwargs)
+
+
+def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Trainer:
+    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **kwargs,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
+    module = make_module().eval()
+    batch = make_batch(300)
+    with torch.inference_mode():
+        whole = module.predict_step(batch).latent_CZ
+        for size in (1, 2, 7, LEAST_ROWS, 250):
+            part = module.predict_step(CellBatch(*(value[:size] for value in batch))).latent_CZ
+            assert torch.equal(part, whole[:size])
+        order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(module.predict_step(CellBatch(*(value[order] for value in batch))).latent_CZ, whole[order])
+
+
+def test_predict_is_the_same_in_train_and_eval_mode() -> None:
+    module = make_module()
+    batch = make_batch(80)
+    with torch.inference_mode():
+        assert torch.equal(module.train().predict_step(batch).latent_CZ, module.eval().predict_step(batch).latent_CZ)
+
+
+def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chunks() -> None:
+    latents = []
+    for chunk_size in (37, 200):
+        data = make_data(chunk_size=chunk_size)
+        module = ScalexModule(n_hidden=16, n_latent=3, statistics="domain", max_steps=5, lr=1e-3)
+        trainer = train(module, data, max_steps=5)
+        predicted = trainer.predict(module, datamodule=data)
+        latents.append(torch.cat([part.latent_CZ for part in predicted]).numpy())
+    np.testing.assert_allclose(latents[0], latents[1], atol=1e-6)
+
+    vae = module.vae
+    x = data.inputs().toarray()
+    hidden = x @ vae.hidden.weight.detach().numpy().T
+    for code in range(2):
+        own = data.domain == code
+        normalized = (hidden[own] - hidden[own].mean(0)) / np.sqrt(hidden[own].var(0) + 1e-5)
+        active = np.maximum(normalized * vae.hidden_norm.weight.detach().numpy() + vae.hidden_norm.bias.detach().numpy(), 0)
+        expected = (active @ vae.heads.weight.detach().numpy().T + vae.heads.bias.detach().numpy())[:, :3]
+        np.testing.assert_allclose(latents[1][own], expected, atol=1e-4)
+
+
+def test_loss_is_reconstruction_plus_weighted_kl() -> None:
+    module = make_module()
+    batch = make_batch(50)
+    losses = module.losses(batch, torch.Generator().manual_seed(3), 0.7)
+    logits, posterior = module.vae(batch.x_CG, batch.domain_C, torch.Generator().manual_seed(3))
+    reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.x_CG) * 40
+    normal = torch.distributions.Normal
+    q = normal(posterior.mean_CZ, torch.exp(0.5 * posterior.logvar_CZ))
+    kl = torch.distributions.kl_divergence(q, normal(0.0, 1.0)).sum(1).mean()
+    torch.testing.assert_close(losses.reconstruction, reconstruction)
+    torch.testing.assert_close(losses.kl, kl)
+    torch.testing.assert_close(losses.total, reconstruction + 0.7 * kl)
+
+
+def test_kl_weight_grows_over_the_warmup_and_then_stays() -> None:
+    module = make_module(kl_weight=0.5, kl_warmup=10)
+    assert [module.kl_weight(step) for step in (0, 4, 9, 10, 1000)] == [0.05, 0.25, 0.5, 0.5, 0.5]
+    assert make_module(kl_weight=0.5).kl_weight(0) == 0.5
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 12, "max_epochs": None}, {"max_steps": 1000, "max_epochs": 3}])
+def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
+    rates: list[float] = []
+    module = ScalexModule(n_hidden=8, lr=1e-2, schedule="one_cycle", batch_size=50)
+    data = make_data(batch_size=50)
+    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    step = module.optimizer_step
+    module.optimizer_step = lambda *a, **k: (rates.append(a[2].param_groups[0]["lr"]), step(*a, **k))[1]  # type: ignore[method-assign]
+    train(module, data, **limits)
+    reference_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(reference_optimizer, 1e-2, total_steps=13)
+    expected = []
+    for _ in range(12):
+        expected.append(reference_optimizer.param_groups[0]["lr"])
+        reference_optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    trained = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(trained))  # whatever was drawn before
+        module = ScalexModule(n_hidden=8, seed=seed)
+        train(module, make_data(seed=seed), max_steps=7)
+        trained.append(module.vae.heads.weight.detach())
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_training_leaves_the_global_random_state_of_torch_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    make_module()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_minibatch_and_the_value() -> None:
+    module = ScalexModule(n_hidden=8, lr=1e30, batch_size=50)
+    with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) at epoch 0, minibatch \d+, step \d+ .*Lower model.lr"):
+        train(module, make_data(batch_size=50), max_steps=50)
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "domain", "balanced"])
+def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
+    data = make_data(sampling=sampling)
+    module = ScalexModule(n_hidden=32, lr=3e-3)
+    data.setup("fit")
+    batch = CellBatch(torch.from_numpy(data.inputs().toarray()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
+    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    with torch.no_grad():
+        before = module.losses(batch, torch.Generator().manual_seed(0), 0.5).total
+        train(module, data, max_steps=60)
+        after = module.train().losses(batch, torch.Generator().manual_seed(0), 0.5).total
+    assert after < before
+
+
+def test_a_domain_of_one_cell_is_trained_with() -> None:
+    adata = demo_cells(120, 400, 2)
+    adata.obs["batch"] = ["single"] + ["rest"] * 119
+    cells = AnnDataSource(path=adata).open()
+    data = ScalexDataModule(cells, RnaRecipe(min_features=0).fit(cells), sampling="domain")
+    module = ScalexModule(n_hidden=8)
+    train(module, data, max_steps=10)
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"schedule": "cosine"}, "schedule='cosine': allowed are constant, one_cycle"),
+        ({"statistics": "batch"}, "statistics='batch': allowed are running, domain"),
+        ({"n_latent": 0}, "n_latent=0: it must be at least 1"),
+        ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalexModule(**kwargs)
+
+
+def test_the_network_is_asked_for_too_early() -> None:
+    with pytest.raises(RuntimeError, match="no network yet"):
+        _ = ScalexModule().vae
+
+
+class TestCheckpoint:
+    @pytest.fixture
+    def saved(self, tmp_path: Path) -> Path:
+        module = ScalexModule(n_hidden=8)
+        trainer = train(module, make_data(), max_steps=3)
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        return tmp_path / "model.ckpt"
+
+    def test_is_plain_and_sufficient(self, saved: Path) -> None:
+        torch.load(saved, weights_only=True)
+        module = ScalexModule.from_checkpoint(saved)
+        data = make_data()
+        assert module.reference is not None
+        assert module.reference.domains == data.preprocessor.domains
+        assert list(module.reference.preprocessor.features) == list(data.preprocessor.features)
+        latent = []
+        for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
+            with torch.inference_mode():
+                latent.append(loaded.predict_step(CellBatch(torch.ones(70, 40), torch.zeros(70).long(), torch.arange(70))).latent_CZ)
+        assert torch.equal(*latent)
+
+    def test_weights_that_do_not_fit_are_named(self, saved: Path) -> None:
+        checkpoint = torch.load(saved, weights_only=True)
+        checkpoint["state_dict"]["net.heads.extra"] = checkpoint["state_dict"].pop("net.heads.weight")
+        torch.save(checkpoint, saved)
+        with pytest.raises(ValueError, match=r"(?s)do not fit.*net\.heads\.weight.*net\.heads\.extra"):
+            ScalexModule.from_checkpoint(saved)
+
+    def test_of_another_format_is_refused(self, saved: Path) -> None:
+        checkpoint = torch.load(saved, weights_only=True)
+        checkpoint["reference"]["format"] = 99
+        torch.save(checkpoint, saved)
+        with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 1"):
+            ScalexModule.from_checkpoint(saved)
+
+    def test_that_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.ckpt"
+        with pytest.raises(FileNotFoundError, match="No such checkpoint"):
+            ScalexModule.from_checkpoint(path)
+        torch.save({"weights": torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+
+    def test_runs_nothing_of_the_senders(self, tmp_path: Path) -> None:
+        class Hostile:
+            def __reduce__(self) -> Any:
+                return Path.touch, (tmp_path / "ran",)
+
+        path = tmp_path / "x.ckpt"
+        torch.save({"state_dict": {}, "hyper_parameters": Hostile()}, path)
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+        assert not (tmp_path / "ran").exists()
