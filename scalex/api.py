@@ -63,8 +63,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
-    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` and its
-    ``model=scalex`` reach the same scores in a fraction of that time; here, ``lr=2e-3, max_iteration=3000`` is a start.
+    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` trains by a shorter one
+    (``model=scalex``), which reaches the same scores in a fraction of the time.
 
     Parameters
     ----------

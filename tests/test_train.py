@@ -184,6 +184,21 @@ def test_a_run_returns_its_score(train: ModuleType, tmp_path: Path) -> None:
     assert score == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["nmi"])
 
 
+def test_trackers_get_settings_losses_scores_and_picture(train: ModuleType, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train.run(composed(*QUICK, "logger=[tensorboard,wandb]", f"output={tmp_path}/run"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/kl", "score/total", "score/nmi"} <= set(tags["scalars"])
+    assert tags["images"] == ["umap"]
+    assert len(events.Scalars("train/loss")) == 3
+    written = (tmp_path / "run" / "wandb").rglob("*")
+    assert any(path.suffix == ".wandb" for path in written)
+    assert any(path.name.startswith("umap") and path.suffix == ".png" for path in (tmp_path / "run" / "wandb").rglob("*"))
+    assert len(pd.read_csv(tmp_path / "run" / "metrics.csv")) == 3
+
+
 def test_results_are_never_overwritten(train: ModuleType, tmp_path: Path) -> None:
     cfg = composed(*QUICK, f"output={tmp_path}/run")
     train.run(cfg)
