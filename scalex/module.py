@@ -262,10 +262,26 @@ class ScalexModule(LightningModule):
         checkpoint["reference"] = self.reference.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network that the weights belong to."""
-        reference = Reference.from_plain(checkpoint["reference"])
+        """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
+
+        Raises
+        ------
+        ValueError
+            If training is to go on with other features or domains than it began with.
+        """
+        saved = Reference.from_plain(checkpoint["reference"])
         if self.reference is None:
-            self.set_reference(reference)
+            self.set_reference(saved)
+            return
+        for what, then, now in (
+            ("features", saved.preprocessor.features, self.reference.preprocessor.features),
+            ("domains", saved.domains, self.reference.domains),
+        ):
+            if list(then) != list(now):
+                raise ValueError(
+                    f"The {what} are not those this run began with ({len(then)} then, {len(now)} now): its cells or settings have changed. "
+                    "Begin a new run."
+                )
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

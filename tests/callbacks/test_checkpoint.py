@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from scalex.callbacks import Checkpoint
+from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.data import ScalexDataModule
+from scalex.demo import demo_cells
+from scalex.module import ScalexModule
+from scalex.preprocess import RnaRecipe
+from scalex.reference import Reference
+
+
+class Recorded(Callback):
+    """Weights after each epoch, and its loss."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.is_last_batch:
+            self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.weights:
+            self.losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    on_train_end = on_train_epoch_start
+
+
+def make(cells: InMemoryCells, **kwargs: Any) -> tuple[ScalexModule, ScalexDataModule]:
+    fitted = RnaRecipe(min_features=0, n_top_features=50).fit(cells)
+    module = ScalexModule(n_hidden=8, **kwargs)
+    module.set_reference(Reference(fitted.preprocessor, len(fitted.rows), "0"))
+    return module, ScalexDataModule(cells, fitted)
+
+
+def make_trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet, **kwargs)
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["in memory", "in a folder"])
+def test_early_stopping_goes_back_to_the_best_weights(demo_in_memory: InMemoryCells, tmp_path: Path, folder: bool) -> None:
+    # So high a rate that the loss goes up and down.
+    module, data = make(demo_in_memory, lr=0.3)
+    recorded = Recorded()
+    trainer = make_trainer(recorded, EarlyStopping("train/loss", patience=3), Checkpoint(tmp_path if folder else None), max_epochs=200)
+    trainer.fit(module, datamodule=data)
+    assert trainer.current_epoch < 200
+    best = min(range(len(recorded.losses)), key=recorded.losses.__getitem__)
+    assert best < len(recorded.losses) - 1
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, recorded.weights[best][name])
+    if folder:
+        saved = ScalexModule.from_checkpoint(tmp_path / "checkpoint" / "best.ckpt")
+        assert all(torch.equal(value, recorded.weights[best][name]) for name, value in saved.state_dict().items())
+        last = ScalexModule.from_checkpoint(tmp_path / "checkpoint" / "last.ckpt")
+        assert all(torch.equal(value, recorded.weights[-1][name]) for name, value in last.state_dict().items())
+    else:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_a_finished_training_gives_its_best_weights(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
+    module, data = make(demo_in_memory, lr=0.3)
+    make_trainer(Checkpoint(tmp_path), max_epochs=6).fit(module, datamodule=data)
+    again, data = make(demo_in_memory, lr=0.3)
+    trainer = make_trainer(Checkpoint(tmp_path), max_epochs=6)
+    trainer.fit(again, datamodule=data, ckpt_path=tmp_path / "checkpoint" / "last.ckpt", weights_only=True)
+    assert all(torch.equal(*pair) for pair in zip(module.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_run_does_not_go_on_with_other_cells(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
+    module, data = make(demo_in_memory)
+    make_trainer(Checkpoint(tmp_path), max_epochs=1).fit(module, datamodule=data)
+    other, data = make(AnnDataSource(path=demo_cells(300, 500, 2)).open())
+    with pytest.raises(ValueError, match=r"not those this run began with .* Begin a new run"):
+        make_trainer(max_epochs=2, enable_checkpointing=False).fit(
+            other, datamodule=data, ckpt_path=tmp_path / "checkpoint" / "last.ckpt", weights_only=True
+        )
+
+
+def test_stopping_it_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(enable_checkpointing=False)
+    Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
+    assert f"Go on with: python train.py resume={tmp_path}" in caplog.text
+    caplog.clear()
+    Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), ValueError())
+    Checkpoint(None).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
+    assert caplog.text == ""
