@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 __all__ = ["DomainBatchNorm"]
 
@@ -138,6 +139,9 @@ class DomainBatchNorm(nn.Module):
         x_CF = x_CF.float()
         if not self.training:
             return self.normalize(x_CF, domain_C, self.running_mean, self.running_var)
+        if len(self.weight) == 1 and len(x_CF) > 1:
+            statistics = self.running_mean[0], self.running_var[0]
+            return F.batch_norm(x_CF, *statistics, self.weight[0], self.bias[0], training=True, momentum=self.momentum, eps=self.eps)
         normalized = self._normalize_minibatch(x_CF.detach(), domain_C)
         out: Tensor = _ScalePerDomain.apply(x_CF, self.weight, self.bias, domain_C, normalized)  # type: ignore[no-untyped-call]
         return out
