@@ -10,8 +10,8 @@ __all__ = ["COMPOSED", "RESULTS", "new_folder", "written_whole"]
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
-# What a run leaves in its folder.
-RESULTS = ("adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png")
+# What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
+RESULTS = ("adata.h5ad", "checkpoint", "metrics.csv", "metrics.json", "umap.pdf", "umap.png")
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     """
     folder = Path(folder)
     found = [name for name in RESULTS if (folder / name).exists()]
-    if resume and not found:
+    if resume and not (folder / COMPOSED).exists():
         raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
     if resume and "adata.h5ad" in found:
         raise FileExistsError(f"The run in {folder} is finished (adata.h5ad is there): there is nothing to resume.")

@@ -136,8 +136,8 @@ def logged_to(path: Path | None) -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             yield
     except BaseException as error:
-        package.error("Stopped by %s: %s", type(error).__name__, error)
-        package.debug("Where:", exc_info=True)
+        # For the file alone: on the screen, the error speaks for itself.
+        package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
         package.removeHandler(handler)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalex.files import RESULTS, new_folder, written_whole
+from scalex.files import COMPOSED, RESULTS, new_folder, written_whole
 
 
 def listed(folder: Path) -> list[str]:
@@ -80,6 +80,12 @@ def test_another_runs_results_are_never_overwritten(tmp_path: Path, name: str) -
     assert (tmp_path / name).read_text() == "precious"
 
 
+def test_a_run_that_failed_at_once_does_not_take_the_folder(tmp_path: Path) -> None:
+    for name in ("config.yaml", COMPOSED, "log.txt"):
+        (tmp_path / name).touch()
+    assert new_folder(tmp_path) == tmp_path
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_there_must_be_something_to_resume(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "absent"
@@ -89,14 +95,14 @@ def test_there_must_be_something_to_resume(tmp_path: Path, exists: bool) -> None
 
 
 def test_a_stopped_run_can_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / COMPOSED).touch()
     (tmp_path / "checkpoint").mkdir()
     assert new_folder(tmp_path, resume=True) == tmp_path
-    assert listed(tmp_path) == ["checkpoint", "config.yaml"]
+    assert listed(tmp_path) == sorted(["checkpoint", COMPOSED])
 
 
 def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / COMPOSED).touch()
     (tmp_path / "adata.h5ad").touch()
     with pytest.raises(FileExistsError, match=rf"The run in {tmp_path} is finished \(adata\.h5ad is there\): there is nothing to resume"):
         new_folder(tmp_path, resume=True)

@@ -200,6 +200,11 @@ def _join(sources: Sequence[_Source], names: Sequence[str], *, join: str, source
         var = var.combine_first(source.var.reindex(joined.var_names))
     var = _writable(var).loc[joined.var_names]
     var["n_sources"] = sum(var.index.isin(s.var.index).astype(int) for s in sources)
+    smallest = min(len(source.var) for source in sources)
+    if len(var) < smallest / 5:
+        logger.warning(
+            "Only %s features are in all sources, of at least %s in each: are they named alike?", f"{len(var):,}", f"{smallest:,}"
+        )
     logger.info("Joined %d sources (%s): %s cells x %s features", len(names), join, f"{len(obs):,}", f"{len(var):,}")
     return _Source(sparse.csr_matrix(joined.X, dtype=np.float32), obs, var)
 

@@ -224,6 +224,11 @@ def _read_once(
             f"min_features={min_features} leaves no cell: the richest of {n_cells:,} has {most_detected} detected features. "
             f"Use min_features={most_detected} or less."
         )
+    if len(rows_kept) < n_cells / 2:
+        logger.warning(
+            "min_features=%d leaves out %.0f %% of the cells; for shallow data it is set lower.",
+            min_features, 100 * (1 - len(rows_kept) / n_cells),
+        )  # fmt: skip
     return _Found(statistics, rows_kept, n_fractional)
 
 

@@ -407,3 +407,18 @@ def test_real_files_with_other_features_are_joined(real: Callable[[str], Path]) 
         own = cells.domain == path.stem
         expected = source[cells.obs.index[own], cells.var.index].X.toarray()
         np.testing.assert_array_equal(cells.matrix[own].toarray(), expected)
+
+
+def test_sources_with_few_features_in_common_are_said(demo: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    other = demo.copy()
+    other.var_names = [f"G{i}" for i in range(490)] + list(demo.var_names[490:])
+    AnnDataSource(path=[demo, other]).open()
+    assert "Only 10 features are in all sources, of at least 500 in each" in caplog.text
+
+
+def test_a_batch_key_that_the_name_of_the_source_would_overwrite_is_refused(demo: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"batch_key='batch' names the column in which the source of each cell is written \(source_key\)"):
+        AnnDataSource(path=[demo, demo], batch_key="batch").open()
+    cells = AnnDataSource(path=[demo, demo], batch_key="batch", source_key="file", batch_categories=["a", "b"]).open()
+    assert list(cells.domain.categories) == ["domain0", "domain1", "domain2"]
+    assert set(cells.obs["file"]) == {"a", "b"}

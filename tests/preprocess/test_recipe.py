@@ -293,3 +293,12 @@ def test_filters_are_logged_with_their_numbers(rich: AnnData, caplog: pytest.Log
 def test_options_are_checked_before_anything_is_read(recipe: type[Recipe], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(**options)
+
+
+def test_a_filter_that_leaves_out_most_cells_is_said(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture) -> None:
+    detected = np.sort(np.diff(demo_in_memory.matrix.indptr))
+    RnaRecipe(min_features=int(detected[-30])).fit(demo_in_memory)
+    assert f"min_features={detected[-30]} leaves out 90 % of the cells" in caplog.text
+    caplog.clear()
+    RnaRecipe(min_features=int(detected[30])).fit(demo_in_memory)
+    assert "leaves out" not in caplog.text
