@@ -150,7 +150,9 @@ class ScalexModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with L2 penalty, and the schedule stepped once per training step."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=True)
+        # Lightning does not clip gradients in mixed precision for a fused optimizer.
+        fused = not (self.trainer.gradient_clip_val and "mixed" in self.trainer.precision)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=fused)
         if self.hparams["schedule"] == "constant":
             return optimizer
         # One step more than are taken, since the first learning rate is set before the first step.

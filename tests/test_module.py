@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
 from scalex.cells import AnnDataSource
@@ -173,6 +173,23 @@ def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
         train(module, data, max_steps=60)
         after = module.train().losses(batch, torch.Generator().manual_seed(0), 0.5).total
     assert after < before
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(precision: Any) -> None:
+    norms = []
+
+    class Norms(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])))
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])))
+
+    train(ScalexModule(n_hidden=8), make_data(), max_steps=1, precision=precision, gradient_clip_val=0.5, callbacks=[Norms()])
+    before, after = norms
+    assert before > 1
+    assert after == pytest.approx(0.5, rel=1e-3)
 
 
 def test_a_domain_of_one_cell_is_trained_with() -> None:
