@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, PreparedCells
+from scalex.memory import keep_freed_memory
 from scalex.nn import VAE, DomainBatchNorm, kl_divergence, reconstruction_loss
 from scalex.workflow import logged_to
 
@@ -284,6 +285,7 @@ def main() -> None:
     """Run the benchmarks asked for, one table each."""
     arguments = _arguments()
     torch.set_num_threads(1)
+    keep_freed_memory()
     options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells)
     # Lightning advises worker processes; one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)

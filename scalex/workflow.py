@@ -15,6 +15,7 @@ from lightning import Trainer
 
 from scalex.cells import CellSource
 from scalex.data import ScalexDataModule
+from scalex.memory import keep_freed_memory
 from scalex.module import ScalexModule
 from scalex.preprocess import Recipe
 from scalex.reference import Reference
@@ -104,6 +105,7 @@ def fit(
     )  # fmt: skip
     for tracker in trainer.loggers:
         tracker.log_hyperparams(dict(parameters or plan))
+    keep_freed_memory()
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
     trainer.predict(module, datamodule=data, return_predictions=False)

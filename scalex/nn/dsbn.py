@@ -159,7 +159,10 @@ class DomainBatchNorm(nn.Module):
     @torch.no_grad()
     def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor) -> _Normalized:
         """Take the statistics out of a minibatch; the running ones move towards them."""
-        present_P, position_C, count_P = torch.unique(domain_C, return_inverse=True, return_counts=True)
+        count_D = torch.bincount(domain_C, minlength=len(self.weight))
+        present_P = torch.nonzero(count_D)[:, 0]
+        position_C = (torch.cumsum(count_D > 0, 0) - 1)[domain_C]
+        count_P = count_D[present_P]
         share_C1 = (1 / count_P)[position_C, None]
         many_P = count_P > 1
         if bool(many_P.all()):
