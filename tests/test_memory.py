@@ -13,7 +13,7 @@ if {kept}:
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        blocks = [torch.ones(1000, 2000) for _ in range(3)]
+        blocks = [torch.ones(1000, 2000) for _ in range(20)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
