@@ -86,12 +86,12 @@ class AnnDataSource:
         ValueError
             A file is not an AnnData, the sources share no feature, or a cell has no domain.
         """
-        if self.batch_key is not None and self.source_key in _columns(self.batch_key) and not self._is_one():
+        paths: list[One] = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
+        if len(paths) > 1 and self.batch_key is not None and self.source_key in _columns(self.batch_key):
             raise ValueError(
                 f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave "
                 "batch_key out to have the sources as domains, or set source_key to another name to keep the column of the sources."
             )
-        paths: list[One] = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
         names = _source_names(paths, self.batch_categories)
         sources = [_select(_read(one), self.layer, name) for one, name in zip(paths, names, strict=True)]
         logger.info("Read %s", ", ".join(f"{n}: {len(s.obs):,} x {len(s.var):,}" for n, s in zip(names, sources, strict=True)))
@@ -101,9 +101,6 @@ class AnnDataSource:
             raise ValueError(f"There is no cell or no feature: the matrix is {len(source.obs)} x {len(source.var)}.")
         domain = _domain(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
         return InMemoryCells(source.matrix, source.obs, source.var, domain, _label(source.obs, self.label_key))
-
-    def _is_one(self) -> bool:
-        return isinstance(self.path, str | Path | ad.AnnData) or len(self.path) == 1
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,9 @@ class ScalexDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Preprocess the kept cells into memory, once."""
         if self._prepared is None:
-            matrix = sparse.vstack([self._transform(part) for part in self._parts()], format="csr")
+            transform = self.preprocessor.rows_with(self.cells.var.index)
+            parts = [transform(self.cells.read(self.rows[part]), self._domain[part]) for part in self._parts()]
+            matrix = sparse.vstack(parts, format="csr")
             self._prepared = PreparedCells(matrix, self._domain)
 
     def train_dataloader(self) -> DataLoader[CellBatch]:
@@ -112,10 +114,6 @@ class ScalexDataModule(LightningDataModule):
 
     def _parts(self) -> Iterator[slice]:
         return chunks(len(self.rows), self._chunk_size)
-
-    def _transform(self, part: slice) -> sparse.csr_matrix:
-        transform = self.preprocessor.rows_with(self.cells.var.index)
-        return transform(self.cells.read(self.rows[part]), self._domain[part])
 
     def _ready(self) -> PreparedCells:
         assert self._prepared is not None, "setup comes first"

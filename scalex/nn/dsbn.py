@@ -88,8 +88,8 @@ class DomainBatchNorm(nn.Module):
     """Batch normalization with one set of statistics and affine parameters per domain.
 
     Equal to one ``torch.nn.BatchNorm1d`` per domain, each applied to its domain's rows (tested), but all domains at once:
-    parameters and statistics are stacked, so that every parameter takes part in every step, and the cost depends on the
-    minibatch and not on the number of known domains.
+    parameters and statistics are stacked, so that every parameter takes part in every step. The arithmetic depends on the
+    minibatch alone; the number of known domains costs the memory of dense gradients.
 
     A domain with one cell in the minibatch has no variance: that cell is normalized with the domain's running
     statistics, which stay as they are.
