@@ -2,8 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 # What a user can mend: said in a line, without a traceback.
 MENDABLE = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
 
+Result = TypeVar("Result")
+
 # What the run is made of, besides its trainer.
 PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 
@@ -22,40 +25,45 @@ PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run what the configuration says; the score that a sweep optimises."""
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweeping:
-        cfg.output = HydraConfig.get().runtime.output_dir
-    try:
-        score = run(cfg)
-    except (InstantiationException, *MENDABLE) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if sweeping or not isinstance(cause, MENDABLE):
-            raise
-        sys.exit(f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}")
-    if sweeping:
+    score = explained(run, cfg)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
         from scalex.sweep import write_sweep_table
 
         write_sweep_table(Path(cfg.output).parent)
     return score
 
 
+def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
+    """Run; what a user can mend is said in a line. In a sweep, each run has its folder and errors are Hydra's to collect."""
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeping:
+        cfg.output = HydraConfig.get().runtime.output_dir
+    try:
+        return run(cfg)
+    except (InstantiationException, *MENDABLE) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if sweeping or not isinstance(cause, MENDABLE):
+            raise
+        sys.exit(f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}")
+
+
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
-    from scalex.files import COMPOSED, new_folder
+    from scalex.files import COMPOSED, new_folder, not_given
 
     if cfg.resume is not None:
         folder = new_folder(cfg.resume, resume=True)
         cfg = cast("DictConfig", OmegaConf.load(folder / COMPOSED))
     else:
-        if missing := OmegaConf.missing_keys(cfg):
-            raise ValueError(f"Not given: {', '.join(missing)}. Say it on the command line: {min(missing)}=...")
+        not_given(OmegaConf.missing_keys(cfg))
         folder = new_folder(cfg.output)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         OmegaConf.save(cfg, folder / COMPOSED)
     cfg.output = str(folder)
 
     # Torch, Lightning and scanpy take seconds to import: only now, so that --help and misspelt options are answered at once.
-    from scalex.workflow import fit, logged_to, stopped_at
+    from scalex.logs import logged_to
+    from scalex.workflow import fit, stopped_at
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt"):
@@ -68,16 +76,20 @@ def run(cfg: DictConfig) -> float | None:
             enable_checkpointing="checkpoint" in parts["callbacks"],
             _convert_="all",
         )
-        adata = fit(
-            parts["dataset"],
-            parts["preprocess"],
-            parts["model"],
-            trainer,
-            chunk_size=cfg.chunk_size,
-            seed=cfg.seed,
-            parameters=settings,
-            resume_from=stopped_at(folder),
-        )
+        task: dict[str, Any] = {
+            "chunk_size": cfg.chunk_size,
+            "seed": cfg.seed,
+            "parameters": settings,
+            "resume_from": stopped_at(folder),
+        }
+        if cfg.reference is None:
+            adata = fit(parts["dataset"], parts["preprocess"], parts["model"], trainer, **task)
+        else:
+            from scalex.growth import grow
+            from scalex.reference import Reference
+
+            reference = Reference.load(cfg.reference)
+            adata = grow(reference, parts["dataset"], parts["model"], trainer, folder=folder, **settings["growth"], **task)
     logging.getLogger("scalex").info("Results: %s", folder)
     scores = adata.uns["scalex"].get("scores", {})
     if scores and cfg.score not in scores:

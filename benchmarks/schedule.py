@@ -32,7 +32,8 @@ from omegaconf import OmegaConf
 from scoring import Remembered, score
 from tables import circumstances, markdown_table, show
 
-from scalex.workflow import fit, logged_to
+from scalex.logs import logged_to
+from scalex.workflow import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex import Reference, RnaRecipe, ScalexDataModule, ScalexModule
+from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells.in_memory import InMemoryCells
+from scalex.trained_on import TrainedOn
 
 __all__ = ["DENSITY", "N_FEATURES", "data_module", "sparse_counts", "trainable"]
 
@@ -61,5 +62,5 @@ def data_module(n_cells: int, *, n_domains: int, batch_size: int) -> ScalexDataM
 def trainable(data: ScalexDataModule) -> ScalexModule:
     """A module for `data`, scheduled as ``model=scalex`` is."""
     module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED)
-    module.set_reference(Reference(data.preprocessor, len(data.rows), version("scalex")))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
     return module

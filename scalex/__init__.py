@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scalex.api import SCALEX
+    from scalex.api import SCALEX, label_transfer
     from scalex.cells import AnnDataSource
     from scalex.data import ScalexDataModule
     from scalex.demo import DemoSource, demo_cells
@@ -27,6 +27,7 @@ __all__ = [
     "ScalexModule",
     "demo_cells",
     "fit",
+    "label_transfer",
 ]
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "ScalexModule": "module",
     "demo_cells": "demo",
     "fit": "workflow",
+    "label_transfer": "api",
 }
 
 

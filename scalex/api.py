@@ -9,20 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
+from anndata.io import read_elem
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from numpy.typing import NDArray
 
 from scalex.callbacks import Checkpoint, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource
 from scalex.epoch_table import EpochTable
 from scalex.files import new_folder
-from scalex.module import ScalexModule
+from scalex.logs import logged_to
+from scalex.module import ScalexModule, Statistics
 from scalex.preprocess import AsIsRecipe, Recipe, RnaRecipe
-from scalex.workflow import fit, logged_to
+from scalex.projection import project
+from scalex.reference import Reference
+from scalex.transfer import LabelTransfer
+from scalex.workflow import fit, project_to
 
-__all__ = ["SCALEX"]
+__all__ = ["SCALEX", "label_transfer"]
 
 
 def SCALEX(  # noqa: N802 -- the signature and the name are given
@@ -111,11 +121,14 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more; it must not hold another run's results.
         None: nothing is written.
     projection
-        A run folder to project the data into: not there yet.
+        The folder of a finished run: nothing is trained, the cells are projected into its space. Its features and preprocessing are used;
+        what filters and chooses features here is not. With `outdir`, a report of how well they fit is written there.
     repeat
-        With `projection`: return the projected cells alone, without those of the reference.
+        With `projection`: return the projected cells alone. Otherwise those of the reference come first (obs["projection"]), and there is
+        no X.
     impute
-        Add reconstructed expression: not there yet.
+        Add layers["impute"], normalized expression as the model decodes it: through each cell's own domain (True), or through the
+        domain of this name.
     chunk_size
         Cells embedded at a time.
     ignore_umap
@@ -157,7 +170,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     (600, 10)
     """
     parameters = {name: value for name, value in locals().items() if name != "data_list"}
-    _refuse_what_is_missing(profile=profile, backed=backed, projection=projection, impute=impute)
+    _refuse_what_is_missing(profile=profile, backed=backed)
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, the path of an .h5ad file, or a list of them.")
     source = AnnDataSource(
@@ -172,6 +185,22 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         n_obs=n_obs,
         seed=seed,
     )
+    statistics: Statistics = "running" if eval else "domain"
+    if projection is not None:
+        with _said(verbose):
+            return _projected(
+                projection,
+                source,
+                None if outdir is None else new_folder(outdir),
+                gpu=gpu,
+                show=show,
+                repeat=repeat,
+                impute=impute,
+                label=cell_type,
+                statistics=statistics,
+                chunk_size=chunk_size,
+                parameters=parameters,
+            )
     recipe: Recipe
     if processed or use_layer != "X":
         recipe = AsIsRecipe()
@@ -187,11 +216,11 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         lr=lr,
         batch_size=batch_size,
         max_steps=max_iteration,
-        statistics="running" if eval else "domain",
+        statistics=statistics,
         seed=seed,
     )
     folder = None if outdir is None else new_folder(outdir)
-    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping("train/loss", patience=10), LatentExport(folder)]
+    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping("train/loss", patience=10), LatentExport(folder, impute=impute)]
     if verbose:
         callbacks.append(Progress())
     if not ignore_umap:
@@ -200,7 +229,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         callbacks.append(Scores(folder, seed=seed))
     with _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
         trainer = Trainer(
-            devices=[gpu] if torch.cuda.is_available() else 1,
+            devices=_devices(gpu),
             max_steps=max_iteration,
             callbacks=callbacks,
             logger=[] if folder is None else [EpochTable(folder)],
@@ -213,15 +242,84 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         return fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
 
 
-def _refuse_what_is_missing(*, profile: str, backed: bool, projection: object, impute: object) -> None:
+def _devices(gpu: int) -> list[int] | int:
+    return [gpu] if torch.cuda.is_available() else 1
+
+
+def _projected(projection: str | Path, source: AnnDataSource, folder: Path | None, *, gpu: int, show: bool, **options: Any) -> AnnData:
+    """The cells of `source` in the space of a finished run; written to `folder` if there is one."""
+    with logged_to(None if folder is None else folder / "log.txt"):
+        trainer = Trainer(
+            devices=_devices(gpu), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+        )
+        reference = Reference.load(projection)
+        if folder is None:
+            with h5py.File("projection", "w", driver="core", backing_store=False) as file:
+                report = project(reference, source, file, trainer, **options)
+                adata = read_elem(file)
+        else:
+            report = project_to(folder, reference, source, trainer, **options)
+            adata = read_h5ad(folder / "adata.h5ad")
+    if show and plt.get_backend().lower() != "agg":
+        report.figure()
+        plt.show()
+    return adata
+
+
+def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str = "celltype") -> NDArray[Any]:
+    """Say what type each query cell is, by its neighbours among reference cells.
+
+    Parameters
+    ----------
+    ref
+        Cells with obsm[`rep`] and obs[`label`]; a cell without label does not count.
+    query
+        Cells with obsm[`rep`] of the same model. Gets in obs the columns that `LabelTransfer.predict` gives, named after `label`:
+        the label found, how sure it is, the runner-up and more.
+    rep
+        Key of the latents in obsm of both.
+    label
+        Column of obs of `ref`.
+
+    Returns
+    -------
+    ndarray
+        (n_query,) labels, "unknown" where a cell's type is not in the reference.
+
+    Raises
+    ------
+    KeyError
+        If the latents or the labels are not there.
+    ValueError
+        If no reference cell has a label, or the latents do not belong together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scalex
+    >>> ref = scalex.demo_cells(200, 500)
+    >>> ref.obsm["latent"] = np.eye(6, dtype=np.float32)[ref.obs["cell_type"].cat.codes]
+    >>> labels = scalex.label_transfer(ref, ref.copy(), label="cell_type")
+    >>> labels.shape
+    (200,)
+    """
+    for name, adata in (("ref", ref), ("query", query)):
+        if rep not in adata.obsm:
+            raise KeyError(f"rep={rep!r} is not in obsm of {name}. There is: {', '.join(adata.obsm) or 'nothing'}.")
+    if label not in ref.obs:
+        raise KeyError(f"label={label!r} is not in obs of ref. Columns: {', '.join(map(str, ref.obs.columns))}.")
+    transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]))
+    found = transfer.predict(np.asarray(query.obsm[rep]))
+    for name, column in found.items():
+        query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
+    return np.asarray(found["label"].astype(str), dtype=object)
+
+
+def _refuse_what_is_missing(*, profile: str, backed: bool) -> None:
     if profile != "RNA":
         raise NotImplementedError(f"profile={profile!r} is not there yet; use 'RNA', or processed=True for values that are ready.")
     if backed:
         raise NotImplementedError("backed=True is not there yet: cells are read into memory.")
-    if projection is not None:
-        raise NotImplementedError("projection is not there yet: train a new model on all cells.")
-    if impute:
-        raise NotImplementedError("impute is not there yet.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells import AnnDataSource, Cells
 
 __all__ = ["DemoSource", "demo_cells"]
 
@@ -109,7 +109,7 @@ class DemoSource:
     n_domains: int = 3
     seed: int = 124
 
-    def open(self) -> InMemoryCells:
+    def open(self) -> Cells:
         """Draw the cells."""
         adata = demo_cells(self.n_cells, self.n_features, self.n_domains, seed=self.seed)
         return AnnDataSource(path=adata, batch_key="batch").open()

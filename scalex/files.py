@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["COMPOSED", "RESULTS", "new_folder", "written_whole"]
+__all__ = ["COMPOSED", "RESULTS", "new_folder", "not_given", "written_whole"]
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
 # What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
-RESULTS = ("adata.h5ad", "checkpoint", "metrics.csv", "metrics.json", "umap.pdf", "umap.png")
+RESULTS = ("adata.h5ad", "checkpoint", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
 
 
 @contextmanager
@@ -65,3 +65,16 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
     return folder
+
+
+def not_given(missing: Iterable[str]) -> None:
+    """Complain of settings that have no default and were not given.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"Not given: {', '.join(names)}. Say it on the command line: {names[0]}=...")

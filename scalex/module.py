@@ -7,14 +7,16 @@ import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 
-from scalex.data import CellBatch, Sampling
+from scalex.data import CellBatch, QueryBatch, Sampling
 from scalex.nn import VAE, HiddenStatistics, kl_divergence, reconstruction_loss
-from scalex.reference import Reference
+from scalex.trained_on import TrainedOn
 
 __all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
 
@@ -26,6 +28,8 @@ Statistics = Literal["running", "domain"]
 # Matrix products of fewer rows run through other kernels, which round differently: below this, rows of zeros are added, so
 # that a cell's latent is the same to the last bit whatever the number of cells beside it.
 LEAST_ROWS = 64
+# Chunks are encoded in pieces whose hidden layer stays in the processor's cache.
+PIECE_ROWS = 1024
 # On an accelerator, looking at the loss stops the queue of work; once in so many steps is often enough.
 CHECK_EVERY = 50
 
@@ -48,7 +52,7 @@ class Losses(NamedTuple):
 class ScalexModule(LightningModule):
     """SCALEX as Lightning trains it, with the plan of its training.
 
-    The number of features and domains comes from the data: see `set_reference`.
+    The number of features and domains comes from the data: see `set_trained_on`.
 
     Parameters
     ----------
@@ -62,6 +66,8 @@ class ScalexModule(LightningModule):
         Steps over which that weight grows from 0.
     lr
         Learning rate; the highest one, with "one_cycle".
+    encoder_lr
+        Learning rate of the encoder, as a share of `lr`.
     weight_decay
         L2 penalty of Adam.
     schedule
@@ -87,6 +93,7 @@ class ScalexModule(LightningModule):
         kl_weight: float = 0.5,
         kl_warmup: int = 0,
         lr: float = 2e-4,
+        encoder_lr: float = 1.0,
         weight_decay: float = 5e-4,
         schedule: Schedule = "constant",
         batch_size: int = 64,
@@ -103,32 +110,33 @@ class ScalexModule(LightningModule):
         for name, number in (("n_latent", n_latent), ("n_hidden", n_hidden), ("max_steps", max_steps)):
             if number < 1:
                 raise ValueError(f"{name}={number}: it must be at least 1.")
-        if lr <= 0:
-            raise ValueError(f"lr={lr}: it must be above 0.")
+        for name, rate in (("lr", lr), ("encoder_lr", encoder_lr)):
+            if rate <= 0:
+                raise ValueError(f"{name}={rate}: it must be above 0.")
         self.save_hyperparameters()
-        self.reference: Reference | None = None
+        self.trained_on: TrainedOn | None = None
         self.net: VAE | None = None
         self._generator: torch.Generator | None = None
         self._hidden_statistics: HiddenStatistics | None = None
 
-    def set_reference(self, reference: Reference) -> None:
+    def set_trained_on(self, trained_on: TrainedOn) -> None:
         """Say what the model is trained on; its network gets its size from it.
 
         Called before training, by `scalex.fit`, and when a checkpoint is loaded.
         """
-        self.reference = reference
+        self.trained_on = trained_on
         self.configure_model()
 
     def configure_model(self) -> None:
-        """Make the network, once the reference is known (Lightning also calls this before a checkpoint is read)."""
-        if self.reference is None or self.net is not None:
+        """Make the network, once that is known (Lightning also calls this before a checkpoint is read)."""
+        if self.trained_on is None or self.net is not None:
             return
         # Its own generator: the same weights whatever was drawn before, and nothing else changes its random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.hparams["seed"])
             self.net = VAE(
-                self.reference.n_features,
-                len(self.reference.domains),
+                self.trained_on.n_features,
+                len(self.trained_on.domains),
                 n_latent=self.hparams["n_latent"],
                 n_hidden=self.hparams["n_hidden"],
             )
@@ -140,7 +148,7 @@ class ScalexModule(LightningModule):
         Raises
         ------
         RuntimeError
-            Before the module knows its reference.
+            Before it is known what the module is trained on.
         """
         if self.net is None:
             raise RuntimeError("The module has no network yet: train it with scalex.fit, or load it with from_checkpoint.")
@@ -152,12 +160,17 @@ class ScalexModule(LightningModule):
         """Adam with L2 penalty, and the schedule stepped once per training step."""
         # Lightning does not clip gradients in mixed precision for a fused optimizer.
         fused = not (self.trainer.gradient_clip_val and "mixed" in self.trainer.precision)
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=fused)
+        lr, encoder_lr = self.hparams["lr"], self.hparams["lr"] * self.hparams["encoder_lr"]
+        net = self.vae
+        encoder = [*net.hidden.parameters(), *net.hidden_norm.parameters(), *net.heads.parameters()]
+        decoder = [net.output_weight, *net.output_norm.parameters()]
+        groups = [{"params": decoder, "lr": lr}, {"params": encoder, "lr": encoder_lr}]
+        optimizer = torch.optim.Adam(groups, weight_decay=self.hparams["weight_decay"], fused=fused)
         if self.hparams["schedule"] == "constant":
             return optimizer
         # One step more than are taken, since the first learning rate is set before the first step.
         n_steps = int(self.trainer.estimated_stepping_batches) + 1
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=n_steps)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, encoder_lr], total_steps=n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -232,29 +245,25 @@ class ScalexModule(LightningModule):
         """First of two passes, where the cells' own domains give the encoder's statistics."""
         self._hidden_statistics = None
         if self.hparams["statistics"] == "domain":
-            loader = self.trainer.datamodule.predict_dataloader()  # type: ignore[attr-defined]
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode():
-                self._hidden_statistics = self._statistics_by_domain(loader)
+                self._hidden_statistics = self._statistics_by_domain(data.predict_dataloader(), len(data.domains))
 
-    def predict_step(self, batch: CellBatch) -> Embedded:
+    def predict_step(self, batch: CellBatch | QueryBatch) -> Embedded:
         """Latents of a chunk of cells."""
-        x_CG, domain_C, row_C = batch
-        n_cells = len(x_CG)
-        if n_cells < LEAST_ROWS:
-            x_CG = torch.cat([x_CG, x_CG.new_zeros(LEAST_ROWS - n_cells, x_CG.shape[1])])
-            domain_C = torch.cat([domain_C, domain_C.new_zeros(LEAST_ROWS - n_cells)])
-        return Embedded(self.vae.encode(x_CG, domain_C, self._hidden_statistics)[:n_cells].float(), row_C)
+        pieces = zip(torch.split(batch.x_CG, PIECE_ROWS), torch.split(batch.domain_C, PIECE_ROWS), strict=True)
+        latent_CZ = [self.vae.encode(_padded(x), _padded(domain), self._hidden_statistics)[: len(x)] for x, domain in pieces]
+        return Embedded(torch.cat(latent_CZ).float(), batch.row_C)
 
-    def _statistics_by_domain(self, batches: Any) -> HiddenStatistics:
+    def _statistics_by_domain(self, batches: Any, n_domains: int) -> HiddenStatistics:
         """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter."""
-        domains = len(self.vae.output_norm.weight)
         hidden = self.vae.hidden.out_features
-        count_D1 = torch.zeros(domains, 1, dtype=torch.float64, device=self.device)
-        sums_2DH = torch.zeros(2, domains, hidden, dtype=torch.float64, device=self.device)
+        count_D1 = torch.zeros(n_domains, 1, dtype=torch.float64, device=self.device)
+        sums_2DH = torch.zeros(2, n_domains, hidden, dtype=torch.float64, device=self.device)
         for batch in batches:
             x_CG, domain_C = batch.x_CG.to(self.device), batch.domain_C.to(self.device)
-            hidden_CH = self.vae.hidden(x_CG).double()
-            count_D1 += torch.bincount(domain_C, minlength=domains)[:, None]
+            hidden_CH = torch.cat([self.vae.hidden(_padded(x))[: len(x)] for x in torch.split(x_CG, PIECE_ROWS)]).double()
+            count_D1 += torch.bincount(domain_C, minlength=n_domains)[:, None]
             sums_2DH[0].index_add_(0, domain_C, hidden_CH)
             sums_2DH[1].index_add_(0, domain_C, hidden_CH.square())
         mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
@@ -266,12 +275,50 @@ class ScalexModule(LightningModule):
             torch.where(known_D1, mean_DH.float(), norm.running_mean), torch.where(known_D1, var_DH.float(), norm.running_var)
         )
 
+    @torch.inference_mode()
+    def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Decode latents: what the cells would show if they were measured in the given domains.
+
+        Parameters
+        ----------
+        latent
+            (n_cells, n_latent) float32.
+        domain
+            (n_cells,) int64, codes of the domains the model knows.
+
+        Returns
+        -------
+        (n_cells, n_features) float32, in the units of normalized expression: the scaling to [0, 1] is undone.
+        """
+        assert self.trained_on is not None
+        preprocessor = self.trained_on.preprocessor
+        maximum = preprocessor.maximum if preprocessor.scaling == "domain" else preprocessor.maximum.max(0, keepdims=True)
+        # As in scaling, a maximum of 0 counts as 1.
+        unit_DG = torch.from_numpy(np.where(maximum > 0, maximum, np.float32(1))).to(self.device)
+        self.eval()
+        decoded = np.empty((len(latent), len(preprocessor.features)), np.float32)
+        for start in range(0, len(latent), PIECE_ROWS):
+            piece = slice(start, start + PIECE_ROWS)
+            z_CZ = torch.from_numpy(latent[piece]).to(self.device)
+            domain_C = torch.from_numpy(domain[piece]).to(self.device)
+            scaled_CG = torch.sigmoid(self.vae.decode(_padded(z_CZ), _padded(domain_C)))[: len(z_CZ)]
+            decoded[piece] = (scaled_CG * (unit_DG[domain_C] if len(unit_DG) > 1 else unit_DG)).cpu().numpy()
+        return decoded
+
+    def feature_weights(self) -> Tensor:
+        """How much the encoder uses each feature, (n_features,) of sum 1: the norms of the columns of its normalized first layer."""
+        norm = self.vae.hidden_norm
+        scale_H = norm.weight[0] * torch.rsqrt(norm.running_var[0] + norm.eps)
+        weight_G = (self.vae.hidden.weight.detach() * scale_H.detach()[:, None]).norm(dim=0)
+        share_G: Tensor = weight_G / weight_G.sum()
+        return share_G
+
     # Checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights alone do not say."""
-        assert self.reference is not None
-        checkpoint["reference"] = self.reference.to_plain()
+        assert self.trained_on is not None
+        checkpoint["trained_on"] = self.trained_on.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
@@ -281,13 +328,13 @@ class ScalexModule(LightningModule):
         ValueError
             If training is to go on with other features or domains than it began with.
         """
-        saved = Reference.from_plain(checkpoint["reference"])
-        if self.reference is None:
-            self.set_reference(saved)
+        saved = TrainedOn.from_plain(checkpoint["trained_on"])
+        if self.trained_on is None:
+            self.set_trained_on(saved)
             return
         for what, then, now in (
-            ("features", saved.preprocessor.features, self.reference.preprocessor.features),
-            ("domains", saved.domains, self.reference.domains),
+            ("features", saved.preprocessor.features, self.trained_on.preprocessor.features),
+            ("domains", saved.domains, self.trained_on.domains),
         ):
             if list(then) != list(now):
                 raise ValueError(
@@ -310,6 +357,7 @@ class ScalexModule(LightningModule):
             raise FileNotFoundError(f"No such checkpoint: {path}.")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            TrainedOn.check_format(checkpoint["trained_on"])
             module = cls(**checkpoint["hyper_parameters"])
             module.on_load_checkpoint(checkpoint)
         except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -319,3 +367,9 @@ class ScalexModule(LightningModule):
         except RuntimeError as error:
             raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
         return module.eval()
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """The rows with zeros added where they are fewer than `LEAST_ROWS`."""
+    missing = LEAST_ROWS - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])

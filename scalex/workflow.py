@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
 from anndata import AnnData
 from lightning import Trainer
 
 from scalex.cells import CellSource
 from scalex.data import ScalexDataModule
+from scalex.files import written_whole
 from scalex.memory import keep_freed_memory
 from scalex.module import ScalexModule
 from scalex.preprocess import Recipe
-from scalex.reference import Reference
+from scalex.projection import project
+from scalex.reference import Reference, write_lineage
+from scalex.report import Report
+from scalex.trained_on import TrainedOn
 
-__all__ = ["fit", "logged_to", "stopped_at"]
+__all__ = ["fit", "project_to", "stopped_at", "train_and_embed"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +100,24 @@ def fit(
         seed=seed,
         parameters=parameters,
     )
-    module.set_reference(Reference(fitted.preprocessor, len(fitted.rows), version("scalex")))
+    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
+    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+
+
+def train_and_embed(
+    module: ScalexModule,
+    data: ScalexDataModule,
+    trainer: Trainer,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    resume_from: str | Path | None = None,
+) -> AnnData:
+    """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`."""
+    plan = module.hparams
     logger.info(
         "Model: %s features -> %d -> %d latent dimensions, %s weights, %d domains; %s",
-        f"{len(fitted.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
-        f"{sum(p.numel() for p in module.parameters()):,}", len(domains),
+        f"{len(data.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
+        f"{sum(p.numel() for p in module.parameters()):,}", len(data.domains),
         ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("n_hidden", "n_latent")),
     )  # fmt: skip
     for tracker in trainer.loggers:
@@ -113,39 +130,53 @@ def fit(
     return data.embedding
 
 
+def project_to(
+    folder: Path,
+    reference: Reference,
+    source: CellSource,
+    trainer: Trainer | None = None,
+    *,
+    append: bool = False,
+    **options: Any,
+) -> Report:
+    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
+
+    Parameters
+    ----------
+    folder
+        Where the results go; see `new_folder`.
+    reference, source, trainer, options
+        As in `scalex.projection.project`.
+    append
+        Make the folder a new version of the reference: the same model with the old and the new cells.
+
+    Raises
+    ------
+    ValueError
+        If `append` is asked for without the reference's cells; and as `scalex.projection.project`.
+    """
+    if append and options.get("repeat"):
+        raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
+    with written_whole(folder / "adata.h5ad") as path:
+        with h5py.File(path, "w") as file:
+            report = project(reference, source, file, trainer, **options)
+        report.write(folder)
+        if append:
+            # First the model: a folder without adata.h5ad is no reference yet.
+            with written_whole(folder / "checkpoint" / "best.ckpt") as checkpoint:
+                shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
+            n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
+            write_lineage(folder, reference, "projected", n_cells)
+    logger.info("Wrote %s", folder / "adata.h5ad")
+    if append:
+        logger.info("The reference has grown from %s to %s cells: %s", *_counts(reference.cells.n_obs, n_cells), folder)
+    return report
+
+
 def stopped_at(folder: Path) -> Path | None:
     """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
     last = folder / "checkpoint" / "last.ckpt"
     return last if last.exists() else None
-
-
-@contextmanager
-def logged_to(path: Path | None) -> Iterator[None]:
-    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through."""
-    package, lightning = logging.getLogger("scalex"), logging.getLogger("lightning.pytorch")
-    before = package.level, lightning.level
-    lightning.setLevel(logging.WARNING)
-    handler = logging.NullHandler() if path is None else logging.FileHandler(path)
-    if path is not None:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        package.setLevel(logging.DEBUG)
-    package.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            # Lightning 2.6 asks torch 2.13 for something under its old name, at each run.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            # Cells in memory are gathered faster than worker processes could send them.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            yield
-    except BaseException as error:
-        # For the file alone: on the screen, the error speaks for itself.
-        package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
-        raise
-    finally:
-        package.removeHandler(handler)
-        handler.close()
-        package.setLevel(before[0])
-        lightning.setLevel(before[1])
 
 
 def _counts(*numbers: int) -> list[str]:

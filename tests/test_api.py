@@ -71,8 +71,6 @@ def test_the_docstring_describes_every_parameter() -> None:
     [
         ({"profile": "ATAC"}, "profile='ATAC' is not there yet"),
         ({"backed": True}, "backed=True is not there yet"),
-        ({"projection": "folder"}, "projection is not there yet"),
-        ({"impute": True}, "impute is not there yet"),
     ],
 )
 def test_what_is_not_there_yet_says_so(demo: AnnData, kwargs: dict[str, Any], said: str) -> None:
@@ -203,9 +201,9 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
 
     adata = quick(demo, eval=True, outdir=tmp_path / "out")
     module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")
-    assert module.reference is not None
+    assert module.trained_on is not None
     few = demo[[5, 3]].copy()
-    rows = module.reference.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
+    rows = module.trained_on.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
     with torch.inference_mode():
         latent = module.predict_step(CellBatch(torch.from_numpy(rows.toarray()), torch.tensor([-1, -1]), torch.arange(2))).latent_CZ
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])

@@ -16,18 +16,22 @@ from scalex.data import CellBatch, ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.module import LEAST_ROWS, ScalexModule
 from scalex.preprocess import Preprocessor, RnaRecipe
-from scalex.reference import Reference
+from scalex.trained_on import TrainedOn
 
 
-def make_reference(n_features: int = 40, domains: tuple[str, ...] = ("a", "b")) -> Reference:
+def make_trained_on(n_features: int = 40, domains: tuple[str, ...] = ("a", "b")) -> TrainedOn:
     names = pd.Index([f"g{i}" for i in range(n_features)])
     maximum = np.ones((len(domains), n_features), np.float32)
-    return Reference(Preprocessor(names, names, names, 1e4, maximum, domains, "global", 0), 100, "0")
+    return TrainedOn(
+        Preprocessor(names, names, names, np.full(len(names), 1 / len(names), np.float32), 1e4, maximum, domains, "global", 0, False),
+        100,
+        "0",
+    )
 
 
 def make_module(**kwargs: Any) -> ScalexModule:
     module = ScalexModule(n_hidden=16, n_latent=3, **kwargs)
-    module.set_reference(make_reference())
+    module.set_trained_on(make_trained_on())
     return module
 
 
@@ -43,7 +47,7 @@ def make_data(**kwargs: Any) -> ScalexDataModule:
 
 
 def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Trainer:
-    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -122,7 +126,7 @@ def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
     rates: list[float] = []
     module = ScalexModule(n_hidden=8, lr=1e-2, schedule="one_cycle", batch_size=50)
     data = make_data(batch_size=50)
-    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
     step = module.optimizer_step
     module.optimizer_step = lambda *a, **k: (rates.append(a[2].param_groups[0]["lr"]), step(*a, **k))[1]  # type: ignore[method-assign]
     train(module, data, **limits)
@@ -167,7 +171,7 @@ def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
     module = ScalexModule(n_hidden=32, lr=3e-3)
     data.setup("fit")
     batch = CellBatch(torch.from_numpy(data.inputs().toarray()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
-    module.set_reference(Reference(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
     with torch.no_grad():
         before = module.losses(batch, torch.Generator().manual_seed(0), 0.5).total
         train(module, data, max_steps=60)
@@ -233,9 +237,9 @@ class TestCheckpoint:
         torch.load(saved, weights_only=True)
         module = ScalexModule.from_checkpoint(saved)
         data = make_data()
-        assert module.reference is not None
-        assert module.reference.domains == data.preprocessor.domains
-        assert list(module.reference.preprocessor.features) == list(data.preprocessor.features)
+        assert module.trained_on is not None
+        assert module.trained_on.domains == data.preprocessor.domains
+        assert list(module.trained_on.preprocessor.features) == list(data.preprocessor.features)
         latent = []
         for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
             with torch.inference_mode():
@@ -251,7 +255,7 @@ class TestCheckpoint:
 
     def test_of_another_format_is_refused(self, saved: Path) -> None:
         checkpoint = torch.load(saved, weights_only=True)
-        checkpoint["reference"]["format"] = 99
+        checkpoint["trained_on"]["format"] = 99
         torch.save(checkpoint, saved)
         with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 1"):
             ScalexModule.from_checkpoint(saved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from scalex.data import ScalexDataModule
 from scalex.files import written_whole
-from scalex.module import Embedded
+from scalex.impute import decoded_domain
+from scalex.module import Embedded, ScalexModule
+from scalex.plain import writable
 
 __all__ = ["LatentExport"]
 
@@ -33,14 +34,20 @@ class LatentExport(Callback):
     ----------
     folder
         The run folder. None: nothing is written.
+    impute
+        Add layers["impute"], float32 in memory: each cell decoded through its own domain (True) or through the named one, in the units
+        of normalized expression.
     """
 
-    def __init__(self, folder: str | Path | None) -> None:
+    def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None) -> None:
+        self.impute = impute
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
         self._latent: np.ndarray | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that the cells' annotation can be written, before the long work."""
+        """See that the cells' annotation can be written, and the domain to decode through is there, before the long work."""
+        if stage == "fit":
+            decoded_domain(self.impute, trainer.datamodule.domains)  # type: ignore[attr-defined]
         if stage == "fit" and self.path is not None:
             data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
             check_writable(data.cells.obs)
@@ -63,6 +70,11 @@ class LatentExport(Callback):
         assert self._latent is not None, "there are cells"
         assert np.isfinite(self._latent).all(), "each cell is embedded once"
         data.embedding = _as_anndata(data, self._latent)
+        code = decoded_domain(self.impute, data.domains)
+        if code is not None:
+            assert isinstance(pl_module, ScalexModule)
+            domain = data.domain if code < 0 else np.full(len(data.domain), code)
+            data.embedding.layers["impute"] = pl_module.impute(self._latent, domain)
         self._latent = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,23 +97,8 @@ def _as_anndata(data: ScalexDataModule, latent: np.ndarray) -> ad.AnnData:
     adata = ad.AnnData(data.inputs(), obs=obs, var=cells.var.loc[preprocessor.features].copy())
     adata.raw = ad.AnnData(data.normalized(), obs=obs[[]], var=cells.var.loc[preprocessor.expressed].copy())
     adata.obsm["latent"] = latent
-    adata.uns["scalex"] = {"version": version("scalex"), "parameters": _writable(data.parameters)}
+    adata.uns["scalex"] = {"version": version("scalex"), "parameters": writable(data.parameters)}
     return adata
-
-
-def _writable(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as .h5ad can hold them: None is left out, lists are arrays of text, objects their text."""
-    plain: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if isinstance(value, Mapping):
-            plain[str(key)] = _writable(value)
-        elif isinstance(value, list | tuple):
-            plain[str(key)] = np.array([str(item) for item in value], dtype=object)
-        elif isinstance(value, bool | int | float | str):
-            plain[str(key)] = value
-        elif value is not None:
-            plain[str(key)] = str(value)
-    return plain
 
 
 def check_writable(table: pd.DataFrame) -> None:

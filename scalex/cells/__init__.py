@@ -1,7 +1,8 @@
 """Where cells come from."""
 
 from scalex.cells.anndata_source import AnnDataSource
+from scalex.cells.backed import BackedCells
 from scalex.cells.in_memory import InMemoryCells
 from scalex.cells.protocol import Cells, CellSource, chunks
 
-__all__ = ["AnnDataSource", "CellSource", "Cells", "InMemoryCells", "chunks"]
+__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "chunks"]

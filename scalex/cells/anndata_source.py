@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex.cells.backed import BackedCells, not_backed_because
 from scalex.cells.in_memory import InMemoryCells
+from scalex.cells.protocol import Cells
 
 __all__ = ["AnnDataSource"]
 
@@ -49,6 +52,9 @@ class AnnDataSource:
         Use a random share, in (0, 1], or a random number of the cells.
     seed
         Seed of that choice.
+    backed
+        Leave the matrix and the annotation in the file and read them piece by piece: for one .h5ad file with a CSR or dense matrix. Other
+        sources are read into memory, with a message.
     """
 
     path: One | Sequence[One]
@@ -61,6 +67,7 @@ class AnnDataSource:
     fraction: float | None = None
     n_obs: int | None = None
     seed: int = 124
+    backed: bool = False
 
     def __post_init__(self) -> None:
         if self.join not in ("inner", "outer"):
@@ -74,7 +81,7 @@ class AnnDataSource:
         if isinstance(self.path, Sequence) and not isinstance(self.path, str) and len(self.path) == 0:
             raise ValueError("No cells given: path is an empty list.")
 
-    def open(self) -> InMemoryCells:
+    def open(self) -> Cells:
         """Read the sources, join them and find each cell's domain.
 
         Raises
@@ -92,6 +99,8 @@ class AnnDataSource:
                 f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave "
                 "batch_key out to have the sources as domains, or set source_key to another name to keep the column of the sources."
             )
+        if self.backed and (cells := self._open_backed(paths)) is not None:
+            return cells
         names = _source_names(paths, self.batch_categories)
         sources = [_select(_read(one), self.layer, name) for one, name in zip(paths, names, strict=True)]
         logger.info("Read %s", ", ".join(f"{n}: {len(s.obs):,} x {len(s.var):,}" for n, s in zip(names, sources, strict=True)))
@@ -101,6 +110,32 @@ class AnnDataSource:
             raise ValueError(f"There is no cell or no feature: the matrix is {len(source.obs)} x {len(source.var)}.")
         domain = _domain(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
         return InMemoryCells(source.matrix, source.obs, source.var, domain, _label(source.obs, self.label_key))
+
+    def _open_backed(self, paths: Sequence[One]) -> BackedCells | None:
+        matrix = self.layer if self.layer == "X" else f"layers/{self.layer}"
+        if len(paths) > 1:
+            reason: str | None = "there are several sources"
+        elif isinstance(paths[0], ad.AnnData):
+            reason = "it is there already"
+        elif self.fraction is not None or self.n_obs is not None:
+            reason = "only a sample is asked for"
+        else:
+            reason = not_backed_because(_existing(paths[0]), matrix)
+        if reason is not None:
+            logger.info("Read into memory, although backed=true: %s", reason)
+            return None
+        file = h5py.File(Path(paths[0]))
+        stored = file["obs"]
+        columns = [str(column) for column in stored.attrs["column-order"]]
+        wanted = {self.label_key, *_columns(self.batch_key or self.source_key)}
+        n_cells = len(stored[stored.attrs["_index"]])
+        obs = pd.DataFrame({c: ad.io.read_elem(stored[c]) for c in columns if c in wanted}, index=pd.RangeIndex(n_cells))
+        var = _unique(ad.io.read_elem(file["var"]), "feature", str(paths[0]))
+        if n_cells == 0 or len(var) == 0:
+            raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {len(var)}.")
+        domain = _domain(obs, self.batch_key, self.source_key, several=False, columns=columns)
+        logger.info("Opened %s: %s x %s; it stays on disk", paths[0], f"{n_cells:,}", f"{len(var):,}")
+        return BackedCells(file, matrix, var, domain, _label(obs, self.label_key))
 
 
 @dataclass(frozen=True)
@@ -113,15 +148,20 @@ class _Source:
 def _read(one: One) -> ad.AnnData:
     if isinstance(one, ad.AnnData):
         return one
+    path = _existing(one)
+    try:
+        return ad.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable AnnData file ({error}). Write it with adata.write_h5ad.") from error
+
+
+def _existing(one: str | Path) -> Path:
     path = Path(one)
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path} (looked in {path.absolute().parent}).")
     if path.suffix != ".h5ad":
         raise NotImplementedError(f"{path}: only .h5ad files and AnnData objects can be read yet.")
-    try:
-        return ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a readable AnnData file ({error}). Write it with adata.write_h5ad.") from error
+    return path
 
 
 def _source_names(paths: Sequence[One], categories: Sequence[str] | None) -> list[str]:
@@ -221,8 +261,7 @@ def _label(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
     """Known types; a cell without one stays without."""
     if label_key not in obs or obs[label_key].isna().all():
         return None
-    column = obs[label_key].astype(object)
-    return pd.Categorical(column.where(column.isna(), column.astype(str)))
+    return _joined_text([pd.Categorical(obs[label_key])])
 
 
 def _columns(batch_key: str) -> list[str]:
@@ -239,26 +278,41 @@ def _sample(source: _Source, *, fraction: float | None, n_obs: int | None, seed:
     return _Source(source.matrix[rows], source.obs.iloc[rows].copy(), source.var)
 
 
-def _domain(obs: pd.DataFrame, batch_key: str | None, source_key: str, *, several: bool) -> pd.Categorical:
+def _domain(
+    obs: pd.DataFrame, batch_key: str | None, source_key: str, *, several: bool, columns: Sequence[str] | None = None
+) -> pd.Categorical:
+    """Domain of each cell; `columns` are those there would be in obs, where it is not read whole."""
+    there = list(obs.columns) if columns is None else columns
     if batch_key is None:
         if not several and source_key not in obs:
             logger.warning(
                 "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
-                source_key, _listed(obs.columns, 20),
+                source_key, _listed(there, 20),
             )  # fmt: skip
             return pd.Categorical(["all"] * len(obs))
         batch_key = source_key
-    columns = _columns(batch_key)
-    for column in columns:
+    keys = _columns(batch_key)
+    for column in keys:
         if column not in obs:
-            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {_listed(obs.columns, 20)}.")
-    missing = obs[columns].isna().any(axis=1)
+            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {_listed(there, 20)}.")
+    missing = obs[keys].isna().any(axis=1)
     if missing.any():
         raise ValueError(
             f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {obs.index[missing][0]}): "
             "fill the column or remove those cells."
         )
-    return pd.Categorical(obs[columns].astype(str).agg("_".join, axis=1))
+    return _joined_text([pd.Categorical(obs[key]) for key in keys])
+
+
+def _joined_text(columns: Sequence[pd.Categorical]) -> pd.Categorical:
+    """The text of several columns joined with "_", without making a string for each cell; missing where the first is."""
+    codes, inverse = np.unique(np.stack([column.codes for column in columns], axis=1), axis=0, return_inverse=True)
+    known = codes[:, 0] >= 0
+    text = ["_".join(str(column.categories[c]) for column, c in zip(columns, row, strict=True)) for row in codes[known]]
+    joined = pd.Categorical(text)
+    position = np.full(len(codes), -1)
+    position[known] = joined.codes
+    return pd.Categorical.from_codes(position[inverse.ravel()], joined.categories)
 
 
 def _listed(names: Iterable[Any], most: int = 5) -> str:

@@ -27,6 +27,10 @@ class InMemoryCells:
         assert len(self.domain) == len(self.obs)
         assert (np.asarray(self.domain.codes) >= 0).all(), "each cell has a domain"
 
+    def annotation(self, rows: slice) -> pd.DataFrame:
+        """The annotation of a run of cells."""
+        return self.obs.iloc[rows]
+
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`, (len(rows), n_features) float32."""
         return self.matrix[rows]

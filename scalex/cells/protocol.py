@@ -14,7 +14,7 @@ __all__ = ["Cells", "CellSource", "chunks"]
 
 
 class Cells(Protocol):
-    """Cells x features, each cell in one domain; the matrix is read in pieces, all else is in memory."""
+    """Cells x features, each cell in one domain; the matrix, and the annotation where it is large, are read in pieces."""
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -34,6 +34,10 @@ class Cells(Protocol):
     @property
     def label(self) -> pd.Categorical | None:
         """(n_cells,) known type of each cell, or None."""
+        ...
+
+    def annotation(self, rows: slice) -> pd.DataFrame:
+        """(len(rows), ...) a run of rows of `obs`."""
         ...
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:

@@ -17,7 +17,7 @@ class CellBatch(NamedTuple):
     x_CG
         (n_cells, n_features) float32 in [0, 1].
     domain_C
-        (n_cells,) int64, the domain's code; -1 for one the model does not know.
+        (n_cells,) int64, the code of the cell's domain among those of the data module.
     row_C
         (n_cells,) int64, the cell's row among the cells of the data module.
     """

@@ -74,6 +74,11 @@ class ScalexDataModule(LightningDataModule):
         self._prepared: PreparedCells | None = None
 
     @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains."""
+        return self.preprocessor.domains
+
+    @property
     def domain(self) -> NDArray[np.int64]:
         """(n_kept,) code of each kept cell's domain."""
         return self._domain

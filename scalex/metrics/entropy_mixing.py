@@ -12,17 +12,25 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["BatchEntropyMixing", "batch_entropy_mixing"]
+__all__ = ["BatchEntropyMixing", "batch_entropy_mixing", "neighbor_entropy"]
 
 
 def batch_entropy_mixing(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighbors: int = 100) -> float:
-    """Mean entropy of the domains among each cell's neighbours: 1 is perfect mixing, 0 none.
-
-    Each domain's share among the neighbours (the cell itself left out) is divided by its share of all cells and the
-    quotients are brought to sum 1; their entropy is divided by the logarithm of the number of domains.
+    """Mean entropy of the domains among each cell's neighbours, `neighbor_entropy`: 1 is perfect mixing, 0 none.
 
     The published SCALEX mixes natural and binary logarithms, and draws cells at random: multiply by ln 2 = 0.693 to compare a value
     with its values, of which 0.693 is the highest.
+
+    Parameters, errors and references are those of `neighbor_entropy`.
+    """
+    return float(neighbor_entropy(latent, domain, n_neighbors=n_neighbors).mean())
+
+
+def neighbor_entropy(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighbors: int = 100) -> NDArray[np.float64]:
+    """Entropy of the domains among each cell's neighbours, (n_cells,) in [0, 1].
+
+    Each domain's share among the neighbours (the cell itself left out) is divided by its share of all cells and the
+    quotients are brought to sum 1; their entropy is divided by the logarithm of the number of domains.
 
     Parameters
     ----------
@@ -52,7 +60,7 @@ def batch_entropy_mixing(latent: NDArray[np.float32], domain: ArrayLike, *, n_ne
     share = np.stack([(code[neighbors] == d).mean(1) for d in range(len(count))], axis=1) / (count / len(code))
     share /= share.sum(1, keepdims=True)
     entropy = -np.sum(share * np.log(share, where=share > 0, out=np.zeros_like(share)), axis=1)
-    return float(entropy.mean() / np.log(len(count)))
+    return np.asarray(entropy / np.log(len(count)))
 
 
 class BatchEntropyMixing(Metric):

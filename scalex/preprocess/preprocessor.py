@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.preprocess import steps
+from scalex.preprocess.matching import match_features
 
 __all__ = ["Preprocessor", "RowTransform", "Scaling"]
 
@@ -30,6 +31,8 @@ class Preprocessor:
         Names of all features worth keeping as normalized expression; `features` are among them.
     total_features
         Names of the features whose sum is a cell's size; None: cells are not normalized, values are used as they are.
+    total_share
+        (len(total_features),) float32, what share of a training cell's size each feature is on average; of sum 1. None without sizes.
     target_sum
         The size every cell is brought to before log1p.
     maximum
@@ -40,16 +43,20 @@ class Preprocessor:
         Divide by the maximum over all cells ("global") or over the cells of the same domain ("domain").
     min_features
         Cells with fewer detected features were left out of training.
+    fractional
+        Most training cells held other values than whole numbers, so they were not counts.
     """
 
     features: pd.Index
     expressed: pd.Index
     total_features: pd.Index | None
+    total_share: NDArray[np.float32] | None
     target_sum: float
     maximum: NDArray[np.float32]
     domains: tuple[str, ...]
     scaling: Scaling
     min_features: int
+    fractional: bool
 
     def rows_with(self, names: pd.Index) -> RowTransform:
         """The preprocessing for rows whose features are called `names`, in that order."""
@@ -61,11 +68,13 @@ class Preprocessor:
             "features": self.features.tolist(),
             "expressed": self.expressed.tolist(),
             "total_features": None if self.total_features is None else self.total_features.tolist(),
+            "total_share": None if self.total_share is None else torch.from_numpy(self.total_share.copy()),
             "target_sum": self.target_sum,
             "maximum": torch.from_numpy(self.maximum.copy()),
             "domains": list(self.domains),
             "scaling": self.scaling,
             "min_features": self.min_features,
+            "fractional": self.fractional,
         }
 
     @classmethod
@@ -76,33 +85,48 @@ class Preprocessor:
             features=pd.Index(plain["features"]),
             expressed=pd.Index(plain["expressed"]),
             total_features=None if names is None else pd.Index(names),
+            total_share=None if plain["total_share"] is None else plain["total_share"].numpy(),
             target_sum=plain["target_sum"],
             maximum=plain["maximum"].numpy(),
             domains=tuple(plain["domains"]),
             scaling=plain["scaling"],
             min_features=plain["min_features"],
+            fractional=plain["fractional"],
         )
 
 
 class RowTransform:
     """A `Preprocessor` applied to rows with given feature names. Each row's result depends on that row alone.
 
-    Features are matched by name; one that the rows lack is 0.
+    Features are matched by name; one that the rows lack is 0. Where features that count towards a cell's size are lacking, cells are
+    brought to the size that the others have on average in the training cells, so that what is there keeps its scale.
+
+    Attributes
+    ----------
+    match : FeatureMatch
+        How the names relate to all that the preprocessor knows.
+    found
+        (n_features,) bool, which of the model's inputs are there.
     """
 
     def __init__(self, preprocessor: Preprocessor, names: pd.Index) -> None:
-        self._preprocessor = preprocessor
-        self._input = steps.match(preprocessor.features, names)
-        self._expressed = steps.match(preprocessor.expressed, names)
-        total = preprocessor.total_features
-        self._in_total = None if total is None else names.isin(total).astype(np.float64)
+        self.preprocessor = preprocessor
+        known = preprocessor.expressed if preprocessor.total_features is None else preprocessor.total_features
+        self.match = match_features(known, names)
+        self.found: NDArray[np.bool_] = self.match.found[known.get_indexer(preprocessor.features)]
+        self._known = known
+        self._input = self._position_in(preprocessor.features)
+        self._expressed = self._position_in(preprocessor.expressed)
+        self._target_sum = preprocessor.target_sum
+        if preprocessor.total_share is not None and not self.match.found.all():
+            self._target_sum *= float(preprocessor.total_share[self.match.found].sum(dtype=np.float64))
         # A domain that was not there at the fit is scaled by the maximum over all.
         overall = preprocessor.maximum.max(0)
         self._maximum = overall if preprocessor.scaling == "global" else np.vstack([preprocessor.maximum, overall])
 
     def normalized(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Normalized expression of the features in `Preprocessor.expressed`, (n_cells, len(expressed)) float32 CSR."""
-        return self._normalized(rows, self._expressed, len(self._preprocessor.expressed))
+        return self._normalized(rows, self._expressed, len(self.preprocessor.expressed))
 
     def __call__(self, rows: sparse.csr_matrix, domain: NDArray[np.int64]) -> sparse.csr_matrix:
         """The model's input, (n_cells, n_features) float32 CSR in [0, 1].
@@ -114,11 +138,22 @@ class RowTransform:
         domain
             (n_cells,) codes of `Preprocessor.domains`; -1 for one that it does not know.
         """
-        values = self._normalized(rows, self._input, len(self._preprocessor.features))
+        values = self._normalized(rows, self._input, len(self.preprocessor.features))
         return steps.scale(values, self._maximum, domain)
+
+    def n_detected(self, rows: sparse.csr_matrix) -> NDArray[np.int64]:
+        """Number of known features above 0 in each row, (n_cells,): what `Preprocessor.min_features` is compared with."""
+        counted = (self.match.position >= 0).astype(np.float64)
+        return np.asarray((rows > 0) @ counted).astype(np.int64)
+
+    def _position_in(self, wanted: pd.Index) -> NDArray[np.int64]:
+        """Position among `wanted` of each feature of the rows."""
+        known_to_wanted = np.append(steps.match(wanted, self._known), -1)
+        return known_to_wanted[self.match.position]
 
     def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
         selected = steps.select(rows, position, n_features)
-        if self._in_total is None:
+        if self.preprocessor.total_features is None:
             return selected
-        return steps.normalize_total(selected, rows @ self._in_total, self._preprocessor.target_sum).log1p()
+        total = rows @ (self.match.position >= 0).astype(np.float64)
+        return steps.normalize_total(selected, total, self._target_sum).log1p()

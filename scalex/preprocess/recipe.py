@@ -15,6 +15,7 @@ from scipy import sparse
 
 from scalex.cells import Cells, chunks
 from scalex.preprocess import steps
+from scalex.preprocess.checks import check_values, count_fractional
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
 from scalex.preprocess.statistics import FeatureStatistics
 from scalex.preprocess.variable_features import highly_variable
@@ -116,6 +117,7 @@ class RnaRecipe:
                 f"min_cells={self.min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
                 f"Use min_cells={n_detected.max()} or less."
             )
+        total = found.statistics.total.sum(0)
         statistics = found.statistics.features(expressed)
         chosen = self._choose(statistics, total_features[expressed])
         logger.info("Uses %s features", f"{len(chosen):,}")
@@ -123,11 +125,13 @@ class RnaRecipe:
             features=total_features[expressed][chosen],
             expressed=total_features[expressed],
             total_features=total_features,
+            total_share=(total / total.sum()).astype(np.float32),
             target_sum=float(self.target_sum),
             maximum=np.log1p(statistics.features(chosen).maximum),
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=self.min_features,
+            fractional=2 * found.n_fractional > len(cells.obs),
         )
         return FittedRecipe(preprocessor, found.rows)
 
@@ -179,11 +183,13 @@ class AsIsRecipe:
             features=names,
             expressed=names,
             total_features=None,
+            total_share=None,
             target_sum=0.0,
             maximum=found.statistics.maximum,
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=0,
+            fractional=2 * found.n_fractional > len(cells.obs),
         )
         return FittedRecipe(preprocessor, found.rows)
 
@@ -208,8 +214,8 @@ def _read_once(
     kept, most_detected, n_fractional = [], 0, 0
     for chunk in chunks(n_cells, CHUNK_SIZE):
         raw = cells.read(chunk)
-        _check_values(raw, cells, chunk.start)
-        n_fractional += _count_fractional(raw)
+        check_values(raw, cells, chunk.start)
+        n_fractional += count_fractional(raw)
         rows = steps.without_zeros(steps.select(raw, position, statistics.total.shape[1]))
         n_detected = np.diff(rows.indptr)
         most_detected = max(most_detected, int(n_detected.max(initial=0)))
@@ -230,25 +236,6 @@ def _read_once(
             min_features, 100 * (1 - len(rows_kept) / n_cells),
         )  # fmt: skip
     return _Found(statistics, rows_kept, n_fractional)
-
-
-def _check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
-    bad = ~np.isfinite(rows.data) | (rows.data < 0)
-    if not bad.any():
-        return
-    at = int(np.flatnonzero(bad)[0])
-    row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
-    raise ValueError(
-        f"{int(bad.sum())} values are negative, infinite or not a number; the first is {rows.data[at]} in cell "
-        f"{cells.obs.index[first + row]}, feature {cells.var.index[rows.indices[at]]}. Values must be finite and >= 0: give counts, or "
-        "log-normalized values with preprocess=none (not centred ones)."
-    )
-
-
-def _count_fractional(rows: sparse.csr_matrix) -> int:
-    """Number of cells that hold values other than whole numbers."""
-    fractional = np.concatenate(([0], np.cumsum(rows.data != np.floor(rows.data))))
-    return int(np.count_nonzero(np.diff(fractional[rows.indptr])))
 
 
 def _check_scaling(scaling: str) -> None:

@@ -14,7 +14,7 @@ from scalex.data import ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.module import ScalexModule
 from scalex.preprocess import RnaRecipe
-from scalex.reference import Reference
+from scalex.trained_on import TrainedOn
 
 
 class Recorded(Callback):
@@ -38,7 +38,7 @@ class Recorded(Callback):
 def make(cells: InMemoryCells, **kwargs: Any) -> tuple[ScalexModule, ScalexDataModule]:
     fitted = RnaRecipe(min_features=0, n_top_features=50).fit(cells)
     module = ScalexModule(n_hidden=8, **kwargs)
-    module.set_reference(Reference(fitted.preprocessor, len(fitted.rows), "0"))
+    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), "0"))
     return module, ScalexDataModule(cells, fitted)
 
 

@@ -12,7 +12,7 @@ from scalex.cells import InMemoryCells
 from scalex.data import ScalexDataModule
 from scalex.module import ScalexModule
 from scalex.preprocess import RnaRecipe
-from scalex.reference import Reference
+from scalex.trained_on import TrainedOn
 
 
 def test_the_bar_covers_all_steps_with_loss_and_speed(demo_in_memory: InMemoryCells, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_the_bar_covers_all_steps_with_loss_and_speed(demo_in_memory: InMemoryCe
     fitted = RnaRecipe(min_features=0).fit(demo_in_memory)
     data = ScalexDataModule(demo_in_memory, fitted)
     module = ScalexModule(n_hidden=4)
-    module.set_reference(Reference(fitted.preprocessor, len(fitted.rows), "0"))
+    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), "0"))
     trainer = Trainer(
         accelerator="cpu",
         max_steps=12,

@@ -1,0 +1,52 @@
+"""Project cells into a trained space from the command line; see python project.py --help."""
+
+import logging
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from train import explained
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="project")
+def main(cfg: DictConfig) -> None:
+    """Run what the configuration says."""
+    explained(run, cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """One projection."""
+    from scalex.files import new_folder, not_given
+
+    not_given(OmegaConf.missing_keys(cfg))
+    folder = new_folder(cfg.output)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+
+    from scalex.logs import logged_to
+    from scalex.reference import Reference
+    from scalex.workflow import project_to
+
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    with logged_to(folder / "log.txt"):
+        parts = instantiate({name: settings[name] for name in ("dataset", "trainer")}, logger=False, _convert_="all")
+        project_to(
+            folder,
+            Reference.load(cfg.reference),
+            parts["dataset"],
+            parts["trainer"],
+            append=cfg.append,
+            repeat=cfg.repeat,
+            impute=cfg.impute,
+            label=cfg.label,
+            statistics=cfg.statistics,
+            chunk_size=cfg.chunk_size,
+            least_found=cfg.least_found,
+            parameters=settings,
+        )
+    logging.getLogger("scalex").info("Results: %s", folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""New cells for a trained model, in chunks as they are read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scalex.cells import Cells, chunks
+from scalex.preprocess import RowTransform
+from scalex.preprocess.checks import check_values
+
+__all__ = ["QueryBatch", "QueryDataModule"]
+
+
+class QueryBatch(NamedTuple):
+    """A chunk of new cells: what the model sees, as in `CellBatch`, and what it was made from.
+
+    Attributes
+    ----------
+    x_CG, domain_C, row_C
+        As in `CellBatch`.
+    inputs
+        (n_cells, n_features) float32 CSR, the same as `x_CG`.
+    values
+        (n_cells, n_features of the source) float32 CSR, as stored.
+    """
+
+    x_CG: Tensor
+    domain_C: Tensor
+    row_C: Tensor
+    inputs: sparse.csr_matrix
+    values: sparse.csr_matrix
+
+
+class QueryDataModule(LightningDataModule):
+    """All of the given cells, in their order, preprocessed as the training cells were; one chunk is in memory at a time.
+
+    Parameters
+    ----------
+    cells
+        Where the values are read.
+    transform
+        The frozen preprocessing, for the features of `cells`.
+    chunk_size
+        Cells embedded at a time.
+
+    Attributes
+    ----------
+    domains
+        Names of the domains of these cells.
+    known_domain
+        (n_domains,) code of each among the domains of the model, -1 where it does not know it.
+    """
+
+    def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size}: it must be at least 1.")
+        self.cells = cells
+        self.transform = transform
+        self.domains = tuple(cells.domain.categories.astype(str))
+        self.known_domain = pd.Index(transform.preprocessor.domains).get_indexer(pd.Index(self.domains)).astype(np.int64)
+        self._chunk_size = chunk_size
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cells.domain)
+
+    def domain(self, rows: slice) -> NDArray[np.int64]:
+        """(len(rows),) code among `domains`."""
+        return np.asarray(self.cells.domain.codes[rows], np.int64)
+
+    def read(self, rows: slice) -> QueryBatch:
+        """Read and preprocess a run of cells.
+
+        Raises
+        ------
+        ValueError
+            If a value is negative or not finite.
+        """
+        values = self.cells.read(rows)
+        check_values(values, self.cells, rows.start)
+        domain = self.domain(rows)
+        inputs = self.transform(values, self.known_domain[domain])
+        x_CG = torch.from_numpy(inputs.toarray())
+        return QueryBatch(x_CG, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), inputs, values)
+
+    def predict_dataloader(self) -> DataLoader[QueryBatch]:
+        """Each cell once, in order, in chunks."""
+        return DataLoader(_Chunks(self), batch_size=None, sampler=list(chunks(self.n_cells, self._chunk_size)))
+
+    def transfer_batch_to_device(self, batch: QueryBatch, device: torch.device, dataloader_idx: int) -> QueryBatch:
+        """Move what the model sees."""
+        return batch._replace(x_CG=batch.x_CG.to(device), domain_C=batch.domain_C.to(device))
+
+
+class _Chunks(Dataset[QueryBatch]):
+    def __init__(self, data: QueryDataModule) -> None:
+        self._data = data
+
+    def __getitem__(self, rows: slice) -> QueryBatch:
+        return self._data.read(rows)

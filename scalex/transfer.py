@@ -1,0 +1,219 @@
+"""Labels of a reference passed on to new cells, with a probability and the right to say that none of them fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+
+__all__ = ["UNKNOWN", "LabelTransfer"]
+
+UNKNOWN = "unknown"
+# Directions of the inputs that are looked at. What tells a type that the model never saw from those it knows is hardly in the latents.
+N_DIRECTIONS = 100
+# More reference cells than these add nothing to means and covariances; they are drawn at random.
+MOST_CELLS = 100_000
+# Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
+# they would at the reference: by these factors, for the latents alone, and for latents and inputs (benchmarks/label_transfer.py).
+ALONE = (1 / 2,)
+TOGETHER = (1 / 4, 1 / 20)
+# The share of the reference's cells that lie within the distance at which a cell is called unknown.
+WITHIN = 0.95
+# Share of the common covariance that is replaced by its mean variance in all directions.
+SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Types as Gaussians with one covariance, in coordinates in which it is the identity: D dimensions, K types."""
+
+    whitening_DD: NDArray[np.float64]
+    mean_KD: NDArray[np.float64]
+    count_K: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, x_CD: NDArray[np.float64], code_C: NDArray[np.int64]) -> Self:
+        count_K = np.bincount(code_C)
+        mean_KD = np.stack([x_CD[code_C == code].mean(0) for code in range(len(count_K))])
+        within_CD = x_CD - mean_KD[code_C]
+        covariance_DD = within_CD.T @ within_CD / max(len(x_CD) - len(count_K), 1)
+        average = np.trace(covariance_DD) / len(covariance_DD)
+        covariance_DD = (1 - SHRINKAGE) * covariance_DD + SHRINKAGE * average * np.eye(len(covariance_DD))
+        variance_D, axes_DD = np.linalg.eigh(covariance_DD)
+        whitening_DD = axes_DD / np.sqrt(np.maximum(variance_D, np.finfo(np.float64).tiny))
+        return cls(whitening_DD, mean_KD @ whitening_DD, count_K)
+
+    def squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared Mahalanobis distance of cells to the mean of each type, (n_cells, n_types)."""
+        squared_CK: NDArray[np.float64] = cdist(x_CD @ self.whitening_DD, self.mean_KD, "sqeuclidean")
+        return squared_CK
+
+    def log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Up to a constant. The mean of n cells is itself known to 1/n of the variance: a type of few cells is wider."""
+        width_K = 1 + 1 / self.count_K
+        return -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTransfer:
+    """Types of a reference as a classifier of other cells embedded by the same model.
+
+    Each type is a Gaussian in the latents, and another one in the principal components of the model's inputs; all types share a
+    covariance, which a type of a single cell borrows from the others (linear discriminant analysis). Types count alike, however many
+    cells the reference has of them: the query may have another composition. The answer for a cell depends on that cell alone, and
+    its cost on the number of types and not on that of the reference's cells.
+
+    Attributes
+    ----------
+    types
+        (n_types,) names.
+
+    References
+    ----------
+    Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2nd ed. (2009), section 4.3; the distance to the nearest type
+    as evidence of an unknown one: Lee et al., NeurIPS 31 (2018).
+    """
+
+    types: pd.Index
+    _views: tuple[_View, ...]
+    _directions: PCA | None
+    _limit: float
+
+    @classmethod
+    def fit(
+        cls,
+        latent: NDArray[np.floating],
+        label: pd.Categorical,
+        inputs: sparse.csr_matrix | NDArray[np.floating] | None = None,
+        *,
+        seed: int = 0,
+    ) -> Self:
+        """Learn the types of a reference.
+
+        Parameters
+        ----------
+        latent
+            (n_cells, n_latent), or any other representation.
+        label
+            (n_cells,) type of each cell; those without one are left out.
+        inputs
+            (n_cells, n_features) the model's inputs, in [0, 1]. Without them types that are not in the reference are hardly told from
+            those that are.
+        seed
+            Seed of the choice of cells where there are more than 100,000.
+
+        Raises
+        ------
+        ValueError
+            Shapes differ, values are not finite, no cell has a label, no type has two cells, or a type is called "unknown".
+        """
+        latent = _checked(latent, "latent")
+        if len(label) != len(latent):
+            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells in latent: give one for each.")
+        if inputs is not None and inputs.shape[0] != len(latent):
+            raise ValueError(f"inputs has {inputs.shape[0]} rows for {len(latent)} cells in latent: give one for each.")
+        rows = np.flatnonzero(~label.isna())
+        if len(rows) == 0:
+            raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
+        if len(rows) > MOST_CELLS:
+            rows = _sample(np.asarray(label.codes)[rows], rows, np.random.default_rng(seed))
+        known = label[rows].remove_unused_categories()
+        types, code = known.categories.astype(str), known.codes.astype(np.int64)
+        if UNKNOWN in types:
+            raise ValueError(
+                f"The reference has a type called {UNKNOWN!r}, which is what cells of no known type are called: rename it, or leave "
+                "those cells without a label."
+            )
+        if len(types) == len(rows):
+            raise ValueError(f"Each of the {len(types)} types has one cell: how far a type reaches is learnt from types of two or more.")
+        directions, spaces = None, [latent[rows]]
+        if inputs is not None:
+            chosen = sparse.csr_matrix(inputs[rows], dtype=np.float64)
+            directions = PCA(min(N_DIRECTIONS, min(chosen.shape) - 1), svd_solver="arpack", random_state=seed).fit(chosen)
+            spaces.append(directions.transform(chosen))
+        views = tuple(_View.fit(space, code) for space in spaces)
+        # Without the cell itself, the mean of its type would be farther away by this factor.
+        count = views[0].count_K[code]
+        squared = sum(view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True))
+        own = squared * np.square(count / np.maximum(count - 1, 1))
+        return cls(types, views, directions, float(np.quantile(own[count > 1], WITHIN)))
+
+    def predict(self, latent: NDArray[np.floating], inputs: sparse.csr_matrix | NDArray[np.floating] | None = None) -> pd.DataFrame:
+        """Types of cells.
+
+        Parameters
+        ----------
+        latent
+            (n_cells, n_latent), as in `fit`.
+        inputs
+            (n_cells, n_features) the model's inputs; needed if `fit` had them.
+
+        Returns
+        -------
+        DataFrame
+            One row per cell: "label", categorical, the type or "unknown"; "best", categorical, the most probable type even so;
+            "probability" in (0, 1], of `best` if the cell is of one of the types; "runner_up", categorical, the next type, missing if
+            there is only one; "unknown", >= 0, the squared distance to `best` in units of that within which 95 % of the reference's
+            cells lie from their own type: above 1, `label` is "unknown".
+
+        Raises
+        ------
+        ValueError
+            Other dimensions than in `fit`, or values that are not finite.
+        """
+        squared = [view.squared_distance(space) for view, space in zip(self._views, self._spaces(latent, inputs), strict=True)]
+        weights = ALONE if self._directions is None else TOGETHER
+        score = sum(weight * view.log_likelihood(d) for weight, view, d in zip(weights, self._views, squared, strict=True))
+        assert isinstance(score, np.ndarray)
+        probability = np.exp(score - score.max(1, keepdims=True))
+        probability /= probability.sum(1, keepdims=True)
+        order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
+        best = order[:, 0]
+        runner_up = order[:, 1] if len(self.types) > 1 else np.full(len(best), -1)
+        unknown = np.asarray(sum(squared))[cell, best] / self._limit
+        return pd.DataFrame(
+            {
+                "label": pd.Categorical.from_codes(np.where(unknown > 1, len(self.types), best), [*self.types, UNKNOWN]),
+                "best": pd.Categorical.from_codes(best, self.types),
+                "probability": probability[cell, best],
+                "runner_up": pd.Categorical.from_codes(runner_up, self.types),
+                "unknown": unknown,
+            }
+        )
+
+    def _spaces(self, latent: NDArray[np.floating], inputs: sparse.csr_matrix | NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
+        spaces = [_checked(latent, "latent", len(self._views[0].whitening_DD))]
+        if self._directions is None:
+            return spaces
+        if inputs is None:
+            raise ValueError("The types were learnt from latents and inputs: give the inputs of these cells too.")
+        if inputs.shape != (len(latent), self._directions.n_features_in_):
+            raise ValueError(
+                f"inputs is {inputs.shape[0]} x {inputs.shape[1]}; for {len(latent)} cells it must be {len(latent)} x "
+                f"{self._directions.n_features_in_}, the features of the reference in their order."
+            )
+        return [*spaces, self._directions.transform(sparse.csr_matrix(inputs, dtype=np.float64))]
+
+
+def _checked(given: NDArray[np.floating], name: str, n_dimensions: int | None = None) -> NDArray[np.float64]:
+    latent: NDArray[np.float64] = np.asarray(given, np.float64)
+    if latent.ndim != 2 or latent.shape[1] != (n_dimensions or latent.shape[1]):
+        wanted = "any number of" if n_dimensions is None else n_dimensions
+        raise ValueError(f"{name} has the shape {latent.shape}: it must be cells x dimensions, with {wanted} dimensions.")
+    if not np.isfinite(latent).all():
+        bad = int((~np.isfinite(latent).all(1)).sum())
+        raise ValueError(f"{name} is not finite in {bad} of {len(latent)} cells: embed them again, or leave those cells out.")
+    return latent
+
+
+def _sample(code: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most `MOST_CELLS` of `rows`; rare types are kept whole, the others give equally many cells or all they have."""
+    order = rng.permutation(len(rows))
+    rank = pd.Series(code[order]).groupby(code[order]).cumcount().to_numpy()
+    return np.sort(rows[order[np.argsort(rank, kind="stable")[:MOST_CELLS]]])
