@@ -21,13 +21,13 @@ from scipy import sparse
 
 from scalex.callbacks.clusters import add_clusters
 from scalex.cells import CellSource, InMemoryCells, chunks
-from scalex.data import QueryDataModule, ScalexDataModule
+from scalex.data import Chunk, QueryDataModule, ScalexDataModule
 from scalex.files import written_whole
 from scalex.metrics import scores
 from scalex.module import ScalexModule
 from scalex.obs_columns import common_types, conform
 from scalex.preprocess import FittedRecipe, Preprocessor
-from scalex.projection import embed_all, open_query
+from scalex.projection import open_query
 from scalex.reference import REJECTED, Reference, write_lineage
 from scalex.trained_on import TrainedOn
 from scalex.workflow import train_and_embed
@@ -148,11 +148,12 @@ def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_m
             state[name] = value
     for code in range(n_known, len(module.vae.output_norm.weight)):
         own = inputs[domain == code]
-        latent_CZ = embed_all(trained, own)
-        decoded_CG = latent_CZ @ trained.vae.output_weight.detach()
+        row_C = torch.arange(own.shape[0])
+        with torch.inference_mode():
+            decoded_CG = trained.predict_step(Chunk(own, torch.zeros_like(row_C), row_C)).latent_CZ @ trained.vae.output_weight
         mean_G = torch.from_numpy(np.asarray(own.mean(0), np.float32).ravel()).clamp(1e-4, 1 - 1e-4)
         state[norm["running_mean"]][code] = decoded_CG.mean(0)
-        state[norm["running_var"]][code] = decoded_CG.var(0) if len(own.indptr) > 2 else trained.vae.output_norm.running_var.mean(0)
+        state[norm["running_var"]][code] = decoded_CG.var(0) if len(row_C) > 1 else trained.vae.output_norm.running_var.mean(0)
         state[norm["weight"]][code] = trained.vae.output_norm.weight.detach().mean(0)
         state[norm["bias"]][code] = torch.logit(mean_G)
     module.vae.load_state_dict(state)
@@ -188,6 +189,7 @@ def _normalized(query: QueryDataModule, chunk_size: int) -> tuple[sparse.csr_mat
     parts, kept = [], []
     for rows in chunks(query.n_cells, chunk_size):
         values = query.read(rows).values
+        assert values is not None
         enough = query.transform.n_detected(values) >= least
         parts.append(query.transform.normalized(values[enough]))
         kept.append(rows.start + np.flatnonzero(enough))

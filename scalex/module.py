@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -14,8 +15,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalex.data import CellBatch, QueryBatch, Sampling
-from scalex.nn import VAE, HiddenStatistics, kl_divergence, reconstruction_loss
+from scalex.data import CellBatch, Chunk, Sampling
+from scalex.nn import VAE, HiddenStatistics, SparseRows, kl_divergence, reconstruction_loss
 from scalex.trained_on import TrainedOn
 
 __all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
@@ -249,23 +250,39 @@ class ScalexModule(LightningModule):
             with torch.inference_mode():
                 self._hidden_statistics = self._statistics_by_domain(data.predict_dataloader(), len(data.domains))
 
-    def predict_step(self, batch: CellBatch | QueryBatch) -> Embedded:
+    def predict_step(self, chunk: Chunk) -> Embedded:
         """Latents of a chunk of cells."""
-        pieces = zip(torch.split(batch.x_CG, PIECE_ROWS), torch.split(batch.domain_C, PIECE_ROWS), strict=True)
-        latent_CZ = [self.vae.encode(_padded(x), _padded(domain), self._hidden_statistics)[: len(x)] for x, domain in pieces]
-        return Embedded(torch.cat(latent_CZ).float(), batch.row_C)
+        domain_C = chunk.domain_C.to(self.device)
+        latent_CZ = []
+        for rows, hidden_CH in self._first_layer(chunk):
+            encoded_CZ = self.vae.encode(_padded(hidden_CH), _padded(domain_C[rows]), self._hidden_statistics)
+            latent_CZ.append(encoded_CZ[: len(hidden_CH)].float())
+        return Embedded(torch.cat(latent_CZ), chunk.row_C)
 
-    def _statistics_by_domain(self, batches: Any, n_domains: int) -> HiddenStatistics:
+    def _first_layer(self, chunk: Chunk) -> Iterator[tuple[slice, Tensor]]:
+        """The encoder's hidden layer before normalization, piece by piece."""
+        weight_GH = self.vae.hidden.weight.t().contiguous()
+        if torch.is_autocast_enabled(self.device.type):
+            # torch's autocast does not know the sparse product.
+            weight_GH = weight_GH.to(torch.get_autocast_dtype(self.device.type))
+        for start in range(0, chunk.inputs.shape[0], PIECE_ROWS):
+            rows = slice(start, min(start + PIECE_ROWS, chunk.inputs.shape[0]))
+            piece = chunk.inputs[rows]
+            stored = (piece.data, piece.indices, piece.indptr[:-1])
+            yield rows, SparseRows(*(torch.from_numpy(part).to(self.device) for part in stored)).times(weight_GH)
+
+    def _statistics_by_domain(self, chunks: Iterable[Chunk], n_domains: int) -> HiddenStatistics:
         """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter."""
         hidden = self.vae.hidden.out_features
         count_D1 = torch.zeros(n_domains, 1, dtype=torch.float64, device=self.device)
         sums_2DH = torch.zeros(2, n_domains, hidden, dtype=torch.float64, device=self.device)
-        for batch in batches:
-            x_CG, domain_C = batch.x_CG.to(self.device), batch.domain_C.to(self.device)
-            hidden_CH = torch.cat([self.vae.hidden(_padded(x))[: len(x)] for x in torch.split(x_CG, PIECE_ROWS)]).double()
+        for chunk in chunks:
+            domain_C = chunk.domain_C.to(self.device)
             count_D1 += torch.bincount(domain_C, minlength=n_domains)[:, None]
-            sums_2DH[0].index_add_(0, domain_C, hidden_CH)
-            sums_2DH[1].index_add_(0, domain_C, hidden_CH.square())
+            for rows, piece_CH in self._first_layer(chunk):
+                hidden_CH = piece_CH.double()
+                sums_2DH[0].index_add_(0, domain_C[rows], hidden_CH)
+                sums_2DH[1].index_add_(0, domain_C[rows], hidden_CH.square())
         mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
         var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
         # Fewer than two cells have no variance: the running statistics stand in, as in training.

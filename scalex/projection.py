@@ -11,15 +11,15 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.block_writer import BlockWriter
 from scalex.cells import CellSource, chunks
-from scalex.data import QueryBatch, QueryDataModule
+from scalex.data import Chunk, QueryDataModule
 from scalex.impute import check_known, decoded_domain, units
+from scalex.input_pca import INPUT_PCA
 from scalex.obs_columns import common_types, conform
 from scalex.plain import writable
 from scalex.preprocess import RowTransform
@@ -27,10 +27,10 @@ from scalex.preprocess.checks import count_fractional
 from scalex.report import Report, Tally
 
 if TYPE_CHECKING:
-    from scalex.module import Embedded, ScalexModule, Statistics
+    from scalex.module import Embedded, Statistics
     from scalex.reference import Reference
 
-__all__ = ["embed", "embed_all", "open_query", "project"]
+__all__ = ["embed", "open_query", "project"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def embed(
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
 
-    def keep(embedded: Embedded, batch: QueryBatch) -> None:
+    def keep(embedded: Embedded, batch: Chunk) -> None:
         latent[batch.row_C.numpy()] = embedded.latent_CZ.cpu().numpy()
 
     _predict(reference, data, trainer, statistics, keep)
@@ -149,21 +149,13 @@ def project(
     _predict(reference, data, trainer, statistics, lambda embedded, batch: write(query.block(embedded, batch)))
     report = query.tally.report()
     uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
+    if INPUT_PCA in reference.cells.uns:
+        uns[INPUT_PCA] = reference.cells.uns[INPUT_PCA]
     uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
     if impute_code is not None:
         uns["scalex"]["impute"] = units(reference.trained_on.preprocessor)
     writer.finish(uns=uns, obsp={} if repeat else _grown(reference.cells.obsp, writer.n_cells))
     return report
-
-
-def embed_all(module: ScalexModule, inputs: sparse.csr_matrix) -> torch.Tensor:
-    """Latents of cells given as model inputs, (n_cells, n_latent), by the running statistics."""
-    parts = []
-    with torch.inference_mode():
-        for rows in chunks(inputs.shape[0], 20_000):
-            x_CG = torch.from_numpy(inputs[rows].toarray())
-            parts.append(module.vae.encode(x_CG, torch.zeros(len(x_CG), dtype=torch.int64)))
-    return torch.cat(parts)
 
 
 def open_query(reference: Reference, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
@@ -226,7 +218,7 @@ def _predict(
     data: QueryDataModule,
     trainer: Trainer | None,
     statistics: Statistics | None,
-    take: Callable[[Embedded, QueryBatch], None],
+    take: Callable[[Embedded, Chunk], None],
 ) -> None:
     """Embed the cells chunk by chunk, and hand each chunk on."""
     module = reference.module
@@ -249,7 +241,7 @@ def quiet_trainer() -> Trainer:
 
 
 class _HandOn(Callback):
-    def __init__(self, take: Callable[[Embedded, QueryBatch], None]) -> None:
+    def __init__(self, take: Callable[[Embedded, Chunk], None]) -> None:
         self._take = take
 
     def on_predict_batch_end(
@@ -267,15 +259,17 @@ class _QueryBlocks:
         self._impute = impute
         self._alone = alone
         self._map = reference.latent_map()
+        self._pca = reference.input_pca
         self._label = label if label is not None and label in reference.cells.obs else None
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label)
 
-    def block(self, embedded: Embedded, batch: QueryBatch) -> ad.AnnData:
+    def block(self, embedded: Embedded, batch: Chunk) -> ad.AnnData:
         """The AnnData of one chunk."""
         latent_CZ = embedded.latent_CZ.cpu()
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent_CZ))
+        assert batch.values is not None
         obs, umap = self._columns(latent_CZ.numpy(), batch.values, rows)
         self.tally.add(rows, latent_CZ.numpy(), obs, umap)
         reference = self._reference
@@ -283,6 +277,8 @@ class _QueryBlocks:
         if self._alone:
             block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent_CZ.numpy()
+        if self._pca is not None:
+            self._pca.add_to(block, batch.inputs)
         if umap is not None:
             block.obsm["X_umap"] = umap
         if self._impute is not None:
@@ -329,6 +325,9 @@ def _reference_blocks(reference: Reference, obs: pd.DataFrame, impute: int | Non
     for rows in chunks(cells.n_obs, chunk_size):
         block = ad.AnnData(obs=obs.iloc[rows], var=cells.var)
         block.obsm["latent"] = reference.latent[rows]
+        if INPUT_PCA in cells.obsm:
+            block.obsm[INPUT_PCA] = np.asarray(cells.obsm[INPUT_PCA][rows])
+            block.varm[INPUT_PCA] = cells.varm[INPUT_PCA]
         if "X_umap" in cells.obsm:
             block.obsm["X_umap"] = np.asarray(cells.obsm["X_umap"][rows], np.float32)
         if impute is not None:

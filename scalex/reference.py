@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scalex.cells import AnnDataSource
 from scalex.files import written_whole
+from scalex.input_pca import InputPca
 from scalex.latent_map import LatentMap
 from scalex.logs import logged_to
 from scalex.module import ScalexModule, Statistics
@@ -105,6 +106,11 @@ class Reference:
         """Features, domains and preprocessing of the model."""
         assert self.module.trained_on is not None
         return self.module.trained_on
+
+    @property
+    def input_pca(self) -> InputPca | None:
+        """Principal components of the training cells' inputs; None where the run did not keep them."""
+        return InputPca.of(self.cells)
 
     @property
     def latent(self) -> NDArray[np.float32]:
@@ -312,7 +318,7 @@ def _without_expression(path: Path) -> tuple[ad.AnnData, pd.DataFrame]:
     """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw."""
     try:
         with h5py.File(path) as file:
-            parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", "obsp", "uns") if name in file}
+            parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", "varm", "obsp", "uns") if name in file}
             has_raw = "raw" in file and "var" in file["raw"]
             raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else parts["var"]
     except (OSError, KeyError, ValueError, TypeError) as error:

@@ -8,23 +8,18 @@ from typing import Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.spatial.distance import cdist
-from sklearn.decomposition import PCA
 
 __all__ = ["UNKNOWN", "LabelTransfer"]
 
 UNKNOWN = "unknown"
-# Directions of the inputs that are looked at. What tells a type that the model never saw from those it knows is hardly in the latents.
-N_DIRECTIONS = 100
 # More reference cells than these add nothing to means and covariances; they are drawn at random.
 MOST_CELLS = 100_000
 # Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
-# they would at the reference: by these factors, for the latents alone, and for latents and inputs (benchmarks/label_transfer.py).
+# they would at the reference: by these factors, for the latents alone, and for latents and 100 components of the inputs (measured:
+# benchmarks/label_transfer.py).
 ALONE = (1 / 2,)
 TOGETHER = (1 / 4, 1 / 20)
-# The share of the reference's cells that lie within the distance at which a cell is called unknown.
-WITHIN = 0.95
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
@@ -57,14 +52,15 @@ class _View:
     def log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
         """Up to a constant. The mean of n cells is itself known to 1/n of the variance: a type of few cells is wider."""
         width_K = 1 + 1 / self.count_K
-        return -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
+        log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
+        return log_CK
 
 
 @dataclass(frozen=True, eq=False)
 class LabelTransfer:
     """Types of a reference as a classifier of other cells embedded by the same model.
 
-    Each type is a Gaussian in the latents, and another one in the principal components of the model's inputs; all types share a
+    Each type is a Gaussian in the latents, and another one in principal components of the model's inputs; all types share a
     covariance, which a type of a single cell borrows from the others (linear discriminant analysis). Types count alike, however many
     cells the reference has of them: the query may have another composition. The answer for a cell depends on that cell alone, and
     its cost on the number of types and not on that of the reference's cells.
@@ -82,7 +78,6 @@ class LabelTransfer:
 
     types: pd.Index
     _views: tuple[_View, ...]
-    _directions: PCA | None
     _limit: float
 
     @classmethod
@@ -90,8 +85,9 @@ class LabelTransfer:
         cls,
         latent: NDArray[np.floating],
         label: pd.Categorical,
-        inputs: sparse.csr_matrix | NDArray[np.floating] | None = None,
+        components: NDArray[np.floating] | None = None,
         *,
+        within: float = 0.9,
         seed: int = 0,
     ) -> Self:
         """Learn the types of a reference.
@@ -102,22 +98,25 @@ class LabelTransfer:
             (n_cells, n_latent), or any other representation.
         label
             (n_cells,) type of each cell; those without one are left out.
-        inputs
-            (n_cells, n_features) the model's inputs, in [0, 1]. Without them types that are not in the reference are hardly told from
-            those that are.
+        components
+            (n_cells, n_components) principal components of the model's inputs (`scalex.input_pca`). Without them, types that are not in
+            the reference are hardly told from those that are, and rare ones are missed more often.
+        within
+            Share of the reference's cells, in (0, 1], that lie within the distance at which a cell is called unknown. Lower: more cells
+            are.
         seed
             Seed of the choice of cells where there are more than 100,000.
 
         Raises
         ------
         ValueError
-            Shapes differ, values are not finite, no cell has a label, no type has two cells, or a type is called "unknown".
+            Lengths differ, values are not finite, no cell has a label, no type has two cells, or a type is called "unknown".
         """
-        latent = _checked(latent, "latent")
+        if not 0 < within <= 1:
+            raise ValueError(f"within={within}: it must be above 0 and at most 1.")
+        spaces = _spaces(latent, components)
         if len(label) != len(latent):
-            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells in latent: give one for each.")
-        if inputs is not None and inputs.shape[0] != len(latent):
-            raise ValueError(f"inputs has {inputs.shape[0]} rows for {len(latent)} cells in latent: give one for each.")
+            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each, missing where it is not known.")
         rows = np.flatnonzero(~label.isna())
         if len(rows) == 0:
             raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
@@ -132,43 +131,42 @@ class LabelTransfer:
             )
         if len(types) == len(rows):
             raise ValueError(f"Each of the {len(types)} types has one cell: how far a type reaches is learnt from types of two or more.")
-        directions, spaces = None, [latent[rows]]
-        if inputs is not None:
-            chosen = sparse.csr_matrix(inputs[rows], dtype=np.float64)
-            directions = PCA(min(N_DIRECTIONS, min(chosen.shape) - 1), svd_solver="arpack", random_state=seed).fit(chosen)
-            spaces.append(directions.transform(chosen))
+        spaces = [space[rows] for space in spaces]
         views = tuple(_View.fit(space, code) for space in spaces)
         # Without the cell itself, the mean of its type would be farther away by this factor.
         count = views[0].count_K[code]
         squared = sum(view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True))
         own = squared * np.square(count / np.maximum(count - 1, 1))
-        return cls(types, views, directions, float(np.quantile(own[count > 1], WITHIN)))
+        limit = np.quantile(own[count > 1], within)
+        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny))
 
-    def predict(self, latent: NDArray[np.floating], inputs: sparse.csr_matrix | NDArray[np.floating] | None = None) -> pd.DataFrame:
+    def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
         """Types of cells.
 
         Parameters
         ----------
-        latent
-            (n_cells, n_latent), as in `fit`.
-        inputs
-            (n_cells, n_features) the model's inputs; needed if `fit` had them.
+        latent, components
+            (n_cells, n_latent) and (n_cells, n_components), as in `fit`.
 
         Returns
         -------
         DataFrame
             One row per cell: "label", categorical, the type or "unknown"; "best", categorical, the most probable type even so;
             "probability" in (0, 1], of `best` if the cell is of one of the types; "runner_up", categorical, the next type, missing if
-            there is only one; "unknown", >= 0, the squared distance to `best` in units of that within which 95 % of the reference's
-            cells lie from their own type: above 1, `label` is "unknown".
+            there is only one; "unknown", >= 0, the squared distance to `best` in units of that within which the share `within` of the
+            reference's cells lie from their own type: above 1, `label` is "unknown".
 
         Raises
         ------
         ValueError
             Other dimensions than in `fit`, or values that are not finite.
         """
-        squared = [view.squared_distance(space) for view, space in zip(self._views, self._spaces(latent, inputs), strict=True)]
-        weights = ALONE if self._directions is None else TOGETHER
+        spaces = _spaces(latent, components)
+        given, wanted = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views])
+        if given != wanted:
+            raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
+        squared = [view.squared_distance(space) for view, space in zip(self._views, spaces, strict=True)]
+        weights = TOGETHER if len(self._views) > 1 else ALONE
         score = sum(weight * view.log_likelihood(d) for weight, view, d in zip(weights, self._views, squared, strict=True))
         assert isinstance(score, np.ndarray)
         probability = np.exp(score - score.max(1, keepdims=True))
@@ -187,29 +185,23 @@ class LabelTransfer:
             }
         )
 
-    def _spaces(self, latent: NDArray[np.floating], inputs: sparse.csr_matrix | NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
-        spaces = [_checked(latent, "latent", len(self._views[0].whitening_DD))]
-        if self._directions is None:
-            return spaces
-        if inputs is None:
-            raise ValueError("The types were learnt from latents and inputs: give the inputs of these cells too.")
-        if inputs.shape != (len(latent), self._directions.n_features_in_):
-            raise ValueError(
-                f"inputs is {inputs.shape[0]} x {inputs.shape[1]}; for {len(latent)} cells it must be {len(latent)} x "
-                f"{self._directions.n_features_in_}, the features of the reference in their order."
-            )
-        return [*spaces, self._directions.transform(sparse.csr_matrix(inputs, dtype=np.float64))]
+
+def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
+    spaces = []
+    for name, given in (("latent", latent), ("components", components)):
+        if given is None:
+            continue
+        space = np.asarray(given, np.float64)
+        if space.ndim != 2 or len(space) != len(latent):
+            raise ValueError(f"{name} has the shape {space.shape}: it must be cells x dimensions, with one row for each cell of latent.")
+        if bad := int((~np.isfinite(space).all(1)).sum()):
+            raise ValueError(f"{name} is not finite in {bad} of {len(space)} cells: embed them again, or leave those cells out.")
+        spaces.append(space)
+    return spaces
 
 
-def _checked(given: NDArray[np.floating], name: str, n_dimensions: int | None = None) -> NDArray[np.float64]:
-    latent: NDArray[np.float64] = np.asarray(given, np.float64)
-    if latent.ndim != 2 or latent.shape[1] != (n_dimensions or latent.shape[1]):
-        wanted = "any number of" if n_dimensions is None else n_dimensions
-        raise ValueError(f"{name} has the shape {latent.shape}: it must be cells x dimensions, with {wanted} dimensions.")
-    if not np.isfinite(latent).all():
-        bad = int((~np.isfinite(latent).all(1)).sum())
-        raise ValueError(f"{name} is not finite in {bad} of {len(latent)} cells: embed them again, or leave those cells out.")
-    return latent
+def _dimensions(numbers: list[int]) -> str:
+    return " and ".join(f"{number} {name}" for number, name in zip(numbers, ("latent dimensions", "components"), strict=False))
 
 
 def _sample(code: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -196,7 +196,7 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     """The order and the company of the cells do not matter to an encoder with running statistics."""
     import torch
 
-    from scalex.data import CellBatch
+    from scalex.data import Chunk
     from scalex.module import ScalexModule
 
     adata = quick(demo, eval=True, outdir=tmp_path / "out")
@@ -205,7 +205,7 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     few = demo[[5, 3]].copy()
     rows = module.trained_on.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
     with torch.inference_mode():
-        latent = module.predict_step(CellBatch(torch.from_numpy(rows.toarray()), torch.tensor([-1, -1]), torch.arange(2))).latent_CZ
+        latent = module.predict_step(Chunk(rows, torch.tensor([-1, -1]), torch.arange(2))).latent_CZ
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
 
 

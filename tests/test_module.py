@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from scipy import sparse
 from torch.nn import functional as F
 
 from scalex.cells import AnnDataSource
-from scalex.data import CellBatch, ScalexDataModule
+from scalex.data import CellBatch, Chunk, ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.module import LEAST_ROWS, ScalexModule
 from scalex.preprocess import Preprocessor, RnaRecipe
@@ -61,21 +62,25 @@ def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Traine
     return trainer
 
 
+def chunk_of(batch: CellBatch) -> Chunk:
+    return Chunk(sparse.csr_matrix(batch.x_CG.numpy()), batch.domain_C, batch.row_C)
+
+
 def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
     module = make_module().eval()
     batch = make_batch(300)
     with torch.inference_mode():
-        whole = module.predict_step(batch).latent_CZ
+        whole = module.predict_step(chunk_of(batch)).latent_CZ
         for size in (1, 2, 7, LEAST_ROWS, 250):
-            part = module.predict_step(CellBatch(*(value[:size] for value in batch))).latent_CZ
+            part = module.predict_step(chunk_of(CellBatch(*(value[:size] for value in batch)))).latent_CZ
             assert torch.equal(part, whole[:size])
         order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(module.predict_step(CellBatch(*(value[order] for value in batch))).latent_CZ, whole[order])
+        assert torch.equal(module.predict_step(chunk_of(CellBatch(*(value[order] for value in batch)))).latent_CZ, whole[order])
 
 
 def test_predict_is_the_same_in_train_and_eval_mode() -> None:
     module = make_module()
-    batch = make_batch(80)
+    batch = chunk_of(make_batch(80))
     with torch.inference_mode():
         assert torch.equal(module.train().predict_step(batch).latent_CZ, module.eval().predict_step(batch).latent_CZ)
 
@@ -243,7 +248,7 @@ class TestCheckpoint:
         latent = []
         for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
             with torch.inference_mode():
-                latent.append(loaded.predict_step(CellBatch(torch.ones(70, 40), torch.zeros(70).long(), torch.arange(70))).latent_CZ)
+                latent.append(loaded.predict_step(chunk_of(make_batch(70))).latent_CZ)
         assert torch.equal(*latent)
 
     def test_weights_that_do_not_fit_are_named(self, saved: Path) -> None:

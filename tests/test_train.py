@@ -90,15 +90,14 @@ def test_the_run_folder(tmp_path: Path) -> None:
     for name in ("best", "last"):
         torch.load(folder / "checkpoint" / f"{name}.ckpt", weights_only=True)
     module = scalex.ScalexModule.from_checkpoint(folder / "checkpoint" / "best.ckpt")
-    again = module.predict_step(batch_of(adata)).latent_CZ.detach().numpy()
+    again = module.predict_step(chunk_of(adata)).latent_CZ.detach().numpy()
     np.testing.assert_array_equal(again, adata.obsm["latent"])
 
 
-def batch_of(adata: ad.AnnData) -> scalex.data.CellBatch:
-    from scalex.data import CellBatch
+def chunk_of(adata: ad.AnnData) -> scalex.data.Chunk:
+    from scalex.data import Chunk
 
-    x = torch.from_numpy(adata.X.toarray())
-    return CellBatch(x, torch.zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
+    return Chunk(adata.X, torch.zeros(adata.n_obs, dtype=torch.int64), torch.arange(adata.n_obs))
 
 
 def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from scalex.data import ScalexDataModule
 from scalex.files import written_whole
 from scalex.impute import decoded_domain
+from scalex.input_pca import InputPca
 from scalex.module import Embedded, ScalexModule
 from scalex.plain import writable
 
@@ -97,6 +98,8 @@ def _as_anndata(data: ScalexDataModule, latent: np.ndarray) -> ad.AnnData:
     adata = ad.AnnData(data.inputs(), obs=obs, var=cells.var.loc[preprocessor.features].copy())
     adata.raw = ad.AnnData(data.normalized(), obs=obs[[]], var=cells.var.loc[preprocessor.expressed].copy())
     adata.obsm["latent"] = latent
+    if min(adata.shape) > 2:
+        InputPca.fit(adata.X).add_to(adata, adata.X)
     adata.uns["scalex"] = {"version": version("scalex"), "parameters": writable(data.parameters)}
     return adata
 

@@ -1,16 +1,16 @@
 """Which rows, read how: sampling, stream and the data module."""
 
-from scalex.data.batch import CellBatch
+from scalex.data.batch import CellBatch, Chunk
 from scalex.data.datamodule import ScalexDataModule
-from scalex.data.query import QueryBatch, QueryDataModule
+from scalex.data.query import QueryDataModule
 from scalex.data.sampling import MinibatchSampler, Sampling, minibatches
 from scalex.data.stream import PreparedCells, dense_rows
 
 __all__ = [
     "CellBatch",
+    "Chunk",
     "MinibatchSampler",
     "PreparedCells",
-    "QueryBatch",
     "QueryDataModule",
     "Sampling",
     "ScalexDataModule",

@@ -1,12 +1,13 @@
-"""The one value the model sees."""
+"""What the model sees: minibatches to train on, chunks to embed."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from scipy import sparse
 from torch import Tensor
 
-__all__ = ["CellBatch"]
+__all__ = ["CellBatch", "Chunk"]
 
 
 class CellBatch(NamedTuple):
@@ -25,3 +26,22 @@ class CellBatch(NamedTuple):
     x_CG: Tensor
     domain_C: Tensor
     row_C: Tensor
+
+
+class Chunk(NamedTuple):
+    """A run of cells to embed.
+
+    Attributes
+    ----------
+    inputs
+        (n_cells, n_features) float32 CSR in [0, 1]. Sparse, since the first layer takes a third of the time so.
+    domain_C, row_C
+        As in `CellBatch`.
+    values
+        (n_cells, n_features of the source) float32 CSR, what the inputs were made from; None where they were ready.
+    """
+
+    inputs: sparse.csr_matrix
+    domain_C: Tensor
+    row_C: Tensor
+    values: sparse.csr_matrix | None = None

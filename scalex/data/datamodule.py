@@ -12,10 +12,10 @@ from anndata import AnnData
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from scalex.cells import Cells, chunks
-from scalex.data.batch import CellBatch
+from scalex.data.batch import CellBatch, Chunk
 from scalex.data.sampling import MinibatchSampler, Sampling
 from scalex.data.stream import PreparedCells
 from scalex.preprocess import FittedRecipe
@@ -100,12 +100,17 @@ class ScalexDataModule(LightningDataModule):
         """One minibatch per item."""
         return DataLoader(self._ready(), batch_size=None, sampler=self._sampler)
 
-    def predict_dataloader(self) -> DataLoader[CellBatch]:
+    def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each kept cell once, in order, in chunks."""
-        return DataLoader(self._ready(), batch_size=None, sampler=[np.arange(p.start, p.stop) for p in self._parts()])
+        return DataLoader(_Chunks(self._ready()), batch_size=None, sampler=list(self._parts()))
 
-    def transfer_batch_to_device(self, batch: CellBatch, device: torch.device, dataloader_idx: int) -> CellBatch:
-        """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows."""
+    def transfer_batch_to_device(self, batch: CellBatch | Chunk, device: torch.device, dataloader_idx: int) -> CellBatch | Chunk:
+        """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows.
+
+        A chunk stays where it is: the model moves it piece by piece.
+        """
+        if isinstance(batch, Chunk):
+            return batch
         return CellBatch(*(values.to(device, non_blocking=True) for values in batch))
 
     def inputs(self) -> sparse.csr_matrix:
@@ -123,3 +128,12 @@ class ScalexDataModule(LightningDataModule):
     def _ready(self) -> PreparedCells:
         assert self._prepared is not None, "setup comes first"
         return self._prepared
+
+
+class _Chunks(Dataset[Chunk]):
+    def __init__(self, prepared: PreparedCells) -> None:
+        self._prepared = prepared
+
+    def __getitem__(self, rows: slice) -> Chunk:
+        domain = torch.from_numpy(self._prepared.domain[rows])
+        return Chunk(self._prepared.matrix[rows], domain, torch.arange(rows.start, rows.stop))

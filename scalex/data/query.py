@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
-from scipy import sparse
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scalex.cells import Cells, chunks
+from scalex.data.batch import Chunk
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import check_values
 
-__all__ = ["QueryBatch", "QueryDataModule"]
-
-
-class QueryBatch(NamedTuple):
-    """A chunk of new cells: what the model sees, as in `CellBatch`, and what it was made from.
-
-    Attributes
-    ----------
-    x_CG, domain_C, row_C
-        As in `CellBatch`.
-    inputs
-        (n_cells, n_features) float32 CSR, the same as `x_CG`.
-    values
-        (n_cells, n_features of the source) float32 CSR, as stored.
-    """
-
-    x_CG: Tensor
-    domain_C: Tensor
-    row_C: Tensor
-    inputs: sparse.csr_matrix
-    values: sparse.csr_matrix
+__all__ = ["QueryDataModule"]
 
 
 class QueryDataModule(LightningDataModule):
@@ -79,7 +56,7 @@ class QueryDataModule(LightningDataModule):
         """(len(rows),) code among `domains`."""
         return np.asarray(self.cells.domain.codes[rows], np.int64)
 
-    def read(self, rows: slice) -> QueryBatch:
+    def read(self, rows: slice) -> Chunk:
         """Read and preprocess a run of cells.
 
         Raises
@@ -91,21 +68,20 @@ class QueryDataModule(LightningDataModule):
         check_values(values, self.cells, rows.start)
         domain = self.domain(rows)
         inputs = self.transform(values, self.known_domain[domain])
-        x_CG = torch.from_numpy(inputs.toarray())
-        return QueryBatch(x_CG, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), inputs, values)
+        return Chunk(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
 
-    def predict_dataloader(self) -> DataLoader[QueryBatch]:
+    def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each cell once, in order, in chunks."""
         return DataLoader(_Chunks(self), batch_size=None, sampler=list(chunks(self.n_cells, self._chunk_size)))
 
-    def transfer_batch_to_device(self, batch: QueryBatch, device: torch.device, dataloader_idx: int) -> QueryBatch:
-        """Move what the model sees."""
-        return batch._replace(x_CG=batch.x_CG.to(device), domain_C=batch.domain_C.to(device))
+    def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
+        """Leave a chunk where it is: the model moves it piece by piece."""
+        return batch
 
 
-class _Chunks(Dataset[QueryBatch]):
+class _Chunks(Dataset[Chunk]):
     def __init__(self, data: QueryDataModule) -> None:
         self._data = data
 
-    def __getitem__(self, rows: slice) -> QueryBatch:
+    def __getitem__(self, rows: slice) -> Chunk:
         return self._data.read(rows)

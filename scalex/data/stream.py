@@ -31,10 +31,10 @@ class PreparedCells(Dataset[CellBatch]):
 
     def __init__(self, matrix: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
         self.matrix = matrix
-        self._domain = domain
+        self.domain = domain
 
     def __len__(self) -> int:
-        return len(self._domain)
+        return len(self.domain)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> CellBatch:
-        return CellBatch(dense_rows(self.matrix, rows), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))
+        return CellBatch(dense_rows(self.matrix, rows), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))

@@ -77,13 +77,13 @@ class VAE(nn.Module):
         hidden_CH = self.hidden(x_CG)
         return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64)))
 
-    def encode(self, x_CG: Tensor, domain_C: Tensor, statistics: HiddenStatistics | None = None) -> Tensor:
+    def encode(self, hidden_CH: Tensor, domain_C: Tensor, statistics: HiddenStatistics | None = None) -> Tensor:
         """Latent of cells: the posterior mean, (n_cells, n_latent) float32. Never depends on train or eval mode.
 
         Parameters
         ----------
-        x_CG
-            (n_cells, n_features) float32 in [0, 1].
+        hidden_CH
+            (n_cells, n_hidden), the output of `hidden`.
         domain_C
             (n_cells,) int64, the rows of `statistics`.
         statistics
@@ -91,7 +91,7 @@ class VAE(nn.Module):
         """
         norm = self.hidden_norm
         mean_DH, var_DH = statistics or (norm.running_mean, norm.running_var)
-        return self._heads(norm.normalize(self.hidden(x_CG), domain_C, mean_DH, var_DH)).mean_CZ
+        return self._heads(norm.normalize(hidden_CH, domain_C, mean_DH, var_DH)).mean_CZ
 
     def decode(self, z_CZ: Tensor, domain_C: Tensor) -> Tensor:
         """Logits of the reconstruction, (n_cells, n_features): their sigmoid is scaled expression in [0, 1]."""

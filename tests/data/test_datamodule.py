@@ -30,12 +30,12 @@ def made(cells: InMemoryCells, fitted: FittedRecipe, **options: Any) -> ScalexDa
 @pytest.mark.parametrize("chunk_size", [1, 17, 64, 20_000])
 def test_prediction_covers_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
     batches = list(made(demo_in_memory, fitted, chunk_size=chunk_size).predict_dataloader())
-    assert max(len(batch.x_CG) for batch in batches) <= chunk_size
+    assert max(batch.inputs.shape[0] for batch in batches) <= chunk_size
     np.testing.assert_array_equal(np.concatenate([batch.row_C for batch in batches]), np.arange(len(fitted.rows)))
     codes = demo_in_memory.domain.codes[fitted.rows].astype(np.int64)
     np.testing.assert_array_equal(np.concatenate([batch.domain_C for batch in batches]), codes)
     expected = fitted.preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.read(fitted.rows), codes)
-    np.testing.assert_array_equal(np.concatenate([batch.x_CG for batch in batches]), expected.toarray())
+    np.testing.assert_array_equal(np.concatenate([batch.inputs.toarray() for batch in batches]), expected.toarray())
 
 
 @pytest.mark.parametrize("chunk_size", [1, 17])

@@ -43,33 +43,33 @@ def encoded(vae: VAE, x: Tensor, mean: NDArray[np.float64], var: NDArray[np.floa
 
 def test_latent_is_the_posterior_mean_by_the_running_statistics(vae: VAE, x: Tensor) -> None:
     expected = encoded(vae, x, array(vae.hidden_norm.running_mean), array(vae.hidden_norm.running_var))
-    np.testing.assert_allclose(array(vae.encode(x, DOMAIN)), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(vae.encode(x, DOMAIN), vae.eval().posterior(x).mean_CZ)
+    np.testing.assert_allclose(array(vae.encode(vae.hidden(x), DOMAIN)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vae.encode(vae.hidden(x), DOMAIN), vae.eval().posterior(x).mean_CZ)
 
 
 def test_latent_by_given_statistics_uses_those_of_the_cells_domain(vae: VAE, x: Tensor) -> None:
     statistics = HiddenStatistics(torch.randn(3, 8), torch.rand(3, 8) + 0.5)
     expected = encoded(vae, x, array(statistics.mean_DH)[DOMAIN], array(statistics.var_DH)[DOMAIN])
-    np.testing.assert_allclose(array(vae.encode(x, DOMAIN, statistics)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(array(vae.encode(vae.hidden(x), DOMAIN, statistics)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["running", "given"])
 def test_latent_does_not_depend_on_the_mode_nor_change_the_model(vae: VAE, x: Tensor, given: bool) -> None:
     statistics = HiddenStatistics(torch.randn(3, 8), torch.rand(3, 8) + 0.5) if given else None
     before = copy.deepcopy(vae.state_dict())
-    in_train, in_eval = vae.train().encode(x, DOMAIN, statistics), vae.eval().encode(x, DOMAIN, statistics)
+    in_train, in_eval = vae.train().encode(vae.hidden(x), DOMAIN, statistics), vae.eval().encode(vae.hidden(x), DOMAIN, statistics)
     assert torch.equal(in_train, in_eval)
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
 def test_latent_of_a_cell_depends_on_that_cell_alone(vae: VAE, x: Tensor) -> None:
-    together = vae.encode(x, DOMAIN)
-    alone = torch.cat([vae.encode(x[i : i + 1], DOMAIN[i : i + 1]) for i in range(5)])
+    together = vae.encode(vae.hidden(x), DOMAIN)
+    alone = torch.cat([vae.encode(vae.hidden(x[i : i + 1]), DOMAIN[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_latent_by_running_statistics_needs_no_known_domain(vae: VAE, x: Tensor) -> None:
-    assert torch.equal(vae.encode(x, torch.full_like(DOMAIN, -1)), vae.encode(x, DOMAIN))
+    assert torch.equal(vae.encode(vae.hidden(x), torch.full_like(DOMAIN, -1)), vae.encode(vae.hidden(x), DOMAIN))
 
 
 def test_decoding_goes_through_the_norm_of_the_domain(vae: VAE) -> None:

@@ -1,0 +1,247 @@
+"""Speed and memory of projection on one thread: ``python benchmarks/projection.py``; see README.md beside this file."""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import argparse
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from scipy import sparse
+from synthetic import N_FEATURES, sparse_counts
+from tables import circumstances, markdown_table, show
+from timing import Figure, interleaved, ratio
+from torch import Tensor
+
+import scalex
+from scalex.block_writer import BlockWriter
+from scalex.cells import AnnDataSource
+from scalex.logs import logged_to
+from scalex.memory import keep_freed_memory
+from scalex.projection import embed
+from scalex.reference import Reference
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 124
+PIECE = 1024
+BLOCK = 10_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure.
+
+    Attributes
+    ----------
+    published
+        Interpreter that has the published package. None: it is not measured.
+    rounds
+        Times that each speed is measured.
+    cells
+        Cells to embed.
+    sizes
+        Numbers of cells whose projection's memory is compared.
+    data
+        Folder of ``hemato_tusi.h5ad``, whose cells are drawn for the comparison of memory.
+    """
+
+    published: str | None
+    rounds: int
+    cells: int
+    sizes: tuple[int, ...]
+    data: Path
+
+
+def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Cells embedded per second, beside the published package and beside the bare matrix products."""
+    rng = np.random.default_rng(SEED)
+    query = _anndata(sparse_counts(options.cells, rng), rng)
+    reference = _reference(query[:1000].copy(), folder / "reference")
+    source = AnnDataSource(path=query)
+    products, published = "two matrix products", "published package, from ready inputs"
+    figures: dict[str, Figure] = {"scalex": _seconds(lambda: embed(reference, source, _trainer("32-true")))}
+    figures["scalex, bf16-mixed"] = _seconds(lambda: embed(reference, source, _trainer("bf16-mixed")))
+    figures[products] = _seconds(_matrix_products(options.cells))
+    if options.published is not None:
+        figures[published] = _published(options.published, reference, query, folder / "inputs.h5ad")
+    found = interleaved(figures, options.rounds)
+    rows = [
+        ("scalex", *_figures(found, "scalex", products, published, options.cells), "<= 1.5x of the products, >= 10x the published package")
+    ]
+    rows += [(name, *_figures(found, name, products, published, options.cells), "") for name in found if name != "scalex"]
+    if options.published is None:
+        rows.append((published, "not measured (--published)", "", "", ""))
+    title = f"embedding {options.cells:,} sparse cells in memory, {N_FEATURES:,} features, reading and preprocessing included"
+    return title, ("what", "cells/s (median)", "time / products", "speed / published", "target"), rows
+
+
+def memory(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Most memory that `python project.py` takes for few and for many cells."""
+    path = options.data / "hemato_tusi.h5ad"
+    if not path.is_file():
+        return f"memory: not measured, there are no real cells at {path}", ("cells",), []
+    real = ad.read_h5ad(path)
+    _reference(real, folder / "reference", n_features=N_FEATURES)
+    rows, megabytes = [], []
+    for n_cells in options.sizes:
+        _resampled(real, n_cells, folder / "query.h5ad")
+        start = perf_counter()
+        megabytes.append(_peak_of_projection(folder, folder / "query.h5ad"))
+        seconds = perf_counter() - start
+        share = f"{megabytes[-1] / megabytes[0]:.2f}"
+        target = "" if len(rows) == 0 else "<= 1.10"
+        rows.append((f"{n_cells:,}", f"{megabytes[-1]:,.0f} MB", share, target, f"{n_cells / seconds:,.0f}"))
+    stored = real.X.nnz / real.n_obs
+    title = f"memory of project.py repeat=true: cells of {real.n_vars:,} features, {stored:,.0f} values each, from an .h5ad file"
+    return title, ("cells", "peak resident memory", "of the first", "target", "cells/s, whole command"), rows
+
+
+def _anndata(counts: sparse.csr_matrix, rng: np.random.Generator) -> ad.AnnData:
+    n_cells, n_features = counts.shape
+    obs = pd.DataFrame({"batch": pd.Categorical.from_codes(rng.integers(3, size=n_cells), ["a", "b", "c"])})
+    obs.index = [f"cell-{i}" for i in range(n_cells)]
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)]))
+
+
+def _reference(cells: ad.AnnData, folder: Path, n_features: int = N_FEATURES) -> Reference:
+    """A model that has seen a few steps: speed and memory do not depend on how good it is."""
+    scalex.SCALEX(cells, outdir=folder, max_iteration=20, min_features=0, min_cells=1, n_top_features=n_features, eval=True, show=False)
+    return Reference.load(folder)
+
+
+def _trainer(precision: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _seconds(run: Callable[[], object]) -> Figure:
+    def measure() -> float:
+        start = perf_counter()
+        run()
+        return perf_counter() - start
+
+    return measure
+
+
+def _matrix_products(n_cells: int) -> Callable[[], object]:
+    """Hidden layer and heads of all cells, of dense rows that are there already, in pieces that fit the cache."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x_CG, weight_GH, weight_HZ = random(PIECE, N_FEATURES), random(N_FEATURES, 1024), random(1024, 20)
+
+    def run() -> None:
+        for start in range(0, n_cells, PIECE):
+            x_CG[: min(PIECE, n_cells - start)] @ weight_GH @ weight_HZ
+
+    return run
+
+
+def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: Path) -> Figure:
+    """Seconds in which the published package embeds the query's ready inputs, which are written to `path`."""
+    transform = reference.trained_on.preprocessor.rows_with(query.var_names)
+    inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
+    ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
+    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    command = [interpreter, "-I", str(Path(__file__).with_name("published_embed.py")), str(path)]
+
+    def measure() -> float:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"--published {interpreter}: published_embed.py stopped with exit code {done.returncode}:\n{done.stderr}")
+        return query.n_obs / float(json.loads(done.stdout.splitlines()[-1])["cells_per_second"])
+
+    return measure
+
+
+def _figures(found: dict[str, Any], name: str, products: str, published: str, cells: int) -> tuple[str, str, str]:
+    seconds = found[name]
+    beside = f"{ratio(found[published], seconds):.1f}x" if published in found else ""
+    return f"{cells / float(np.median(seconds)):,.0f}", f"{ratio(seconds, found[products]):.2f}x", beside
+
+
+def _resampled(real: ad.AnnData, n_cells: int, path: Path) -> None:
+    """Write `n_cells` cells drawn from real ones, block by block."""
+    rng = np.random.default_rng(SEED)
+    matrix = sparse.csr_matrix(real.X, dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        writer = BlockWriter(file)
+        for start in range(0, n_cells, BLOCK):
+            rows = rng.integers(real.n_obs, size=min(BLOCK, n_cells - start))
+            obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{start + i}" for i in range(len(rows))])
+            writer.append(ad.AnnData(matrix[rows], obs=obs, var=real.var[[]]))
+
+
+def _peak_of_projection(folder: Path, query: Path) -> float:
+    """Peak resident memory, in MB, of one projection in a process of its own."""
+    with TemporaryDirectory(dir=folder) as output:
+        settings = [f"reference={folder / 'reference'}", f"dataset.path={query}", "repeat=true", "trainer=cpu", f"output={output}/run"]
+        measured = (
+            "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE, text=True); "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.stderr[-3000:] if done.returncode else 0)"
+        )
+        command = [sys.executable, "-c", measured, sys.executable, str(ROOT / "project.py"), *settings]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(done.stdout) * unit / 1e6
+
+
+BENCHMARKS = {f.__name__: f for f in (speed, memory)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each speed is measured")
+    parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
+    parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmarks asked for, one table each."""
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
+    options = Options(arguments.published, arguments.rounds, arguments.cells, tuple(arguments.sizes), data)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for name in arguments.only:
+        with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
+            title, columns, rows = BENCHMARKS[name](options, Path(folder))
+        show(title, f"{circumstances()}\n\n{markdown_table(columns, rows)}", arguments.output)
+
+
+if __name__ == "__main__":
+    main()

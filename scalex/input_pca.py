@@ -1,0 +1,67 @@
+"""Principal components of the model's inputs: frozen with a reference, so that later cells can be compared with its cells in them.
+
+What tells a type that the model never saw from those it knows is hardly in the latents; it is in the inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+__all__ = ["INPUT_PCA", "InputPca"]
+
+# Where the components are, in obsm and varm, and their origin, in uns.
+INPUT_PCA = "input_pca"
+N_COMPONENTS = 50
+# More cells add nothing to the components.
+MOST_CELLS = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class InputPca:
+    """Principal components of model inputs.
+
+    Attributes
+    ----------
+    components
+        (n_features, n_components) float32.
+    origin
+        (n_components,) float32, where the mean of the inputs lies.
+    """
+
+    components: NDArray[np.float32]
+    origin: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, inputs: sparse.csr_matrix, *, seed: int = 124) -> Self:
+        """Find the components of (n_cells, n_features) inputs, of at most 50,000 cells."""
+        n_cells, n_features = inputs.shape
+        if n_cells > MOST_CELLS:
+            inputs = inputs[np.sort(np.random.default_rng(seed).choice(n_cells, MOST_CELLS, replace=False))]
+        n_components = min(N_COMPONENTS, inputs.shape[0] - 1, n_features - 1)
+        pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(inputs)
+        components = np.ascontiguousarray(pca.components_.T, np.float32)
+        return cls(components, pca.mean_.astype(np.float32) @ components)
+
+    @classmethod
+    def of(cls, adata: AnnData) -> Self | None:
+        """Those that `add_to` put into an AnnData; None if there are none."""
+        if INPUT_PCA not in adata.varm or INPUT_PCA not in adata.uns:
+            return None
+        return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
+
+    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix) -> None:
+        """Keep the components, and the coordinates of the cells with these inputs."""
+        adata.varm[INPUT_PCA] = self.components
+        adata.uns[INPUT_PCA] = {"origin": self.origin}
+        adata.obsm[INPUT_PCA] = self.coordinates(inputs)
+
+    def coordinates(self, inputs: sparse.csr_matrix) -> NDArray[np.float32]:
+        """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone."""
+        return np.asarray(inputs @ self.components - self.origin, np.float32)

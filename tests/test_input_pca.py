@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+from scalex import input_pca
+from scalex.input_pca import INPUT_PCA, InputPca
+
+
+@pytest.fixture
+def inputs() -> sparse.csr_matrix:
+    return sparse.random(90, 70, 0.3, format="csr", dtype=np.float32, random_state=0)
+
+
+def test_coordinates_are_the_principal_components_of_the_cells(inputs: sparse.csr_matrix) -> None:
+    found = InputPca.fit(inputs).coordinates(inputs)
+    expected = PCA(50, svd_solver="full").fit_transform(inputs.toarray())
+    assert found.dtype == np.float32
+    # The sign of a component is arbitrary.
+    np.testing.assert_allclose(np.abs(found[:, :10]), np.abs(expected[:, :10]), atol=2e-4)
+
+
+def test_each_cells_coordinates_depend_on_that_cell_alone(inputs: sparse.csr_matrix) -> None:
+    pca = InputPca.fit(inputs)
+    np.testing.assert_array_equal(pca.coordinates(inputs[[5]])[0], pca.coordinates(inputs)[5])
+
+
+def test_they_are_kept_in_an_anndata(inputs: sparse.csr_matrix) -> None:
+    adata = AnnData(inputs)
+    assert InputPca.of(adata) is None
+    pca = InputPca.fit(inputs)
+    pca.add_to(adata, inputs)
+    kept = InputPca.of(adata)
+    assert kept is not None
+    np.testing.assert_array_equal(kept.coordinates(inputs), adata.obsm[INPUT_PCA])
+
+
+def test_few_cells_and_features_have_fewer_components(inputs: sparse.csr_matrix) -> None:
+    assert InputPca.fit(inputs[:8]).coordinates(inputs).shape == (90, 7)
+    assert InputPca.fit(inputs[:, :6]).coordinates(inputs[:, :6]).shape == (90, 5)
+
+
+def test_many_cells_are_sampled(inputs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = InputPca.fit(inputs)
+    monkeypatch.setattr(input_pca, "MOST_CELLS", 60)
+    sampled = InputPca.fit(inputs)
+    assert sampled.components.shape == whole.components.shape
+    assert not np.allclose(np.abs(sampled.components[:, 0]), np.abs(whole.components[:, 0]))
+    np.testing.assert_array_equal(InputPca.fit(inputs).components, sampled.components)
