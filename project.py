@@ -30,12 +30,11 @@ def run(cfg: DictConfig) -> None:
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt"):
-        parts = instantiate({name: settings[name] for name in ("dataset", "trainer")}, logger=False, _convert_="all")
         project_to(
             folder,
             Reference.load(cfg.reference),
-            parts["dataset"],
-            parts["trainer"],
+            instantiate(settings["dataset"], _convert_="all"),
+            instantiate(settings["trainer"], logger=False, enable_checkpointing=False, default_root_dir=cfg.output, _convert_="all"),
             append=cfg.append,
             repeat=cfg.repeat,
             impute=cfg.impute,

@@ -24,6 +24,7 @@ from scalex.callbacks import Checkpoint, LatentExport, Progress, Scores, UmapPlo
 from scalex.cells import AnnDataSource
 from scalex.epoch_table import EpochTable
 from scalex.files import new_folder
+from scalex.input_pca import INPUT_PCA
 from scalex.logs import logged_to
 from scalex.module import ScalexModule, Statistics
 from scalex.preprocess import AsIsRecipe, Recipe, RnaRecipe
@@ -308,8 +309,11 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
             raise KeyError(f"rep={rep!r} is not in obsm of {name}. There is: {', '.join(adata.obsm) or 'nothing'}.")
     if label not in ref.obs:
         raise KeyError(f"label={label!r} is not in obs of ref. Columns: {', '.join(map(str, ref.obs.columns))}.")
-    transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]))
-    found = transfer.predict(np.asarray(query.obsm[rep]))
+    # The inputs' components tell more; they are there where both come from the same model, by a training and a projection.
+    both = [adata.obsm[INPUT_PCA] if rep == "latent" and INPUT_PCA in adata.obsm else None for adata in (ref, query)]
+    components = (None, None) if any(part is None for part in both) else both
+    transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]), components[0])
+    found = transfer.predict(np.asarray(query.obsm[rep]), components[1])
     for name, column in found.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
     return np.asarray(found["label"].astype(str), dtype=object)

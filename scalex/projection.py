@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import anndata as ad
 import h5py
@@ -14,12 +14,14 @@ import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from scipy import sparse
+from tqdm.auto import tqdm
 
 from scalex.block_writer import BlockWriter
 from scalex.cells import CellSource, chunks
 from scalex.data import Chunk, QueryDataModule
 from scalex.impute import check_known, decoded_domain, units
 from scalex.input_pca import INPUT_PCA
+from scalex.module import Statistics
 from scalex.obs_columns import common_types, conform
 from scalex.plain import writable
 from scalex.preprocess import RowTransform
@@ -27,7 +29,7 @@ from scalex.preprocess.checks import count_fractional
 from scalex.report import Report, Tally
 
 if TYPE_CHECKING:
-    from scalex.module import Embedded, Statistics
+    from scalex.module import Embedded
     from scalex.reference import Reference
 
 __all__ = ["embed", "open_query", "project"]
@@ -222,11 +224,13 @@ def _predict(
 ) -> None:
     """Embed the cells chunk by chunk, and hand each chunk on."""
     module = reference.module
+    if statistics is not None and statistics not in get_args(Statistics):
+        raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
     trained_with = module.hparams["statistics"]
     module.hparams["statistics"] = statistics or trained_with
     trainer = trainer or quiet_trainer()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    hand_on = _HandOn(take)
+    hand_on = _HandOn(take, data.n_cells)
     callbacks.append(hand_on)
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
@@ -241,13 +245,28 @@ def quiet_trainer() -> Trainer:
 
 
 class _HandOn(Callback):
-    def __init__(self, take: Callable[[Embedded, Chunk], None]) -> None:
+    """Hands each chunk on, and shows how far it is, where there is a screen."""
+
+    def __init__(self, take: Callable[[Embedded, Chunk], None], n_cells: int) -> None:
         self._take = take
+        self._n_cells = n_cells
+        self._bar: Any = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar = tqdm(total=self._n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._take(outputs, batch)
+        self._bar.update(len(batch.row_C))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class _QueryBlocks:
@@ -269,8 +288,7 @@ class _QueryBlocks:
         latent_CZ = embedded.latent_CZ.cpu()
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent_CZ))
-        assert batch.values is not None
-        obs, umap = self._columns(latent_CZ.numpy(), batch.values, rows)
+        obs, umap = self._columns(latent_CZ.numpy(), batch, rows)
         self.tally.add(rows, latent_CZ.numpy(), obs, umap)
         reference = self._reference
         block = ad.AnnData(batch.inputs if self._alone else None, obs=obs, var=reference.cells.var)
@@ -289,11 +307,9 @@ class _QueryBlocks:
     def example_obs(self) -> pd.DataFrame:
         """One cell's obs, for the columns that all blocks have and their types."""
         rows = slice(0, 1)
-        return self._columns(self._reference.latent[rows], self._data.cells.read(rows), rows)[0]
+        return self._columns(self._reference.latent[rows], self._data.read(rows), rows)[0]
 
-    def _columns(
-        self, latent: NDArray[np.float32], values: sparse.csr_matrix, rows: slice
-    ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
+    def _columns(self, latent: NDArray[np.float32], batch: Chunk, rows: slice) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
         """The columns of obs and the places on the UMAP of a run of cells."""
         n_cells = rows.stop - rows.start
         placed = self._map.place(latent)
@@ -301,13 +317,15 @@ class _QueryBlocks:
         obs.index = obs.index.astype(str)
         obs["domain"] = pd.Categorical.from_codes(self._data.domain(rows), categories=list(self._data.domains))
         obs["projection"] = _constant("query", n_cells)
-        obs["filtered"] = self._data.transform.n_detected(values) < self._reference.trained_on.preprocessor.min_features
+        assert batch.values is not None
+        obs["filtered"] = self._data.transform.n_detected(batch.values) < self._reference.trained_on.preprocessor.min_features
         obs["distance"] = placed.distance
         obs["outside"] = placed.outside
         if placed.cluster is not None:
             obs["leiden"] = placed.cluster
         if self._transfer is not None:
-            for name, column in self._transfer.predict(latent).items():
+            components = None if self._pca is None else self._pca.coordinates(batch.inputs)
+            for name, column in self._transfer.predict(latent, components).items():
                 obs[f"{self._label}_{name}"] = column.set_axis(obs.index)
         return obs, placed.umap
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scalex.cells import AnnDataSource
 from scalex.files import written_whole
-from scalex.input_pca import InputPca
+from scalex.input_pca import INPUT_PCA, InputPca
 from scalex.latent_map import LatentMap
 from scalex.logs import logged_to
 from scalex.module import ScalexModule, Statistics
@@ -29,6 +29,8 @@ __all__ = ["REJECTED", "Reference", "write_lineage"]
 LINEAGE = "lineage.json"
 # The model of a continued training that did too much to the old cells.
 REJECTED = "rejected.ckpt"
+# The columns of `LabelTransfer.predict`.
+TRANSFERRED = ("label", "best", "probability", "runner_up", "unknown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +248,9 @@ class Reference:
         KeyError
             If the reference has no such labels; the message lists those it has.
         """
-        source = _source(adata, batch_key)
-        transfer = self.label_transfer(label)
-        with logged_to(None):
-            latent = embed(self, source, statistics=statistics)
-        return transfer.predict(latent).set_axis(source.open().obs.index)
+        self._check_label(label)
+        obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
+        return obs[[f"{label}_{name}" for name in TRANSFERRED]].set_axis(list(TRANSFERRED), axis=1)
 
     def label_transfer(self, label: str) -> LabelTransfer:
         """The reference's cells of known type, indexed for any number of queries.
@@ -260,9 +260,13 @@ class Reference:
         KeyError
             If the reference has no such labels; the message lists those it has.
         """
+        self._check_label(label)
+        components = self.cells.obsm.get(INPUT_PCA)
+        return LabelTransfer.fit(self.latent, pd.Categorical(self.cells.obs[label]), components)
+
+    def _check_label(self, label: str) -> None:
         if label not in self.cells.obs:
             raise KeyError(f"label={label!r}: the reference has no such labels. It has: {', '.join(self.labels) or 'none'}.")
-        return LabelTransfer.fit(self.latent, pd.Categorical(self.cells.obs[label]))
 
     def latent_map(self) -> LatentMap:
         """The reference's latents, indexed for any number of queries."""

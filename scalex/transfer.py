@@ -19,7 +19,7 @@ MOST_CELLS = 100_000
 # they would at the reference: by these factors, for the latents alone, and for latents and 100 components of the inputs (measured:
 # benchmarks/label_transfer.py).
 ALONE = (1 / 2,)
-TOGETHER = (1 / 4, 1 / 20)
+TOGETHER = (1 / 8, 1 / 16)
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
