@@ -268,7 +268,7 @@ def _projected(projection: str | Path, source: AnnDataSource, folder: Path | Non
 
 
 def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str = "celltype") -> NDArray[Any]:
-    """Say what type each query cell is, by its neighbours among reference cells.
+    """Say what type each query cell is, by the types of reference cells.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ __all__ = ["INPUT_PCA", "InputPca"]
 
 # Where the components are, in obsm and varm, and their origin, in uns.
 INPUT_PCA = "input_pca"
-N_COMPONENTS = 50
+N_COMPONENTS = 100
 # More cells add nothing to the components.
 MOST_CELLS = 50_000
 
@@ -56,12 +56,21 @@ class InputPca:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
-    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix) -> None:
+    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> None:
         """Keep the components, and the coordinates of the cells with these inputs."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
-        adata.obsm[INPUT_PCA] = self.coordinates(inputs)
+        adata.obsm[INPUT_PCA] = self.coordinates(inputs, lacking)
 
-    def coordinates(self, inputs: sparse.csr_matrix) -> NDArray[np.float32]:
-        """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone."""
-        return np.asarray(inputs @ self.components - self.origin, np.float32)
+    def coordinates(self, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone.
+
+        Parameters
+        ----------
+        inputs
+            (n_cells, n_features) model inputs.
+        lacking
+            (n_features,) to be added to each row; see `scalex.preprocess.RowTransform`.
+        """
+        origin = self.origin if lacking is None else self.origin - lacking @ self.components
+        return np.asarray(inputs @ self.components - origin, np.float32)

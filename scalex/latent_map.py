@@ -15,6 +15,8 @@ __all__ = ["LatentMap", "Placed"]
 N_NEIGHBORS = 15
 # Share of the reference's own cells that lie farther from the others than what counts as outside.
 OUTSIDE = 0.01
+# Cells that are held out, one at a time, to find the scale of distances.
+HELD_OUT = 10_000
 
 
 class Placed(NamedTuple):
@@ -51,7 +53,7 @@ class LatentMap:
     rows
         (n_indexed,) rows of the reference that are in it.
     own_distance
-        (n_indexed,) float32, mean distance of each of them to its nearest others, in the same unit as `Placed.distance`.
+        (n_held_out,) float32, mean distance of up to 10,000 of them to their nearest others, in the same unit as `Placed.distance`.
     unit
         The distance in latent space that counts as 1.
     limit
@@ -96,12 +98,13 @@ class LatentMap:
             Seed of the sample.
         """
         n_cells = len(latent)
-        rows = np.arange(n_cells)
+        rows, rng = np.arange(n_cells), np.random.default_rng(seed)
         if n_cells > max_cells:
-            rows = np.sort(np.random.default_rng(seed).choice(n_cells, max_cells, replace=False))
+            rows = np.sort(rng.choice(n_cells, max_cells, replace=False))
         neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(rows) - 1), algorithm="kd_tree").fit(latent[rows])
-        # A search without a query leaves each cell out of its own neighbours.
-        own = neighbors.kneighbors()[0].mean(1)
+        held_out = np.sort(rng.choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
+        # The nearest of each is the cell itself.
+        own = neighbors.kneighbors(latent[rows[held_out]], neighbors.n_neighbors + 1)[0][:, 1:].mean(1)
         unit = float(np.median(own)) or 1.0
         return cls(
             neighbors,

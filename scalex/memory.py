@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 # From malloc.h of glibc, and the largest threshold it takes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_THRESHOLD = 32 << 20
 KEPT = 512 << 20
+DEFAULT_THRESHOLD = 128 << 10
 
 
 def keep_freed_memory() -> None:
@@ -20,9 +21,22 @@ def keep_freed_memory() -> None:
     700 page faults a step, 1.2 ms of the 14 to 36 ms that a step of 64 to 256 cells x 2,000 features takes on one core. Elsewhere
     than on Linux with glibc nothing is done.
     """
+    _ask_glibc(LARGEST_THRESHOLD, KEPT)
+
+
+def return_freed_memory() -> None:
+    """Ask glibc to give each block of 128 kB or more back to the system when it is freed.
+
+    Otherwise it raises that size as blocks are freed, and the chunks of a long stream leave holes in its heap: projecting a million cells
+    took 1.8 times the memory of a hundred thousand. Elsewhere than on Linux with glibc nothing is done.
+    """
+    _ask_glibc(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD)
+
+
+def _ask_glibc(mmap_threshold: int, trim_threshold: int) -> None:
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, mmap_threshold)
+        mallopt(M_TRIM_THRESHOLD, trim_threshold)

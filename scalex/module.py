@@ -265,11 +265,13 @@ class ScalexModule(LightningModule):
         if torch.is_autocast_enabled(self.device.type):
             # torch's autocast does not know the sparse product.
             weight_GH = weight_GH.to(torch.get_autocast_dtype(self.device.type))
+        lacking_H = None if chunk.lacking is None else torch.from_numpy(chunk.lacking).to(weight_GH) @ weight_GH
         for start in range(0, chunk.inputs.shape[0], PIECE_ROWS):
             rows = slice(start, min(start + PIECE_ROWS, chunk.inputs.shape[0]))
             piece = chunk.inputs[rows]
             stored = (piece.data, piece.indices, piece.indptr[:-1])
-            yield rows, SparseRows(*(torch.from_numpy(part).to(self.device) for part in stored)).times(weight_GH)
+            hidden_CH = SparseRows(*(torch.from_numpy(part).to(self.device) for part in stored)).times(weight_GH)
+            yield rows, hidden_CH if lacking_H is None else hidden_CH + lacking_H
 
     def _statistics_by_domain(self, chunks: Iterable[Chunk], n_domains: int) -> HiddenStatistics:
         """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from scalex.plain import writable
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import count_fractional
 from scalex.report import Report, Tally
+from scalex.transfer import UNKNOWN, has_label
 
 if TYPE_CHECKING:
     from scalex.module import Embedded
@@ -149,6 +151,7 @@ def project(
             writer.append(block)
 
     _predict(reference, data, trainer, statistics, lambda embedded, batch: write(query.block(embedded, batch)))
+    query.name_unknown(file, writer.n_cells - data.n_cells)
     report = query.tally.report()
     uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
     if INPUT_PCA in reference.cells.uns:
@@ -189,7 +192,9 @@ def _check_found(transform: RowTransform, given: pd.Index, least_found: float) -
             f"{', '.join(given[:5])}, .... Bring the query's names to those of the reference."
         )
     if share < FEW_FOUND:
-        logger.warning("Only %s: the others count as 0. Missing: %s, ...", text, ", ".join(features[~found][:5]))
+        logger.warning(
+            "Only %s: of the others the mean of the training cells is taken. Missing: %s, ...", text, ", ".join(features[~found][:5])
+        )
     else:
         logger.info("Features: %s", text)
     if match.n_without_version:
@@ -259,6 +264,8 @@ class _HandOn(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._take(outputs, batch)
+        # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for such cycles.
+        gc.collect()
         self._bar.update(len(batch.row_C))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -279,7 +286,7 @@ class _QueryBlocks:
         self._alone = alone
         self._map = reference.latent_map()
         self._pca = reference.input_pca
-        self._label = label if label is not None and label in reference.cells.obs else None
+        self._label = label if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any() else None
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label)
 
@@ -296,7 +303,7 @@ class _QueryBlocks:
             block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent_CZ.numpy()
         if self._pca is not None:
-            self._pca.add_to(block, batch.inputs)
+            self._pca.add_to(block, batch.inputs, batch.lacking)
         if umap is not None:
             block.obsm["X_umap"] = umap
         if self._impute is not None:
@@ -308,6 +315,16 @@ class _QueryBlocks:
         """One cell's obs, for the columns that all blocks have and their types."""
         rows = slice(0, 1)
         return self._columns(self._reference.latent[rows], self._data.read(rows), rows)[0]
+
+    def name_unknown(self, file: h5py.File, first: int) -> None:
+        """Say in the written labels, from row `first`, which cells are of no known type."""
+        if self._transfer is None:
+            return
+        labels = self._transfer.labels(self.tally.best, self.tally.unknown)
+        self.tally.set_labels(labels)
+        column = file[f"obs/{self._label}_label"]
+        written = pd.Index(ad.io.read_elem(column["categories"]))
+        column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
 
     def _columns(self, latent: NDArray[np.float32], batch: Chunk, rows: slice) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
         """The columns of obs and the places on the UMAP of a run of cells."""
@@ -324,8 +341,11 @@ class _QueryBlocks:
         if placed.cluster is not None:
             obs["leiden"] = placed.cluster
         if self._transfer is not None:
-            components = None if self._pca is None else self._pca.coordinates(batch.inputs)
-            for name, column in self._transfer.predict(latent, components).items():
+            components = None if self._pca is None else self._pca.coordinates(batch.inputs, batch.lacking)
+            found = self._transfer.evidence(latent, components)
+            # Which cells are called unknown is known when all have been seen: see `name_unknown`.
+            found.insert(0, "label", pd.Categorical(found["best"], [*self._transfer.types, UNKNOWN]))
+            for name, column in found.items():
                 obs[f"{self._label}_{name}"] = column.set_axis(obs.index)
         return obs, placed.umap
 

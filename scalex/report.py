@@ -102,6 +102,10 @@ def _line(name: str, numbers: dict[str, Any]) -> str:
     )
 
 
+def _counts(labels: pd.Categorical) -> dict[str, int]:
+    return {str(name): int(count) for name, count in pd.Series(labels).value_counts().items() if count}
+
+
 class Tally:
     """Adds up what the report says, chunk by chunk; of each cell a few bytes are kept, of a sample its latents.
 
@@ -113,6 +117,11 @@ class Tally:
         The label that is transferred, or None.
     seed
         Seed of the sample.
+
+    Attributes
+    ----------
+    best, unknown
+        (n_cells,) the code of the most probable type and how unknown it is, as `LabelTransfer.evidence` has them.
     """
 
     def __init__(self, reference: Reference, data: QueryDataModule, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
@@ -127,7 +136,9 @@ class Tally:
         self._rows = np.sort(self._rng.choice(data.n_cells, n_sampled, replace=False))
         self._latents: list[NDArray[np.float32]] = []
         self._sample: list[pd.DataFrame] = []
-        self._labels: pd.Series | None = None
+        self._labels: pd.Categorical | None = None
+        self.best = np.zeros(data.n_cells if label else 0, np.int32)
+        self.unknown = np.zeros(data.n_cells if label else 0, np.float32)
 
     def add(self, rows: slice, latent: NDArray[np.float32], obs: pd.DataFrame, umap: NDArray[np.float32] | None) -> None:
         """Take a chunk, in order."""
@@ -140,11 +151,13 @@ class Tally:
         if umap is not None:
             sample[["umap1", "umap2"]] = umap[chosen]
         if self._label is not None:
-            label = obs[f"{self._label}_label"]
-            sample["label"] = label.iloc[chosen].array
-            counts = label.value_counts()
-            self._labels = counts if self._labels is None else self._labels + counts
+            self.best[rows] = obs[f"{self._label}_best"].cat.codes
+            self.unknown[rows] = obs[f"{self._label}_unknown"]
         self._sample.append(sample)
+
+    def set_labels(self, labels: pd.Categorical) -> None:
+        """Take the labels of all cells, which are known when all have been seen."""
+        self._labels = labels
 
     def report(self) -> Report:
         """The report of all cells taken.
@@ -156,6 +169,8 @@ class Tally:
         are not outside, in [0, 1]; null where fewer than 50 of them were sampled.
         """
         sample = pd.concat(self._sample, ignore_index=True)
+        if self._labels is not None:
+            sample["label"] = self._labels[self._rows]
         entropy = self._entropy(np.concatenate(self._latents), sample["outside"].to_numpy(bool))
         domain = self._data.cells.domain.codes
         numbers = {
@@ -172,7 +187,7 @@ class Tally:
                 name: self._numbers(domain == code, entropy[(sample["domain"] == name).to_numpy()])
                 for code, name in enumerate(self._data.domains)
             },
-            "labels": {} if self._labels is None else {self._label: {str(k): int(v) for k, v in self._labels.items() if v}},
+            "labels": {} if self._labels is None else {self._label: _counts(self._labels)},
         }
         return Report(numbers, sample, self._map.umap, self._map.own_distance, self._map.limit)
 

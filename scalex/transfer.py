@@ -10,16 +10,24 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-__all__ = ["UNKNOWN", "LabelTransfer"]
+__all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
 
 UNKNOWN = "unknown"
 # More reference cells than these add nothing to means and covariances; they are drawn at random.
 MOST_CELLS = 100_000
 # Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
-# they would at the reference: by these factors, for the latents alone, and for latents and 100 components of the inputs (measured:
-# benchmarks/label_transfer.py).
+# they would at the reference: by these factors, for the latents alone, and for latents and components of the inputs (chosen on the
+# sets of benchmarks/label_transfer.py).
 ALONE = (1 / 2,)
-TOGETHER = (1 / 8, 1 / 16)
+TOGETHER = (1 / 8, 1 / 12)
+# Components that tell the types apart; the later ones tell only what is none of them.
+TELLING = 50
+# Share of the reference's cells that lie within the distance of 1.
+WITHIN = 0.95
+# Fewer cells say nothing of how far the cells of their data set lie from the types.
+LEAST_CELLS = 100
+# Robust standard deviations from the median at which a cell of a data set is called unknown.
+BEYOND = 2.5
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
@@ -62,8 +70,9 @@ class LabelTransfer:
 
     Each type is a Gaussian in the latents, and another one in principal components of the model's inputs; all types share a
     covariance, which a type of a single cell borrows from the others (linear discriminant analysis). Types count alike, however many
-    cells the reference has of them: the query may have another composition. The answer for a cell depends on that cell alone, and
-    its cost on the number of types and not on that of the reference's cells.
+    cells the reference has of them: the query may have another composition. What is found of a cell depends on that cell alone, but for
+    the border beyond which its type is called unknown: how far the cells of a new technology lie from the types cannot be known from the
+    reference. The cost per cell depends on the number of types and not on that of the reference's cells.
 
     Attributes
     ----------
@@ -87,7 +96,6 @@ class LabelTransfer:
         label: pd.Categorical,
         components: NDArray[np.floating] | None = None,
         *,
-        within: float = 0.9,
         seed: int = 0,
     ) -> Self:
         """Learn the types of a reference.
@@ -97,51 +105,65 @@ class LabelTransfer:
         latent
             (n_cells, n_latent), or any other representation.
         label
-            (n_cells,) type of each cell; those without one are left out.
+            (n_cells,) type of each cell; those without one, or called "unknown", are left out.
         components
             (n_cells, n_components) principal components of the model's inputs (`scalex.input_pca`). Without them, types that are not in
             the reference are hardly told from those that are, and rare ones are missed more often.
-        within
-            Share of the reference's cells, in (0, 1], that lie within the distance at which a cell is called unknown. Lower: more cells
-            are.
         seed
             Seed of the choice of cells where there are more than 100,000.
 
         Raises
         ------
         ValueError
-            Lengths differ, values are not finite, no cell has a label, no type has two cells, or a type is called "unknown".
+            Lengths differ, values are not finite, no cell has a label, or no type has two cells.
         """
-        if not 0 < within <= 1:
-            raise ValueError(f"within={within}: it must be above 0 and at most 1.")
         spaces = _spaces(latent, components)
         if len(label) != len(latent):
             raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each, missing where it is not known.")
-        rows = np.flatnonzero(~label.isna())
+        rows = np.flatnonzero(has_label(label))
         if len(rows) == 0:
             raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
         if len(rows) > MOST_CELLS:
             rows = _sample(np.asarray(label.codes)[rows], rows, np.random.default_rng(seed))
         known = label[rows].remove_unused_categories()
         types, code = known.categories.astype(str), known.codes.astype(np.int64)
-        if UNKNOWN in types:
-            raise ValueError(
-                f"The reference has a type called {UNKNOWN!r}, which is what cells of no known type are called: rename it, or leave "
-                "those cells without a label."
-            )
         if len(types) == len(rows):
             raise ValueError(f"Each of the {len(types)} types has one cell: how far a type reaches is learnt from types of two or more.")
-        spaces = [space[rows] for space in spaces]
+        spaces = _with_telling([space[rows] for space in spaces])
         views = tuple(_View.fit(space, code) for space in spaces)
         # Without the cell itself, the mean of its type would be farther away by this factor.
         count = views[0].count_K[code]
-        squared = sum(view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True))
-        own = squared * np.square(count / np.maximum(count - 1, 1))
-        limit = np.quantile(own[count > 1], within)
+        distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
+        own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
+        limit = np.quantile(own[count > 1], WITHIN)
         return cls(types, views, max(float(limit), np.finfo(np.float64).tiny))
 
     def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
-        """Types of cells.
+        """Types of the cells of a data set.
+
+        Parameters
+        ----------
+        latent, components
+            As in `evidence`.
+
+        Returns
+        -------
+        DataFrame
+            One row per cell: "label", categorical, the type, or "unknown" where the column "unknown" is above `border`; and the columns of
+            `evidence`.
+
+        Raises
+        ------
+        ValueError
+            Other dimensions than in `fit`, or values that are not finite.
+        """
+        found = self.evidence(latent, components)
+        label = self.labels(found["best"].cat.codes.to_numpy(), found["unknown"].to_numpy())
+        found.insert(0, "label", label)
+        return found
+
+    def evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+        """What is found of each cell by itself.
 
         Parameters
         ----------
@@ -151,39 +173,60 @@ class LabelTransfer:
         Returns
         -------
         DataFrame
-            One row per cell: "label", categorical, the type or "unknown"; "best", categorical, the most probable type even so;
-            "probability" in (0, 1], of `best` if the cell is of one of the types; "runner_up", categorical, the next type, missing if
-            there is only one; "unknown", >= 0, the squared distance to `best` in units of that within which the share `within` of the
-            reference's cells lie from their own type: above 1, `label` is "unknown".
-
-        Raises
-        ------
-        ValueError
-            Other dimensions than in `fit`, or values that are not finite.
+            One row per cell: "best", categorical, the most probable type; "probability" in (0, 1], of `best` if the cell is of one of the
+            types; "runner_up", categorical, the next type, missing if there is only one; "unknown", >= 0, the squared distance to
+            `best` in units of that within which 95 % of the reference's cells lie from their own type.
         """
         spaces = _spaces(latent, components)
-        given, wanted = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views])
+        given, wanted = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
         if given != wanted:
             raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
-        squared = [view.squared_distance(space) for view, space in zip(self._views, spaces, strict=True)]
+        squared = [view.squared_distance(space) for view, space in zip(self._views, _with_telling(spaces), strict=True)]
         weights = TOGETHER if len(self._views) > 1 else ALONE
-        score = sum(weight * view.log_likelihood(d) for weight, view, d in zip(weights, self._views, squared, strict=True))
+        score = sum(weight * view.log_likelihood(d) for weight, view, d in zip(weights, self._views, squared, strict=False))
         assert isinstance(score, np.ndarray)
         probability = np.exp(score - score.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
         best = order[:, 0]
         runner_up = order[:, 1] if len(self.types) > 1 else np.full(len(best), -1)
-        unknown = np.asarray(sum(squared))[cell, best] / self._limit
         return pd.DataFrame(
             {
-                "label": pd.Categorical.from_codes(np.where(unknown > 1, len(self.types), best), [*self.types, UNKNOWN]),
                 "best": pd.Categorical.from_codes(best, self.types),
                 "probability": probability[cell, best],
                 "runner_up": pd.Categorical.from_codes(runner_up, self.types),
-                "unknown": unknown,
+                "unknown": (squared[0] + squared[-1] * (len(squared) > 1))[cell, best] / self._limit,
             }
         )
+
+    def labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
+        """The label of each cell of a data set, from the codes of `best` and the column "unknown" of `evidence`, (n_cells,) each."""
+        code = np.where(unknown > self.border(unknown), len(self.types), best)
+        return pd.Categorical.from_codes(code, [*self.types, UNKNOWN])
+
+    def border(self, unknown: NDArray[np.floating]) -> float:
+        """The value of "unknown" above which cells of a data set are called so, at most 1.
+
+        The median over the data set and 2.5 robust standard deviations more; 1 for fewer than 100 cells.
+        """
+        if len(unknown) < LEAST_CELLS:
+            return 1.0
+        middle = np.median(unknown)
+        # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
+        return float(min(1.0, middle + BEYOND * 1.4826 * np.median(np.abs(unknown - middle))))
+
+
+def has_label(label: pd.Categorical) -> NDArray[np.bool_]:
+    """(n_cells,) which cells have a type."""
+    return np.asarray(~label.isna() & (label != UNKNOWN))
+
+
+def _with_telling(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """The views' coordinates: latents alone, or latents, the components that tell types apart, and all components.
+
+    Types are told by the first two, the distance is that in the first and the last.
+    """
+    return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :TELLING], spaces[1]]
 
 
 def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:

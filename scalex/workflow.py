@@ -16,7 +16,7 @@ from lightning import Trainer
 from scalex.cells import CellSource
 from scalex.data import ScalexDataModule
 from scalex.files import written_whole
-from scalex.memory import keep_freed_memory
+from scalex.memory import keep_freed_memory, return_freed_memory
 from scalex.module import ScalexModule
 from scalex.preprocess import Recipe
 from scalex.projection import project
@@ -157,6 +157,7 @@ def project_to(
     """
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
+    return_freed_memory()
     with written_whole(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)

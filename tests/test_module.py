@@ -24,7 +24,7 @@ def make_trained_on(n_features: int = 40, domains: tuple[str, ...] = ("a", "b"))
     names = pd.Index([f"g{i}" for i in range(n_features)])
     maximum = np.ones((len(domains), n_features), np.float32)
     return TrainedOn(
-        Preprocessor(names, names, names, np.full(len(names), 1 / len(names), np.float32), 1e4, maximum, domains, "global", 0, False),
+        Preprocessor(names, names, names, 1e4, maximum, maximum[0] / 2, domains, "global", 0, False),
         100,
         "0",
     )

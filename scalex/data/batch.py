@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -39,9 +41,12 @@ class Chunk(NamedTuple):
         As in `CellBatch`.
     values
         (n_cells, n_features of the source) float32 CSR, what the inputs were made from; None where they were ready.
+    lacking
+        (n_features,) float32, to be added to each row of the inputs; None: nothing. See `RowTransform`.
     """
 
     inputs: sparse.csr_matrix
     domain_C: Tensor
     row_C: Tensor
     values: sparse.csr_matrix | None = None
+    lacking: NDArray[np.float32] | None = None

@@ -68,7 +68,7 @@ class QueryDataModule(LightningDataModule):
         check_values(values, self.cells, rows.start)
         domain = self.domain(rows)
         inputs = self.transform(values, self.known_domain[domain])
-        return Chunk(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
+        return Chunk(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values, self.transform.lacking)
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each cell once, in order, in chunks."""

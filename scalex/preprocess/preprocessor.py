@@ -31,12 +31,12 @@ class Preprocessor:
         Names of all features worth keeping as normalized expression; `features` are among them.
     total_features
         Names of the features whose sum is a cell's size; None: cells are not normalized, values are used as they are.
-    total_share
-        (len(total_features),) float32, what share of a training cell's size each feature is on average; of sum 1. None without sizes.
     target_sum
         The size every cell is brought to before log1p.
     maximum
         (n_domains, n_features) float32, largest value seen of each feature in each domain.
+    mean
+        (n_features,) float32, mean input of each feature over the training cells, in [0, 1]; stands in for a feature that cells lack.
     domains
         (n_domains,) names, the rows of `maximum`.
     scaling
@@ -50,9 +50,9 @@ class Preprocessor:
     features: pd.Index
     expressed: pd.Index
     total_features: pd.Index | None
-    total_share: NDArray[np.float32] | None
     target_sum: float
     maximum: NDArray[np.float32]
+    mean: NDArray[np.float32]
     domains: tuple[str, ...]
     scaling: Scaling
     min_features: int
@@ -68,9 +68,9 @@ class Preprocessor:
             "features": self.features.tolist(),
             "expressed": self.expressed.tolist(),
             "total_features": None if self.total_features is None else self.total_features.tolist(),
-            "total_share": None if self.total_share is None else torch.from_numpy(self.total_share.copy()),
             "target_sum": self.target_sum,
             "maximum": torch.from_numpy(self.maximum.copy()),
+            "mean": torch.from_numpy(self.mean.copy()),
             "domains": list(self.domains),
             "scaling": self.scaling,
             "min_features": self.min_features,
@@ -85,9 +85,9 @@ class Preprocessor:
             features=pd.Index(plain["features"]),
             expressed=pd.Index(plain["expressed"]),
             total_features=None if names is None else pd.Index(names),
-            total_share=None if plain["total_share"] is None else plain["total_share"].numpy(),
             target_sum=plain["target_sum"],
             maximum=plain["maximum"].numpy(),
+            mean=plain["mean"].numpy(),
             domains=tuple(plain["domains"]),
             scaling=plain["scaling"],
             min_features=plain["min_features"],
@@ -98,8 +98,7 @@ class Preprocessor:
 class RowTransform:
     """A `Preprocessor` applied to rows with given feature names. Each row's result depends on that row alone.
 
-    Features are matched by name; one that the rows lack is 0. Where features that count towards a cell's size are lacking, cells are
-    brought to the size that the others have on average in the training cells, so that what is there keeps its scale.
+    Features are matched by name; one that the rows lack is 0 in the result, and `lacking` says what the model should see in its place.
 
     Attributes
     ----------
@@ -107,6 +106,9 @@ class RowTransform:
         How the names relate to all that the preprocessor knows.
     found
         (n_features,) bool, which of the model's inputs are there.
+    lacking
+        (n_features,) float32, to be added to each row of the model's input: the mean input where a feature is lacking, else 0. None where
+        none is lacking.
     """
 
     def __init__(self, preprocessor: Preprocessor, names: pd.Index) -> None:
@@ -117,9 +119,7 @@ class RowTransform:
         self._known = known
         self._input = self._position_in(preprocessor.features)
         self._expressed = self._position_in(preprocessor.expressed)
-        self._target_sum = preprocessor.target_sum
-        if preprocessor.total_share is not None and not self.match.found.all():
-            self._target_sum *= float(preprocessor.total_share[self.match.found].sum(dtype=np.float64))
+        self.lacking = None if self.found.all() else np.where(self.found, np.float32(0), preprocessor.mean)
         # A domain that was not there at the fit is scaled by the maximum over all.
         overall = preprocessor.maximum.max(0)
         self._maximum = overall if preprocessor.scaling == "global" else np.vstack([preprocessor.maximum, overall])
@@ -156,4 +156,4 @@ class RowTransform:
         if self.preprocessor.total_features is None:
             return selected
         total = rows @ (self.match.position >= 0).astype(np.float64)
-        return steps.normalize_total(selected, total, self._target_sum).log1p()
+        return steps.normalize_total(selected, total, self.preprocessor.target_sum).log1p()

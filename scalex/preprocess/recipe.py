@@ -117,17 +117,17 @@ class RnaRecipe:
                 f"min_cells={self.min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
                 f"Use min_cells={n_detected.max()} or less."
             )
-        total = found.statistics.total.sum(0)
         statistics = found.statistics.features(expressed)
         chosen = self._choose(statistics, total_features[expressed])
         logger.info("Uses %s features", f"{len(chosen):,}")
+        maximum = np.log1p(statistics.maximum[:, chosen])
         preprocessor = Preprocessor(
             features=total_features[expressed][chosen],
             expressed=total_features[expressed],
             total_features=total_features,
-            total_share=(total / total.sum()).astype(np.float32),
             target_sum=float(self.target_sum),
-            maximum=np.log1p(statistics.features(chosen).maximum),
+            maximum=maximum,
+            mean=_mean_input(statistics.total_of_logs[:, chosen], maximum, statistics.n_cells, self.scaling),
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=self.min_features,
@@ -183,9 +183,9 @@ class AsIsRecipe:
             features=names,
             expressed=names,
             total_features=None,
-            total_share=None,
             target_sum=0.0,
             maximum=found.statistics.maximum,
+            mean=_mean_input(found.statistics.total, found.statistics.maximum, found.statistics.n_cells, self.scaling),
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=0,
@@ -236,6 +236,14 @@ def _read_once(
             min_features, 100 * (1 - len(rows_kept) / n_cells),
         )  # fmt: skip
     return _Found(statistics, rows_kept, n_fractional)
+
+
+def _mean_input(
+    total: NDArray[np.float64], maximum: NDArray[np.float32], n_cells: NDArray[np.int64], scaling: Scaling
+) -> NDArray[np.float32]:
+    """Mean model input of each feature, (n_features,), from the sums and maxima per domain of the values that are scaled."""
+    divisor = maximum.max(0, keepdims=True) if scaling == "global" else maximum
+    return np.asarray((total / np.where(divisor > 0, divisor, 1)).sum(0) / n_cells.sum(), np.float32)
 
 
 def _check_scaling(scaling: str) -> None:

@@ -21,8 +21,8 @@ class FeatureStatistics:
         (n_domains,) int64.
     n_detected
         (n_domains, n_features) int64, cells in which the feature is not 0.
-    total, total_of_squares
-        (n_domains, n_features) float64, sums of the values.
+    total, total_of_squares, total_of_logs
+        (n_domains, n_features) float64, sums of the values x, of x² and of log(1 + x).
     maximum
         (n_domains, n_features) float32.
     """
@@ -31,6 +31,7 @@ class FeatureStatistics:
     n_detected: NDArray[np.int64]
     total: NDArray[np.float64]
     total_of_squares: NDArray[np.float64]
+    total_of_logs: NDArray[np.float64]
     maximum: NDArray[np.float32]
 
     @classmethod
@@ -40,6 +41,7 @@ class FeatureStatistics:
         return cls(
             np.zeros(n_domains, np.int64),
             np.zeros(shape, np.int64),
+            np.zeros(shape, np.float64),
             np.zeros(shape, np.float64),
             np.zeros(shape, np.float64),
             np.zeros(shape, np.float32),
@@ -57,6 +59,7 @@ class FeatureStatistics:
             statistics.n_detected[code] = np.bincount(own.indices, minlength=n_features)
             statistics.total[code] = np.bincount(own.indices, data, n_features)
             statistics.total_of_squares[code] = np.bincount(own.indices, data * data, n_features)
+            statistics.total_of_logs[code] = np.bincount(own.indices, np.log1p(data), n_features)
             np.maximum.at(statistics.maximum[code], own.indices, own.data)
         return statistics
 
@@ -66,6 +69,7 @@ class FeatureStatistics:
             self.n_detected + other.n_detected,
             self.total + other.total,
             self.total_of_squares + other.total_of_squares,
+            self.total_of_logs + other.total_of_logs,
             np.maximum(self.maximum, other.maximum),
         )
 
@@ -76,6 +80,7 @@ class FeatureStatistics:
             self.n_detected[:, chosen],
             self.total[:, chosen],
             self.total_of_squares[:, chosen],
+            self.total_of_logs[:, chosen],
             self.maximum[:, chosen],
         )
 
@@ -86,6 +91,7 @@ class FeatureStatistics:
             self.n_detected[chosen],
             self.total[chosen],
             self.total_of_squares[chosen],
+            self.total_of_logs[chosen],
             self.maximum[chosen],
         )
 
@@ -96,6 +102,7 @@ class FeatureStatistics:
             self.n_detected.sum(0, keepdims=True),
             self.total.sum(0, keepdims=True),
             self.total_of_squares.sum(0, keepdims=True),
+            self.total_of_logs.sum(0, keepdims=True),
             self.maximum.max(0, keepdims=True),
         )
 

@@ -1,0 +1,342 @@
+"""Labels passed on to other data sets, beside other methods: ``python benchmarks/label_transfer.py``; see README.md beside this file."""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from tables import circumstances, markdown_table, show
+
+from scalex.callbacks import LatentExport
+from scalex.cells import AnnDataSource
+from scalex.data import Chunk
+from scalex.input_pca import InputPca
+from scalex.logs import logged_to
+from scalex.module import ScalexModule
+from scalex.preprocess import RnaRecipe
+from scalex.transfer import LabelTransfer
+from scalex.workflow import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "benchmarks" / ".cache" / "label_transfer"
+N_BINS = 15
+# A type with fewer query cells is not left out: its AUROC would say little.
+LEAST_LEFT_OUT = 10
+N_PCS = 50
+COLUMNS = ("reference -> query", "method", "accuracy", "macro-F1", "ECE", "called unknown", "AUROC of unknown")
+
+Data = tuple[ad.AnnData, ad.AnnData, int, int | list[str]]
+
+
+class Embedded(NamedTuple):
+    """A model's view of reference and query cells; of each pair, the reference's (n_cells, n_dimensions) and the query's."""
+
+    latent: tuple[NDArray[np.float32], NDArray[np.float32]]
+    components: tuple[NDArray[np.float32], NDArray[np.float32]]
+    pca: tuple[NDArray[np.float32], NDArray[np.float32]]
+    label: tuple[NDArray[np.str_], NDArray[np.str_]]
+
+
+class Answer(NamedTuple):
+    """Of each query cell the best type, its probability, how unknown it is, and whether it is called so; (n_cells,) each."""
+
+    best: NDArray[np.str_]
+    probability: NDArray[np.float64]
+    unknown: NDArray[np.float64]
+    called: NDArray[np.bool_] | None
+
+
+def pancreas(data: Path, reference: str) -> Data:
+    """One of the two technologies as the reference, the other as the query."""
+    adata = ad.read_h5ad(data / "pancreas_celseq_indrop.h5ad")
+    own = (adata.obs["batch"] == reference).to_numpy()
+    return adata[own].copy(), adata[~own].copy(), 100, 2000
+
+
+def kang(data: Path) -> Data:
+    """Control and stimulated cells; other cells of the same study."""
+    return ad.read_h5ad(data / "kang_ctrl_stim.h5ad"), ad.read_h5ad(data / "kang_ctrl_stim_scgen.h5ad"), 100, 2000
+
+
+def donors(data: Path) -> Data:
+    """Four donors; four others of the same study. Nothing of the method was chosen on them."""
+    adata = ad.read_h5ad(data / "kang_ctrl_donors.h5ad")
+    own = adata.obs["batch"].isin(sorted(adata.obs["batch"].unique())[:4]).to_numpy()
+    return adata[own].copy(), adata[~own].copy(), 100, 2000
+
+
+def cell_lines(data: Path, *, shared: bool) -> Data:
+    """CEL-seq2; 10x, of which there are 2,000 features: the reference may use the shared ones, or its own 2,000 most variable."""
+    five = ad.read_h5ad(data / "celllines_mixology.h5ad")
+    five = five[five.obs["batch"].isin([f"sc_celseq2_5cl_p{run}" for run in (1, 2, 3)])].copy()
+    query = ad.read_h5ad(data / "celllines_10x5cl.h5ad")
+    reference = ad.concat([ad.read_h5ad(data / "celllines_celseq2.h5ad"), five], join="inner", index_unique="-")
+    return reference, query, 600, reference.var_names.intersection(query.var_names, sort=False).tolist() if shared else 2000
+
+
+SETS: dict[str, Callable[[Path], Data]] = {
+    "pancreas: inDrop4 -> CEL-Seq": lambda data: pancreas(data, "inDrop4"),
+    "pancreas: CEL-Seq -> inDrop4": lambda data: pancreas(data, "celseq"),
+    "kang: ctrl, stim -> scGen's sample": kang,
+    "kang: four donors -> four others (untouched)": donors,
+    "cell lines: CEL-seq2 -> 10x": lambda data: cell_lines(data, shared=True),
+    "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: cell_lines(data, shared=False),
+}
+
+
+def embedded(name: str, data: Path, seed: int, left_out: str | None, *, model: str, fresh: bool) -> Embedded:
+    """Train on the reference, without one type if so asked, and embed the query with all that is fitted frozen; done once."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        plan = compose("train", [f"model={model}", f"seed={seed}"]).model
+    path = CACHE / f"{_hash_of([name, dict(plan), left_out])}.npz"
+    if fresh or not path.exists():
+        _say(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
+        reference, query, min_features, features = SETS[name](data)
+        reference = reference[(reference.obs["cell_type"] != left_out).to_numpy()].copy()
+        module = instantiate(plan)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(
+            accelerator="cpu", devices=1, callbacks=[LatentExport(None)], max_steps=plan.max_steps, max_epochs=plan.max_epochs, **quiet
+        )
+        with logged_to(None):
+            recipe = RnaRecipe(min_features=min_features, n_top_features=features)
+            known = fit(AnnDataSource(path=reference, batch_key="batch"), recipe, module, trainer, seed=seed)
+        transform = module.trained_on.preprocessor.rows_with(query.var_names)
+        counts = sparse.csr_matrix(query.X, dtype=np.float32)
+        inputs = transform(counts, np.full(query.n_obs, -1))
+        components = InputPca.fit(known.X)
+        pca = _principal_components(known.raw.to_adata(), transform.normalized(counts), known.var_names)
+        _save(
+            path,
+            latent=(known.obsm["latent"], _latents(module, inputs, transform.lacking)),
+            components=(components.coordinates(known.X), components.coordinates(inputs, transform.lacking)),
+            pca=pca,
+            label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
+        )
+    return _load(path)
+
+
+def _latents(module: ScalexModule, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    row_C = torch.arange(inputs.shape[0])
+    with torch.inference_mode():
+        latent: NDArray[np.float32] = (
+            module.eval().predict_step(Chunk(inputs, torch.zeros_like(row_C), row_C, lacking=lacking)).latent_CZ.numpy()
+        )
+    return latent
+
+
+def by_scvi(name: str, data: Path, seed: int, interpreter: str | None, *, fresh: bool) -> Embedded | None:
+    """The same with scVI on the same features and cells; None if it has not been run and there is no interpreter for it."""
+    path = CACHE / f"{_hash_of(['scvi', name, seed])}.npz"
+    if fresh or not path.exists():
+        if interpreter is None:
+            return None
+        _say(f"scVI on {name}, seed {seed}")
+        reference, query, min_features, features = SETS[name](data)
+        fitted = RnaRecipe(min_features=min_features, n_top_features=features).fit(AnnDataSource(path=reference, batch_key="batch").open())
+        shared = fitted.preprocessor.features.intersection(query.var_names, sort=False)
+        query.obs["batch"] = [f"query {domain}" for domain in query.obs["batch"]]
+        sides = reference[fitted.rows, shared].copy(), query[:, shared].copy()
+        with TemporaryDirectory() as folder:
+            files = [Path(folder) / file for file in ("reference.h5ad", "query.h5ad", "latents.npz")]
+            for side, file in zip(sides, files, strict=False):
+                side.write_h5ad(file)
+            subprocess.run([interpreter, str(Path(__file__).with_name("scvi_query.py")), *map(str, files), str(seed)], check=True)
+            with np.load(files[-1]) as stored:
+                latent = stored["reference"], stored["query"]
+        label = tuple(side.obs["cell_type"].to_numpy(str) for side in sides)
+        _save(path, latent=latent, components=latent, pca=latent, label=label)
+    return _load(path)
+
+
+def ours(cells: Embedded) -> Answer:
+    """`LabelTransfer` with latents and components."""
+    transfer = LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), cells.components[0])
+    return _answer(transfer.predict(cells.latent[1], cells.components[1]))
+
+
+def ours_latents_alone(cells: Embedded) -> Answer:
+    """`LabelTransfer` with latents."""
+    return _answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0])).predict(cells.latent[1]))
+
+
+def neighbors(space: str) -> Callable[[Embedded], Answer]:
+    """The published package's classifier, scikit-learn's defaults, in `space`; unknown is what the neighbors are not at one about."""
+
+    def classify(cells: Embedded) -> Answer:
+        reference, query = getattr(cells, space)
+        classifier = KNeighborsClassifier().fit(reference, cells.label[0])
+        votes = classifier.predict_proba(query)
+        return Answer(classifier.classes_[votes.argmax(1)], votes.max(1), 1 - votes.max(1), None)
+
+    return classify
+
+
+METHODS: dict[str, Callable[[Embedded], Answer]] = {
+    "scalex": ours,
+    "scalex, latents alone": ours_latents_alone,
+    "published package's kNN on our latents": neighbors("latent"),
+    f"{N_PCS} PCs + kNN": neighbors("pca"),
+}
+SCVI = "scVI, load_query_data + kNN"
+
+
+def figures(cells: Embedded, answer: Answer) -> dict[str, float]:
+    """Accuracy, macro-F1 and calibration error of the best type, of query cells whose type the reference has; share called unknown."""
+    shared = np.intersect1d(*cells.label)
+    judged = np.isin(cells.label[1], shared)
+    true, best, probability = cells.label[1][judged], answer.best[judged], answer.probability[judged]
+    return {
+        "accuracy": float((true == best).mean()),
+        "f1": float(f1_score(true, best, labels=shared, average="macro", zero_division=0)),
+        "ece": expected_calibration_error(probability, true == best),
+        "called": float("nan") if answer.called is None else float(answer.called[judged].mean()),
+    }
+
+
+def expected_calibration_error(probability: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Mean distance of probability and accuracy over equal bins of probability, weighted by their cells (Guo et al. 2017)."""
+    bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    gaps = pd.DataFrame({"gap": probability - correct}).groupby(bins)["gap"].sum().abs()
+    return float(gaps.sum() / len(probability))
+
+
+def auroc(cells: Embedded, answer: Answer, left_out: str) -> float:
+    """How well the cells of a type that the reference lacks are told from those of types that it has."""
+    lacking = cells.label[1] == left_out
+    judged = lacking | np.isin(cells.label[1], cells.label[0])
+    return float(roc_auc_score(lacking[judged], answer.unknown[judged]))
+
+
+def _table(arguments: argparse.Namespace, data: Path) -> tuple[list[list[str]], list[list[str]]]:
+    """The rows of the table of methods and of the table of types left out."""
+    rows, types = [], []
+    for name in arguments.sets:
+        options = {"model": arguments.model, "fresh": arguments.fresh}
+        whole = [embedded(name, data, seed, None, **options) for seed in arguments.seeds]
+        left_out = [] if arguments.whole else list(_left_out(whole[0]))
+        without = {one: embedded(name, data, arguments.seeds[0], one, **options) for one in left_out}
+        for method, classify in METHODS.items():
+            found = {one: auroc(cells, classify(cells), one) for one, cells in without.items()}
+            rows.append([name, method, *_row([figures(cells, classify(cells)) for cells in whole]), _number(_mean(found.values()))])
+            if found:
+                counts = pd.Series(whole[0].label[1]).value_counts()
+                types.append([name, method, ", ".join(f"{one} ({counts[one]}) {value:.2f}" for one, value in found.items())])
+        theirs = by_scvi(name, data, arguments.seeds[0], arguments.scvi, fresh=arguments.fresh and arguments.scvi is not None)
+        row = ["not measured"] * 3 + [""] if theirs is None else _row([figures(theirs, neighbors("latent")(theirs))])
+        rows.append([name, SCVI, *row, "not measured"])
+    return rows, types
+
+
+def _left_out(cells: Embedded) -> Iterator[str]:
+    for one, count in pd.Series(cells.label[1]).value_counts().items():
+        if count >= LEAST_LEFT_OUT and one in cells.label[0]:
+            yield str(one)
+
+
+def _row(found: list[dict[str, float]]) -> list[str]:
+    return [_number(_mean(one[column] for one in found)) for column in ("accuracy", "f1", "ece", "called")]
+
+
+def _mean(values: Iterator[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"
+
+
+def _answer(found: pd.DataFrame) -> Answer:
+    best, called = found["best"].to_numpy(str), (found["label"] == "unknown").to_numpy()
+    return Answer(best, found["probability"].to_numpy(), found["unknown"].to_numpy(), called)
+
+
+def _principal_components(
+    reference: ad.AnnData, query: sparse.csr_matrix, features: pd.Index
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of normalized expression, log1p, of the model's features, found among the reference's cells."""
+    position = reference.var_names.get_indexer(features)
+    pca = PCA(N_PCS, svd_solver="arpack", random_state=0).fit(reference.X[:, position])
+    return pca.transform(reference.X[:, position]), pca.transform(query[:, position])
+
+
+def _save(path: Path, **pairs: tuple[NDArray, NDArray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez(unfinished, **{f"{name}_{side}": array for name, pair in pairs.items() for side, array in enumerate(pair)})
+    unfinished.replace(path)
+
+
+def _load(path: Path) -> Embedded:
+    with np.load(path) as stored:
+        return Embedded(*((stored[f"{name}_0"], stored[f"{name}_1"]) for name in Embedded._fields))
+
+
+def _hash_of(settings: list[object]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="scalex", help="an option of conf/model")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED", help="types are left out with the first")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="some of the sets")
+    parser.add_argument("--whole", action="store_true", help="leave no type out: no AUROC, in a fifth of the time")
+    parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
+    parser.add_argument("--fresh", action="store_true", help="train again what has been trained; needed after a change of the model")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train on each reference, pass its labels on to the query; two tables."""
+    arguments = _arguments()
+    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
+    if not data.is_dir():
+        sys.exit(f"No such folder: {data}. Set SCALEX_DATA to the folder that holds the data sets.")
+    torch.set_num_threads(1)
+    # Lightning advises worker processes; one thread is measured.
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    rows, types = _table(arguments, data)
+    show("label transfer", f"{circumstances()}\n\n{markdown_table(COLUMNS, rows)}", arguments.output)
+    if types:
+        columns = ("reference -> query", "method", "AUROC of unknown by type left out (query cells)")
+        show("types left out of the reference", markdown_table(columns, types), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
