@@ -11,7 +11,7 @@ demo: $(BIN)/.scalex
 test: $(BIN)/.scalex-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy scalex train.py
+	$(BIN)/mypy scalex train.py project.py
 	$(BIN)/pytest
 
 $(BIN)/python:

@@ -73,7 +73,8 @@ class BlockWriter:
 
     def _create(self, parent: h5py.Group, name: str, element: h5py.Group | h5py.Dataset) -> None:
         """Copy an element so that it can grow."""
-        if name == "categories":
+        kind = parent.attrs.get("encoding-type")
+        if name == "categories" and kind == "categorical":
             element.parent.copy(element, parent, name)
             return
         if isinstance(element, h5py.Group):
@@ -83,7 +84,7 @@ class BlockWriter:
                 self._create(group, part, element[part])
             return
         # A file may come to hold more values than a 32-bit row pointer can count.
-        dtype = np.dtype(np.int64) if name == "indptr" else element.dtype
+        dtype = np.dtype(np.int64) if name == "indptr" and kind == "csr_matrix" else element.dtype
         dataset = parent.create_dataset(
             name,
             data=element[()],
@@ -111,7 +112,7 @@ def _append(target: h5py.Group | h5py.Dataset, source: h5py.Group | h5py.Dataset
         return
     assert set(target) == set(source), f"blocks differ in {target.name}: {sorted(set(target) ^ set(source))}"
     for name in source:
-        if name == "categories":
+        if name == "categories" and target.attrs.get("encoding-type") == "categorical":
             assert list(target[name][()]) == list(source[name][()]), f"blocks differ in the categories of {target.name}"
         else:
             _append(target[name], source[name])

@@ -25,18 +25,16 @@ from scalex.data import Chunk, QueryDataModule, ScalexDataModule
 from scalex.files import written_whole
 from scalex.metrics import scores
 from scalex.module import ScalexModule
-from scalex.obs_columns import common_types, conform
+from scalex.obs_columns import common_types, conform, free_suffix
 from scalex.preprocess import FittedRecipe, Preprocessor
 from scalex.projection import open_query
-from scalex.reference import REJECTED, Reference, write_lineage
+from scalex.reference import GROWTH, Reference, write_lineage
 from scalex.trained_on import TrainedOn
 from scalex.workflow import train_and_embed
 
-__all__ = ["GROWTH", "grow"]
+__all__ = ["grow", "start_from"]
 
 logger = logging.getLogger(__name__)
-
-GROWTH = "growth.json"
 
 
 def grow(
@@ -120,6 +118,8 @@ def grow(
         "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
+    # Until the training has been judged, the folder is no reference.
+    _write_growth(folder, {"accepted": False})
     adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
     _judge(reference, adata, folder, allowed_fall, label, seed)
     return adata
@@ -170,7 +170,8 @@ def _expression(reference: Reference) -> sparse.csr_matrix:
     """Normalized expression of the reference's cells."""
     path = reference.folder / "adata.h5ad"
     with h5py.File(path) as file:
-        if "raw" not in file or "X" not in file["raw"]:
+        has_expression = isinstance(file.get("raw"), h5py.Group)
+        if not has_expression:
             trained = reference.lineage[0]["folder"]
             raise ValueError(
                 f"{path} holds no expression: cells were added to it by projection. Go on from the version that was trained ({trained}), "
@@ -225,8 +226,7 @@ def _joined(
     added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
     types = common_types([own, added])
     added.index = added.index.astype(str)
-    if added.index.isin(own.index).any():
-        added.index = added.index + "-query"
+    added.index = added.index + free_suffix(own.index, lambda: [added.index])
     obs = pd.concat([conform(own, types), conform(added, types)])
     domain = pd.Categorical(obs["domain"].astype(str))
     known = pd.Categorical(obs[label]) if label in obs else None
@@ -251,21 +251,24 @@ def _judge(reference: Reference, adata: AnnData, folder: Path, allowed_fall: flo
         "allowed_fall": allowed_fall,
         "accepted": accepted,
     }
-    with written_whole(folder / GROWTH) as path:
-        path.write_text(json.dumps(numbers, indent=2))
     logger.info(
         "The old cells moved by %.2f (median; 1 = %s); their total score was %.3f and is %.3f", numbers["moved"]["median"],
         numbers["unit"], was["total"], scored["total"],
     )  # fmt: skip
     if accepted:
         write_lineage(folder, reference, "trained on", adata.n_obs)
+    _write_growth(folder, numbers)
+    if accepted:
         return
-    best = folder / "checkpoint" / "best.ckpt"
-    best.replace(best.with_name(REJECTED))
     logger.warning(
-        "The old cells' score fell by %.3f, more than allowed (growth.allowed_fall=%g): this run does not replace the reference, and its "
-        "model is kept as checkpoint/%s. Lower model.lr or growth.encoder_lr, or allow more.", fall, allowed_fall, REJECTED,
+        "The old cells' score fell by %.3f, more than allowed (growth.allowed_fall=%g): this run does not replace the reference. "
+        "Lower model.lr or growth.encoder_lr, or allow more.", fall, allowed_fall,
     )  # fmt: skip
+
+
+def _write_growth(folder: Path, numbers: dict[str, Any]) -> None:
+    with written_whole(folder / GROWTH) as path:
+        path.write_text(json.dumps(numbers, indent=2))
 
 
 def _scores(reference: Reference, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:

@@ -21,8 +21,9 @@ def decoded_domain(impute: bool | str | None, known: Sequence[str]) -> int | Non
         return None
     if impute is True:
         return -1
-    check_known([impute], known)
-    return list(known).index(impute)
+    # A domain may be called 1, which the command line reads as a number.
+    check_known([str(impute)], known)
+    return list(known).index(str(impute))
 
 
 def check_known(domains: Iterable[str], known: Sequence[str]) -> None:

@@ -379,7 +379,7 @@ class ScalexModule(LightningModule):
             TrainedOn.check_format(checkpoint["trained_on"])
             module = cls(**checkpoint["hyper_parameters"])
             module.on_load_checkpoint(checkpoint)
-        except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (KeyError, IndexError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path} is not a checkpoint of scalex ({type(error).__name__}: {error}).") from error
         try:
             module.load_state_dict(checkpoint["state_dict"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_extension_array_dtype, is_object_dtype
+from pandas.api.types import is_bool_dtype, is_extension_array_dtype, is_numeric_dtype, is_object_dtype
 
-__all__ = ["common_types", "conform"]
+__all__ = ["common_types", "conform", "free_suffix"]
 
 
 def common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
@@ -34,8 +34,13 @@ def _common(dtypes: Sequence[Any]) -> Any:
     if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in there):
         common = np.result_type(*there)
         return np.result_type(common, np.float32) if lacking else common
-    if all(dtype == there[0] for dtype in there) and is_extension_array_dtype(there[0]):
-        return there[0]
+    if any(is_extension_array_dtype(dtype) for dtype in there):
+        # Types that can hold missing values, with their like that cannot.
+        kinds = {dtype if is_extension_array_dtype(dtype) else pd.array(np.zeros(1, dtype)).dtype for dtype in there}
+        if len(kinds) == 1:
+            return kinds.pop()
+        if all(is_numeric_dtype(kind) and not is_bool_dtype(kind) for kind in kinds):
+            return pd.Float64Dtype()
     return np.dtype(object)
 
 
@@ -61,3 +66,19 @@ def _column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
         text = values.astype(object)
         return text.where(text.isna(), text.astype(str)).fillna("")
     return values.astype(dtype)
+
+
+def free_suffix(taken: pd.Index, names: Callable[[], Iterable[pd.Index]]) -> str:
+    """What to add to the names of new cells so that none is taken: nothing, or "-query" as often as needed.
+
+    Parameters
+    ----------
+    taken
+        Names that are there.
+    names
+        Gives the new names, run by run, as often as it is asked.
+    """
+    suffix = ""
+    while any((run.astype(str) + suffix).isin(taken).any() for run in names()):
+        suffix += "-query"
+    return suffix

@@ -23,7 +23,7 @@ from scalex.data import Chunk, QueryDataModule
 from scalex.impute import check_known, decoded_domain, units
 from scalex.input_pca import INPUT_PCA
 from scalex.module import Statistics
-from scalex.obs_columns import common_types, conform
+from scalex.obs_columns import common_types, conform, free_suffix
 from scalex.plain import writable
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import count_fractional
@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 # Cells whose values tell whether they are counts.
 LOOKED_AT = 1000
 FEW_FOUND = 0.8
+# Chunks whose memory is freed at once.
+LARGE_CHUNK = 1000
+# Transferred where it is there; any other must be there if it is asked for.
+USUAL_LABEL = "cell_type"
 
 
 def embed(
@@ -99,7 +103,7 @@ def project(
         Add layers["impute"]: cells decoded through their own domain (True) or through the named one, in normalized expression (undo
         log1p with expm1), float32.
     label
-        Column of the reference's obs to transfer. None, or not there: nothing is transferred.
+        Column of the reference's obs to transfer. None, or "cell_type" and not there: nothing is transferred.
     statistics
         Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": on all new cells of its domain. None: those
         with which the reference's own latents were made.
@@ -124,7 +128,7 @@ def project(
         If too few features are found, the values are not of the kind that the model was trained on, or the domain to impute through is
         not known.
     KeyError, FileNotFoundError
-        Where the source does not hold what its options name.
+        Where the source does not hold what its options name, or the reference has no such labels.
     """
     impute_code = decoded_domain(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
@@ -141,7 +145,7 @@ def project(
         first = query.example_obs()
         own = reference.cells.obs.assign(projection=_constant("reference", reference.cells.n_obs))
         types = common_types([own, first])
-        suffix = "-query" if _shares_names(own.index, data) else ""
+        suffix = free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
         for block in _reference_blocks(reference, conform(own, types), impute_code, chunk_size):
             writer.append(block)
 
@@ -264,8 +268,9 @@ class _HandOn(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._take(outputs, batch)
-        # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for such cycles.
-        gc.collect()
+        if len(batch.row_C) >= LARGE_CHUNK:
+            # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
+            gc.collect()
         self._bar.update(len(batch.row_C))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -286,7 +291,7 @@ class _QueryBlocks:
         self._alone = alone
         self._map = reference.latent_map()
         self._pca = reference.input_pca
-        self._label = label if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any() else None
+        self._label = _usable(reference, label)
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label)
 
@@ -350,6 +355,24 @@ class _QueryBlocks:
         return obs, placed.umap
 
 
+def _usable(reference: Reference, label: str | None) -> str | None:
+    """The label to transfer; None where the usual one is not there.
+
+    Raises
+    ------
+    KeyError
+        If another one is asked for that the reference does not have.
+    """
+    if label is None:
+        return None
+    if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any():
+        return label
+    if label != USUAL_LABEL:
+        reference.check_label(label)
+    logger.info("No labels are transferred: the reference has none in obs[%r]. It has: %s", label, ", ".join(reference.labels) or "none")
+    return None
+
+
 def _constant(value: str, n: int) -> pd.Categorical:
     return pd.Categorical([value], categories=["reference", "query"]).repeat(n)
 
@@ -375,10 +398,6 @@ def _reference_blocks(reference: Reference, obs: pd.DataFrame, impute: int | Non
 
 def _imputed(reference: Reference, latent: NDArray[np.float32], own: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
     return reference.module.impute(latent, own if impute == -1 else np.full(len(latent), impute))
-
-
-def _shares_names(names: pd.Index, data: QueryDataModule) -> bool:
-    return any(data.cells.annotation(rows).index.astype(str).isin(names).any() for rows in chunks(data.n_cells, 100_000))
 
 
 def _grown(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:

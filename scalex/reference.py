@@ -24,11 +24,11 @@ from scalex.projection import embed, project
 from scalex.trained_on import TrainedOn
 from scalex.transfer import LabelTransfer
 
-__all__ = ["REJECTED", "Reference", "write_lineage"]
+__all__ = ["GROWTH", "Reference", "write_lineage"]
 
 LINEAGE = "lineage.json"
-# The model of a continued training that did too much to the old cells.
-REJECTED = "rejected.ckpt"
+# What a continued training did to the old cells, and whether its model takes the place of the old one.
+GROWTH = "growth.json"
 # The columns of `LabelTransfer.predict`.
 TRANSFERRED = ("label", "best", "probability", "runner_up", "unknown")
 
@@ -80,10 +80,11 @@ class Reference:
         if not folder.is_dir():
             raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run, as train.py leaves it.")
         paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
-        if checkpoint.with_name(REJECTED).is_file():
+        growth = _json(folder / GROWTH)
+        if growth and not growth["accepted"]:
             raise ValueError(
-                f"{folder} is not a reference: its training was rejected, since the old cells' scores fell (growth.json). Use the "
-                "reference it went on from."
+                f"{folder} is not a reference: it is the continued training of one that did not end, or in which the old cells' scores "
+                f"fell too far ({GROWTH}). Use the reference it went on from."
             )
         lacking = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
         if lacking:
@@ -91,17 +92,13 @@ class Reference:
                 f"{folder} is not a reference: it lacks {' and '.join(lacking)}. Give the folder of a finished run, as train.py leaves it."
             )
         module = ScalexModule.from_checkpoint(checkpoint)
-        cells, raw_var = _without_expression(adata)
+        assert module.trained_on is not None
+        cells, raw_var = _without_expression(adata, module.trained_on.preprocessor.expressed)
         n_latent = module.hparams["n_latent"]
         if "latent" not in cells.obsm or cells.obsm["latent"].shape[1] != n_latent:
             raise ValueError(f"{adata} does not belong to the model beside it: it needs obsm['latent'] of {n_latent} dimensions.")
-        assert module.trained_on is not None
-        lineage = folder / LINEAGE
-        if lineage.is_file():
-            versions = tuple(json.loads(lineage.read_text()))
-        else:
-            versions = (_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version),)
-        return cls(folder, module, cells, raw_var, versions)
+        versions = _json(folder / LINEAGE) or [_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)]
+        return cls(folder, module, cells, raw_var, tuple(versions))
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -248,7 +245,7 @@ class Reference:
         KeyError
             If the reference has no such labels; the message lists those it has.
         """
-        self._check_label(label)
+        self.check_label(label)
         obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
         return obs[[f"{label}_{name}" for name in TRANSFERRED]].set_axis(list(TRANSFERRED), axis=1)
 
@@ -260,11 +257,18 @@ class Reference:
         KeyError
             If the reference has no such labels; the message lists those it has.
         """
-        self._check_label(label)
+        self.check_label(label)
         components = self.cells.obsm.get(INPUT_PCA)
         return LabelTransfer.fit(self.latent, pd.Categorical(self.cells.obs[label]), components)
 
-    def _check_label(self, label: str) -> None:
+    def check_label(self, label: str) -> None:
+        """See that the reference has such labels.
+
+        Raises
+        ------
+        KeyError
+            If it has not; the message lists those it has.
+        """
         if label not in self.cells.obs:
             raise KeyError(f"label={label!r}: the reference has no such labels. It has: {', '.join(self.labels) or 'none'}.")
 
@@ -314,17 +318,31 @@ def write_lineage(folder: Path, parent: Reference, action: str, n_cells: int) ->
         path.write_text(json.dumps(lineage, indent=2))
 
 
+def _json(path: Path) -> Any:
+    """What a .json file holds; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken ({error}): copy the folder again.") from error
+
+
 def _version(folder: Path, action: str, n_cells: int, written_by: str) -> dict[str, Any]:
     return {"folder": folder.absolute().name, "action": action, "n_cells": n_cells, "version": written_by}
 
 
-def _without_expression(path: Path) -> tuple[ad.AnnData, pd.DataFrame]:
-    """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw."""
+def _without_expression(path: Path, expressed: pd.Index) -> tuple[ad.AnnData, pd.DataFrame]:
+    """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw, which are the `expressed` ones."""
     try:
         with h5py.File(path) as file:
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", "varm", "obsp", "uns") if name in file}
-            has_raw = "raw" in file and "var" in file["raw"]
-            raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else parts["var"]
+            has_raw = isinstance(file.get("raw"), h5py.Group)
+            raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else pd.DataFrame(index=expressed)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error
+    obs = parts["obs"]
+    for name in obs.select_dtypes(object):
+        # Text that came from a query; "" is what a cell lacks.
+        obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
     return ad.AnnData(**parts), raw_var

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,6 +34,57 @@ def demo(_demo: AnnData) -> AnnData:
 @pytest.fixture
 def demo_in_memory(demo: AnnData) -> InMemoryCells:
     return AnnDataSource(path=demo, batch_key="batch").open()
+
+
+class Trained(NamedTuple):
+    """A finished run, what it was given, and cells it has not seen. Not to be changed: tests that change the folder copy it.
+
+    `cells` are those of two domains; the training left out a few that are poor in features. `query` are those of a third domain.
+    """
+
+    folder: Path
+    cells: AnnData
+    query: AnnData
+    min_features: int
+
+    @property
+    def exported(self) -> AnnData:
+        return ad.read_h5ad(self.folder / "adata.h5ad")
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Trained]:
+    from scalex import SCALEX
+
+    both = demo_cells(480, 450, 3)
+    is_query = (both.obs["batch"] == "domain2").to_numpy()
+    cells, query = both[~is_query].copy(), both[is_query].copy()
+    least = int(np.sort(np.diff(cells.X.indptr))[5])
+    made: dict[bool, Trained] = {}
+
+    def trained(is_eval: bool) -> Trained:
+        if is_eval not in made:
+            folder = tmp_path_factory.mktemp("trained") / "run"
+            SCALEX(
+                cells, min_features=least, n_top_features=200, max_iteration=150, lr=1e-3, eval=is_eval, outdir=folder,
+                ignore_umap=not is_eval, show=False,
+            )  # fmt: skip
+            made[is_eval] = Trained(folder, cells, query, least)
+        return made[is_eval]
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def trained(_trained: Callable[[bool], Trained]) -> Trained:
+    """A run with running statistics, UMAP and clusters."""
+    return _trained(True)
+
+
+@pytest.fixture(scope="session")
+def trained_by_domain(_trained: Callable[[bool], Trained]) -> Trained:
+    """The same with the encoder's statistics of each domain, without UMAP and clusters."""
+    return _trained(False)
 
 
 @pytest.fixture

@@ -215,3 +215,57 @@ def test_real_cells_are_integrated(real: Any) -> None:
     assert adata.shape == (1021, 2000)
     assert adata.uns["scalex"]["scores"]["nmi"] > 0.5
     assert os.environ.get("SCALEX_DATA", "") in str(path)
+
+
+class TestProjection:
+    @pytest.mark.parametrize(("is_eval", "statistics"), [(True, "running"), (False, "domain")])
+    def test_is_that_of_the_reference(self, trained: Any, is_eval: bool, statistics: Any) -> None:
+        reference = scalex.Reference.load(trained.folder)
+        for repeat in (False, True):
+            found = quick(trained.query, projection=trained.folder, repeat=repeat, eval=is_eval)
+            expected = reference.project(trained.query, repeat=repeat, statistics=statistics)
+            assert list(found.obs_names) == list(expected.obs_names)
+            np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
+            np.testing.assert_array_equal(found.obsm["X_umap"], expected.obsm["X_umap"])
+            assert list(found.obs["cell_type_label"]) == list(expected.obs["cell_type_label"])
+            assert (found.X is None) == (not repeat)
+
+    def test_goes_to_a_folder_too(self, trained: Any, tmp_path: Path) -> None:
+        found = quick(trained.query, projection=str(trained.folder), outdir=tmp_path / "out", impute="domain1", eval=True)
+        assert {path.name for path in (tmp_path / "out").iterdir()} >= {"adata.h5ad", "report.json", "projection.pdf", "log.txt"}
+        expected = scalex.Reference.load(trained.folder).project(trained.query, impute="domain1")
+        np.testing.assert_array_equal(found.layers["impute"], expected.layers["impute"])
+        np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out" / "adata.h5ad").obsm["latent"], found.obsm["latent"])
+        with pytest.raises(FileExistsError, match="holds another run's results"):
+            quick(trained.query, projection=trained.folder, outdir=tmp_path / "out")
+
+    def test_without_a_folder_nothing_is_written(self, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        quick(trained.query, projection=trained.folder)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_of_several_sources_has_them_as_domains(self, trained: Any) -> None:
+        query = trained.query
+        sources = [query[:60].copy(), query[60:].copy()]
+        found = quick(sources, batch_categories=["first", "second"], projection=trained.folder, repeat=True, eval=True)
+        assert found.obs["domain"].value_counts().to_dict() == {"first": 60, "second": 106}
+        expected = scalex.Reference.load(trained.folder).embed(query)
+        np.testing.assert_array_equal(found.obsm["latent"], expected)
+
+    def test_into_no_reference_is_an_error(self, trained: Any, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="is not a reference: it lacks"):
+            quick(trained.query, projection=tmp_path)
+
+
+def test_imputation_is_added_to_a_training(demo: AnnData, tmp_path: Path) -> None:
+    adata = quick(demo, impute=True, eval=True, outdir=tmp_path / "own")
+    reference = scalex.Reference.load(tmp_path / "own")
+    np.testing.assert_allclose(adata.layers["impute"], reference.impute(demo).layers["impute"], rtol=1e-5)
+    through = quick(demo, impute="domain1", eval=True)
+    np.testing.assert_allclose(through.layers["impute"], reference.impute(demo, "domain1").layers["impute"], rtol=1e-5)
+
+
+def test_imputation_through_a_domain_that_is_not_there_is_said_before_the_training(demo: AnnData, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain9.* It knows: domain0, domain1, domain2"):
+        quick(demo, impute="domain9", outdir=tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -133,7 +133,8 @@ class AnnDataSource:
         var = _unique(ad.io.read_elem(file["var"]), "feature", str(paths[0]))
         if n_cells == 0 or len(var) == 0:
             raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {len(var)}.")
-        domain = _domain(obs, self.batch_key, self.source_key, several=False, columns=columns)
+        names = stored[stored.attrs["_index"]].asstr()
+        domain = _domain(obs, self.batch_key, self.source_key, several=False, columns=columns, name_of=lambda row: names[row])
         logger.info("Opened %s: %s x %s; it stays on disk", paths[0], f"{n_cells:,}", f"{len(var):,}")
         return BackedCells(file, matrix, var, domain, _label(obs, self.label_key))
 
@@ -279,9 +280,15 @@ def _sample(source: _Source, *, fraction: float | None, n_obs: int | None, seed:
 
 
 def _domain(
-    obs: pd.DataFrame, batch_key: str | None, source_key: str, *, several: bool, columns: Sequence[str] | None = None
+    obs: pd.DataFrame,
+    batch_key: str | None,
+    source_key: str,
+    *,
+    several: bool,
+    columns: Sequence[str] | None = None,
+    name_of: Callable[[int], str] | None = None,
 ) -> pd.Categorical:
-    """Domain of each cell; `columns` are those there would be in obs, where it is not read whole."""
+    """Domain of each cell. Where obs is not read whole, `columns` are those it has and `name_of` gives a cell's name."""
     there = list(obs.columns) if columns is None else columns
     if batch_key is None:
         if not several and source_key not in obs:
@@ -297,9 +304,10 @@ def _domain(
             raise KeyError(f"batch_key={column!r} is not in obs. Columns: {_listed(there, 20)}.")
     missing = obs[keys].isna().any(axis=1)
     if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        first = obs.index[row] if name_of is None else name_of(row)
         raise ValueError(
-            f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {obs.index[missing][0]}): "
-            "fill the column or remove those cells."
+            f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {first}): fill the column or remove those cells."
         )
     return _joined_text([pd.Categorical(obs[key]) for key in keys])
 

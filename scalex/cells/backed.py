@@ -91,7 +91,7 @@ def table_rows(table: h5py.Group, rows: slice) -> pd.DataFrame:
 def _copy_rows(stored: h5py.Group, copy: h5py.Group, rows: slice) -> None:
     copy.attrs.update(stored.attrs)
     for name, element in stored.items():
-        if name == "categories":
+        if name == "categories" and stored.attrs["encoding-type"] == "categorical":
             stored.copy(element, copy, name)
         elif isinstance(element, h5py.Dataset):
             dataset: Any = copy.create_dataset(name, data=element[rows], dtype=element.dtype)

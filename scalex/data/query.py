@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -72,11 +74,16 @@ class QueryDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each cell once, in order, in chunks."""
-        return DataLoader(_Chunks(self), batch_size=None, sampler=list(chunks(self.n_cells, self._chunk_size)))
+        return DataLoader(_Chunks(self), batch_size=None, collate_fn=_as_it_is, sampler=list(chunks(self.n_cells, self._chunk_size)))
 
     def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
         """Leave a chunk where it is: the model moves it piece by piece."""
         return batch
+
+
+def _as_it_is(chunk: Any) -> Any:
+    """Torch would make tensors of its arrays."""
+    return chunk
 
 
 class _Chunks(Dataset[Chunk]):

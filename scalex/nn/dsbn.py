@@ -152,7 +152,9 @@ class DomainBatchNorm(nn.Module):
         The affine parameters are those of `domain_C`, or the only ones there are.
         """
         if len(self.weight) == 1 and len(mean_DF) == 1:
-            return F.batch_norm(x_CF.float(), mean_DF[0], var_DF[0], self.weight[0], self.bias[0], eps=self.eps)
+            # The same arithmetic as below, without a copy of the only row for each cell.
+            scale_F = torch.rsqrt(var_DF[0] + self.eps) * self.weight[0]
+            return torch.addcmul(self.bias[0], x_CF.float() - mean_DF[0], scale_F)
         own_C = domain_C if len(self.weight) > 1 else torch.zeros_like(domain_C)
         given_C = domain_C if len(mean_DF) > 1 else torch.zeros_like(domain_C)
         scale_CF = torch.rsqrt(var_DF + self.eps)[given_C] * self.weight[own_C]

@@ -56,12 +56,12 @@ def match_features(known: pd.Index, given: pd.Index) -> FeatureMatch:
     taken[position[exact]] = True
     # A given name without version may stand for a known one with it, and the other way.
     plain_known, plain_given = _without_version(known), _without_version(given)
-    free = pd.Series(np.flatnonzero(~taken), index=plain_known[~taken])
-    free = free[~free.index.duplicated()]
+    by_id = pd.Series(np.arange(len(known)), index=plain_known)
+    by_id = by_id[~by_id.index.duplicated()]
     is_id = plain_given.str.match(r"^ENS[A-Z]*[GTPE]\d{11}$")
     later = np.flatnonzero(~exact & np.asarray(is_id, bool))
-    position[later] = free.reindex(plain_given[later]).fillna(-1).to_numpy(np.int64)
-    repeated = (position >= 0) & pd.Series(position).duplicated().to_numpy()
+    position[later] = by_id.reindex(plain_given[later]).fillna(-1).to_numpy(np.int64)
+    repeated = (position >= 0) & (pd.Series(position).duplicated().to_numpy() | (~exact & taken[position]))
     position[repeated] = -1
     found = np.zeros(len(known), bool)
     found[position[position >= 0]] = True

@@ -146,10 +146,36 @@ def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_i
         np.testing.assert_array_equal(found.toarray(), expected.toarray())
     one, other = loaded.to_plain(), preprocessor.to_plain()
     assert torch.equal(one.pop("maximum"), other.pop("maximum"))
+    assert torch.equal(one.pop("mean"), other.pop("mean"))
     assert one == other
 
 
 def test_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
-    before = preprocessor.maximum.copy()
-    preprocessor.to_plain()["maximum"].zero_()
-    np.testing.assert_array_equal(preprocessor.maximum, before)
+    for name in ("maximum", "mean"):
+        before = getattr(preprocessor, name).copy()
+        preprocessor.to_plain()[name].zero_()
+        np.testing.assert_array_equal(getattr(preprocessor, name), before)
+
+
+def test_for_features_that_are_lacking_the_mean_input_is_to_be_seen(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
+    names = demo_in_memory.var.index
+    assert preprocessor.rows_with(names).lacking is None
+    assert preprocessor.rows_with(names[::-1].append(pd.Index(["x"]))).lacking is None
+    gone = preprocessor.features[[3, 8, 40]]
+    lacking = preprocessor.rows_with(names.drop(gone)).lacking
+    assert lacking is not None
+    assert lacking.dtype == np.float32
+    expected = np.where(preprocessor.features.isin(gone), preprocessor.mean, 0)
+    assert (expected > 0).sum() == 3
+    np.testing.assert_array_equal(lacking, expected)
+
+
+def test_detected_features_are_those_that_the_preprocessor_knows(demo_in_memory: InMemoryCells) -> None:
+    preprocessor = RECIPES["counts"].fit(demo_in_memory).preprocessor
+    values = demo_in_memory.matrix[:20].toarray()
+    values[:, 7] = 0
+    rows = sparse.hstack([sparse.csr_matrix(values), sparse.csr_matrix(np.full((20, 2), 5, np.float32))], format="csr")
+    rows.data[rows.data == values[0].max()] = 0  # zeros that are stored are not detected
+    names = demo_in_memory.var.index.append(pd.Index(["x", "y"]))
+    expected = np.count_nonzero(rows.toarray()[:, :500], axis=1)
+    np.testing.assert_array_equal(preprocessor.rows_with(names).n_detected(rows), expected)

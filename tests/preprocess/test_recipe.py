@@ -96,7 +96,33 @@ def test_fit_in_chunks_is_fit_at_once(
     np.testing.assert_array_equal(in_chunks.rows, at_once.rows)
     one, other = (fitted.preprocessor.to_plain() for fitted in (in_chunks, at_once))
     np.testing.assert_array_equal(one.pop("maximum"), other.pop("maximum"))
+    np.testing.assert_allclose(one.pop("mean"), other.pop("mean"), rtol=1e-6)
     assert one == other
+
+
+@pytest.mark.parametrize("scaling", ["global", "domain"])
+@pytest.mark.parametrize("recipe", [AsIsRecipe, RnaRecipe])
+def test_mean_is_the_mean_input_of_the_kept_cells(rich: AnnData, recipe: type[Recipe], scaling: Any) -> None:
+    values = rich.X.toarray()
+    values[9] = 0  # a cell without counts is one of them
+    rich.X = sparse.csr_matrix(values)
+    cells = opened(rich)
+    options = {"min_features": 320, "n_top_features": 70} if recipe is RnaRecipe else {}
+    fitted = recipe(scaling=scaling, **options).fit(cells)
+    assert (len(fitted.rows) < 300) == (recipe is RnaRecipe)
+    inputs, _ = transformed(fitted, cells)
+    assert fitted.preprocessor.mean.dtype == np.float32
+    np.testing.assert_allclose(fitted.preprocessor.mean, inputs.toarray().astype(np.float64).mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("n_fractional", "expected"), [(0, False), (14, False), (16, True), (30, True)])
+def test_what_most_cells_hold_says_whether_the_values_are_counts(
+    make_cells: MakeCells, recipe: Recipe, n_fractional: int, expected: bool
+) -> None:
+    values = np.random.default_rng(0).poisson(4, (30, 10)).astype(float)
+    values[:n_fractional, 0] = 1.25
+    assert recipe.fit(make_cells(values)).preprocessor.fractional is expected
 
 
 def test_target_sum_is_the_size_of_every_cell(demo_in_memory: InMemoryCells) -> None:

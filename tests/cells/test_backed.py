@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells.backed import BackedCells, table_rows
+
+ROWS: dict[str, slice | NDArray[np.int64]] = {
+    "all": slice(None),
+    "run": slice(17, 60),
+    "one": slice(5, 6),
+    "first": slice(0, 1),
+    "past the end": slice(290, 400),
+    "ascending": np.array([3, 4, 90, 299]),
+    "run as array": np.arange(40, 70),
+    "one as array": np.array([7]),
+}
+
+
+@pytest.fixture
+def annotated(demo: AnnData) -> AnnData:
+    """Demo cells with columns of every kind in obs."""
+    n = demo.n_obs
+    rng = np.random.default_rng(0)
+    demo.obs["text"] = [f"note {i}" for i in range(n)]
+    demo.obs["flag"] = rng.random(n) < 0.5
+    demo.obs["maybe"] = pd.array(rng.choice([True, False, None], n), dtype="boolean")
+    demo.obs["whole"] = pd.array([None if i % 3 == 0 else i for i in range(n)], dtype="Int64")
+    demo.obs["size"] = rng.integers(0, 9, n).astype(np.int16)
+    demo.obs["stage"] = pd.Categorical(rng.choice(["late", "early"], n), ["early", "late"], ordered=True)
+    demo.obs["partly"] = pd.Categorical([None if i % 2 else "known" for i in range(n)])
+    demo.obs["replicate"] = pd.Categorical(rng.integers(1, 4, n))
+    return demo
+
+
+def written(adata: AnnData, folder: Path) -> Path:
+    path = folder / "cells.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+def opened(path: Any, **options: Any) -> tuple[BackedCells, InMemoryCells]:
+    backed, in_memory = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
+    assert isinstance(backed, BackedCells)
+    assert isinstance(in_memory, InMemoryCells)
+    return backed, in_memory
+
+
+def assert_same(backed: BackedCells, in_memory: InMemoryCells) -> None:
+    for rows in ROWS.values():
+        found, expected = backed.read(rows), in_memory.read(rows)
+        assert isinstance(found, sparse.csr_matrix)
+        assert found.dtype == np.float32
+        assert found.has_canonical_format
+        assert found.shape == expected.shape
+        assert (found != expected).nnz == 0
+    pd.testing.assert_frame_equal(backed.var, in_memory.var, check_column_type=False)
+    pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
+    assert list(backed.domain) == list(in_memory.domain)
+    assert list(backed.domain.categories) == list(in_memory.domain.categories)
+    assert (backed.label is None) == (in_memory.label is None)
+    if backed.label is not None and in_memory.label is not None:
+        assert list(backed.label) == list(in_memory.label)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        sparse.csr_matrix,
+        sparse.csr_array,
+        lambda x: x,
+        lambda x: x.astype(np.int64),
+        lambda x: sparse.csr_matrix(x, dtype=np.int32),
+        lambda x: sparse.csr_matrix(x, dtype=np.float64),
+    ],
+    ids=["csr", "csr array", "dense", "dense int64", "csr int32", "csr float64"],
+)
+def test_cells_on_disk_are_the_cells_in_memory(annotated: AnnData, tmp_path: Path, kind: Callable[[Any], Any]) -> None:
+    annotated.X = kind(annotated.X.toarray())
+    assert_same(*opened(written(annotated, tmp_path), batch_key="batch"))
+
+
+def test_a_layer_is_read_from_disk_too(annotated: AnnData, tmp_path: Path) -> None:
+    annotated.layers["double"] = annotated.X * 2
+    backed, in_memory = opened(written(annotated, tmp_path), layer="double", batch_key="batch,stage")
+    assert_same(backed, in_memory)
+    assert backed.read(slice(0, 9)).sum() == 2 * annotated.X[:9].sum()
+    assert "domain0_early" in backed.domain.categories
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_values_stored_twice_are_added(demo: AnnData, tmp_path: Path, compression: Any) -> None:
+    first = demo.X[:3]
+    twice = sparse.csr_matrix((np.repeat(first.data, 2), np.repeat(first.indices, 2), 2 * first.indptr), shape=first.shape)
+    path = tmp_path / "cells.h5ad"
+    AnnData(twice, obs=demo.obs[:3], var=demo.var).write_h5ad(path, compression=compression)
+    backed, in_memory = opened(path)
+    np.testing.assert_array_equal(backed.read(slice(None)).toarray(), 2 * first.toarray())
+    np.testing.assert_array_equal(in_memory.matrix.toarray(), 2 * first.toarray())
+
+
+@pytest.mark.parametrize("rows", [slice(0, 300), slice(17, 60), slice(5, 6), slice(290, 400), slice(0, 0)])
+def test_a_run_of_annotation_is_those_rows_of_the_table(annotated: AnnData, tmp_path: Path, rows: slice) -> None:
+    backed, in_memory = opened(written(annotated, tmp_path))
+    found = backed.annotation(rows)
+    pd.testing.assert_frame_equal(found, in_memory.annotation(rows))
+    assert list(found["stage"].cat.categories) == ["early", "late"]
+    assert found["stage"].cat.ordered
+
+
+@pytest.mark.parametrize("name", ["categories", "codes", "values", "mask", "indptr", "_index_"])
+def test_columns_may_have_any_name(demo: AnnData, tmp_path: Path, name: str) -> None:
+    demo.obs[name] = [f"text {i}" for i in range(300)]
+    backed, in_memory = opened(written(demo, tmp_path))
+    pd.testing.assert_frame_equal(backed.annotation(slice(10, 20)), in_memory.annotation(slice(10, 20)))
+
+
+def test_rows_of_any_table_of_a_file(annotated: AnnData, tmp_path: Path) -> None:
+    annotated.var["kind"] = pd.Categorical(np.where(np.arange(500) % 2, "odd", "even"))
+    with h5py.File(written(annotated, tmp_path)) as file:
+        pd.testing.assert_frame_equal(table_rows(file["var"], slice(100, 130)), annotated.var[100:130])
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_names_of_features_are_made_unique(demo: AnnData, tmp_path: Path) -> None:
+    demo.var_names = ["twice", "twice", *demo.var_names[2:]]
+    backed, in_memory = opened(written(demo, tmp_path))
+    assert list(backed.var.index[:2]) == list(in_memory.var.index[:2]) == ["twice", "twice-1"]
+
+
+def test_a_single_domain_and_no_label(demo: AnnData, tmp_path: Path) -> None:
+    del demo.obs["batch"], demo.obs["cell_type"]
+    backed, in_memory = opened(written(demo, tmp_path))
+    assert set(backed.domain) == set(in_memory.domain) == {"all"}
+    assert backed.label is None
+
+
+def test_only_the_columns_that_are_asked_for_are_read_at_once(annotated: AnnData, tmp_path: Path) -> None:
+    """A column that is not asked for may be broken, as long as nobody reads it."""
+    path = written(annotated, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["obs/size"].attrs["encoding-type"] = "of the future"
+    cells = AnnDataSource(path=path, batch_key="batch", backed=True).open()
+    assert list(cells.domain) == list(annotated.obs["batch"])
+
+
+@pytest.mark.parametrize(
+    ("path_of", "options", "reason"),
+    [
+        (lambda adata, path: [path, path], {}, "there are several sources"),
+        (lambda adata, path: adata, {}, "it is there already"),
+        (lambda adata, path: path, {"fraction": 0.5}, "only a sample is asked for"),
+        (lambda adata, path: path, {"n_obs": 20}, "only a sample is asked for"),
+        (lambda adata, path: path, {"layer": "by column"}, "layers/by column is stored as csc_matrix, not by rows"),
+        (lambda adata, path: path, {"layer": "embedding"}, "layers/embedding is not in it"),
+    ],
+)
+def test_what_cannot_stay_on_disk_is_read_and_said(
+    demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, path_of: Any, options: dict[str, Any], reason: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    demo.layers["by column"] = sparse.csc_matrix(demo.X)
+    demo.obsm["embedding"] = np.random.default_rng(0).random((300, 4))
+    path = path_of(demo, written(demo, tmp_path))
+    cells, expected = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
+    assert isinstance(cells, InMemoryCells)
+    assert isinstance(expected, InMemoryCells)
+    assert f"Read into memory, although backed=true: {reason}" in caplog.text
+    assert (cells.matrix != expected.matrix).nnz == 0
+    assert list(cells.domain) == list(expected.domain)
+
+
+@pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
+def test_a_table_in_an_old_format_is_read_and_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = written(demo, tmp_path)
+    with h5py.File(path, "r+") as file:
+        # As anndata wrote categories before version 0.8: apart from their codes.
+        group = file["obs"].create_group("__categories")
+        for name in ("batch", "cell_type"):
+            codes, categories = file[f"obs/{name}/codes"][()], file[f"obs/{name}/categories"][()]
+            del file[f"obs/{name}"]
+            group[name] = categories
+            group[name].attrs["ordered"] = False
+            file[f"obs/{name}"] = codes
+            file[f"obs/{name}"].attrs["categories"] = group[name].ref
+        file["obs"].attrs["encoding-version"] = "0.1.0"
+    cells = AnnDataSource(path=path, batch_key="batch", backed=True).open()
+    assert isinstance(cells, InMemoryCells)
+    assert "Read into memory, although backed=true: obs is in an old format" in caplog.text
+    assert list(cells.domain) == list(demo.obs["batch"])
+
+
+@pytest.mark.parametrize("backed", [True, False])
+class TestErrorsAreThoseOfReadingIntoMemory:
+    def test_no_such_file(self, tmp_path: Path, backed: bool) -> None:
+        with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.h5ad"):
+            AnnDataSource(path=tmp_path / "none.h5ad", backed=backed).open()
+
+    def test_no_such_layer(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+        with pytest.raises(KeyError, match="layer='counts' is not in cells"):
+            AnnDataSource(path=written(demo, tmp_path), layer="counts", backed=backed).open()
+
+    def test_no_such_domain(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+        with pytest.raises(KeyError, match=r"batch_key='donor' is not in obs\. Columns: batch, cell_type, path"):
+            AnnDataSource(path=written(demo, tmp_path), batch_key="donor", backed=backed).open()
+
+    def test_a_cell_without_domain(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+        demo.obs.loc["cell7", "batch"] = np.nan
+        with pytest.raises(ValueError, match=r"1 cells have no value in obs\['batch'\] \(first: cell7\)"):
+            AnnDataSource(path=written(demo, tmp_path), batch_key="batch", backed=backed).open()
+
+    def test_no_expression(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+        adata = AnnData(obs=demo.obs, var=demo.var, layers={"counts": demo.X})
+        with pytest.raises(ValueError, match=r"cells: X is empty\. Layers: counts; choose one with layer="):
+            AnnDataSource(path=written(adata, tmp_path), backed=backed).open()
+
+    def test_no_cell(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+        with pytest.raises(ValueError, match="There is no cell or no feature: the matrix is 0 x 500"):
+            AnnDataSource(path=written(demo[:0].copy(), tmp_path), backed=backed).open()
+
+    def test_no_anndata(self, tmp_path: Path, backed: bool) -> None:
+        (tmp_path / "cells.h5ad").write_text("a text")
+        with pytest.raises(ValueError, match=r"cells\.h5ad is not a readable AnnData file"):
+            AnnDataSource(path=tmp_path / "cells.h5ad", backed=backed).open()

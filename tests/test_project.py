@@ -1,0 +1,210 @@
+"""`python project.py`, and `python train.py reference=...`, as a person types them.
+
+A new process takes ten seconds to import what it needs: only what cannot be seen within this one is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from scalex.reference import Reference
+
+ROOT = Path(__file__).parents[1]
+
+
+def typed(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command, which says at its end what it imported."""
+    watched = (
+        "import atexit, runpy, sys\n"
+        "heavy = ('torch', 'lightning', 'scanpy', 'anndata', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'h5py')\n"
+        "atexit.register(lambda: print('IMPORTED', [name for name in heavy if name in sys.modules]))\n"
+        f"sys.argv[0] = {str(ROOT / script)!r}\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-c", watched, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def query(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with new cells, in the folder in which we are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    trained.query.write_h5ad(tmp_path / "query.h5ad")
+    return tmp_path / "query.h5ad"
+
+
+def run(command: str, *arguments: str) -> None:
+    """What a command does, in this process."""
+    import importlib
+
+    main: ModuleType = importlib.import_module(command)
+    errors: ModuleType = importlib.import_module("train")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg: DictConfig = compose(command, overrides=[*arguments, "trainer=cpu", "output=out"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    errors.explained(main.run, cfg)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_folder_of_a_projection(trained: Any, query: Path, tmp_path: Path) -> None:
+    arguments = [f"reference={trained.folder}", "dataset=h5ad", "dataset.path=query.h5ad", "trainer=cpu", "output=out"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "project.py", *arguments, "append=true", "impute=domain0", "chunk_size=100"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    folder = tmp_path / "out"
+    assert names(folder) == {
+        "adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json", "checkpoint",
+    }  # fmt: skip
+    assert names(folder / "checkpoint") == {"best.ckpt"}
+    assert names(tmp_path) == {"out", "query.h5ad"}
+
+    adata, reference = ad.read_h5ad(folder / "adata.h5ad"), Reference.load(trained.folder)
+    n = reference.cells.n_obs
+    assert adata.n_obs == n + trained.query.n_obs
+    np.testing.assert_array_equal(adata.obsm["latent"][:n], reference.latent)
+    np.testing.assert_array_equal(adata.obsm["latent"][n:], reference.embed(trained.query))
+    assert adata.layers["impute"].shape == adata.shape
+    assert {"cell_type_label", "distance", "outside", "filtered", "projection"} <= set(adata.obs)
+    assert adata.uns["scalex"]["parameters"]["chunk_size"] == 100
+
+    report = json.loads((folder / "report.json").read_text())
+    assert report["query"]["n_cells"] == trained.query.n_obs
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["impute"], config["append"], config["dataset"]["backed"]) == ("domain0", True, True)
+    log = (folder / "log.txt").read_text()
+    for said in ("it stays on disk", "Features: 200 of the 200", "All cells: ", "Domain domain2", "The reference has grown from"):
+        assert said in log
+        assert said in done.stderr
+    assert "Results: out" in done.stderr
+    assert Reference.load(folder).cells.n_obs == adata.n_obs
+
+
+def test_the_query_alone(trained: Any, query: Path, tmp_path: Path) -> None:
+    arguments = [f"reference={trained.folder}", f"dataset.path={query}", "repeat=true", "dataset.n_obs=50"]
+    run("project", *arguments)
+    adata = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
+    assert adata.obs_names.isin(trained.query.obs_names).all()
+    assert adata.X.shape == (50, 200)
+    assert adata.raw.shape == (50, trained.exported.raw.shape[1])
+    assert names(tmp_path / "out") == {"adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
+    assert names(tmp_path) == {"out", "query.h5ad"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["reference=no", "dataset.path=query.h5ad"], "FileNotFoundError: reference=no: no such folder."),
+        (
+            ["reference=.", "dataset.path=query.h5ad"],
+            "FileNotFoundError: . is not a reference: it lacks checkpoint/best.ckpt and",
+        ),
+        (["reference=REFERENCE", "dataset.path=no.h5ad"], "FileNotFoundError: No such file: no.h5ad"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=domain9"], "It knows: domain0, domain1"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=7"], "It knows: domain0, domain1"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "statistics=batch"], "statistics='batch': allowed are running, domain"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "append=true", "repeat=true"], "ask for one of them"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "dataset.batch_key=donor"], "KeyError: batch_key='donor' is not in obs."),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "chunk_size=0"], "ValueError: chunk_size=0: it must be at least 1"),
+    ],
+)
+@pytest.mark.usefixtures("query")
+def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("project", *(argument.replace("REFERENCE", str(trained.folder)) for argument in arguments))
+    # A text as the code of an exit is printed, and the code is 1.
+    assert isinstance(caught.value.code, str)
+    assert said in caught.value.code
+    assert "\n" not in caught.value.code.strip()
+    assert names(tmp_path / "out") == {"config.yaml", "log.txt"}
+    assert names(tmp_path) == {"out", "query.h5ad"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["output=new"], "ValueError: Not given: dataset.path, reference. Say it on the command line: dataset.path=..."),
+        (["dataset.path=query.h5ad", "output=new"], "ValueError: Not given: reference. Say it on the command line: reference=..."),
+        (
+            ["reference=run", "dataset.path=query.h5ad", "output=used"],
+            "FileExistsError: The output folder used holds another run's",
+        ),
+        (["apend=true"], "apend"),
+    ],
+)
+def test_what_can_be_said_at_once_is_said_before_anything_heavy_is_imported(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "report.json").write_text("precious")
+    done = typed("project.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "IMPORTED []" in done.stdout
+    assert names(tmp_path) == {"used"}
+    assert (tmp_path / "used" / "report.json").read_text() == "precious"
+
+
+def test_help_says_what_there_is(tmp_path: Path) -> None:
+    done = typed("project.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "IMPORTED []" in done.stdout
+    for said in ("python project.py reference=run", "dataset: base, demo, h5ad", "least_found: 0.3", "append: false", "backed: true"):
+        assert said in done.stdout
+    assert names(tmp_path) == set()
+
+
+def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Path) -> None:
+    settings = ["model=paper", "model.max_steps=12", "model.lr=0.001", "dataset=h5ad", f"dataset.path={query}", "growth.allowed_fall=2"]
+    run("train", f"reference={trained.folder}", *settings, "callbacks=[checkpoint,latent_export,scores]")
+    folder = tmp_path / "out"
+    assert names(folder) == {
+        "adata.h5ad", "checkpoint", ".composed.yaml", "config.yaml", "growth.json", "lineage.json", "log.txt", "metrics.csv",
+        "metrics.json",
+    }  # fmt: skip
+    grown = Reference.load(folder)
+    assert grown.trained_on.domains == ("domain0", "domain1", "domain2")
+    assert [version["action"] for version in grown.lineage] == ["trained", "trained on"]
+    assert grown.module.hparams["encoder_lr"] == 0.1
+    assert "The old cells moved by" in (folder / "log.txt").read_text()
+    growth = yaml.safe_load((folder / "config.yaml").read_text())["growth"]
+    assert growth == {"encoder_lr": 0.1, "allowed_fall": 2, "label": "cell_type"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["reference=REFERENCE", "model=small"],
+            "The reference has n_hidden=1024, and the training is asked for with 128: use ",
+        ),
+        (["reference=no", "model=paper"], "FileNotFoundError: reference=no: no such folder."),
+    ],
+)
+def test_train_that_cannot_go_on_says_so_in_a_line(trained: Any, query: Path, arguments: list[str], said: str) -> None:
+    given = [argument.replace("REFERENCE", str(trained.folder)) for argument in arguments]
+    with pytest.raises(SystemExit) as caught:
+        run("train", *given, "dataset=h5ad", f"dataset.path={query}")
+    assert isinstance(caught.value.code, str)
+    assert said in caught.value.code
