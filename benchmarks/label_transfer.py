@@ -64,6 +64,12 @@ class Embedded(NamedTuple):
     components: tuple[NDArray[np.float32], NDArray[np.float32]]
     pca: tuple[NDArray[np.float32], NDArray[np.float32]]
     label: tuple[NDArray[np.str_], NDArray[np.str_]]
+    domain: tuple[NDArray[np.str_], NDArray[np.str_]]
+
+    @property
+    def domains(self) -> pd.Categorical:
+        """The domain of each reference cell."""
+        return pd.Categorical(self.domain[0])
 
 
 class Answer(NamedTuple):
@@ -141,6 +147,7 @@ def embedded(name: str, data: Path, seed: int, left_out: str | None, *, model: s
             components=(components.coordinates(known.X), components.coordinates(inputs, transform.lacking)),
             pca=pca,
             label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
+            domain=(known.obs["domain"].to_numpy(str), query.obs["batch"].to_numpy(str)),
         )
     return _load(path)
 
@@ -174,19 +181,20 @@ def by_scvi(name: str, data: Path, seed: int, interpreter: str | None, *, fresh:
             with np.load(files[-1]) as stored:
                 latent = stored["reference"], stored["query"]
         label = tuple(side.obs["cell_type"].to_numpy(str) for side in sides)
-        _save(path, latent=latent, components=latent, pca=latent, label=label)
+        domain = tuple(side.obs["batch"].to_numpy(str) for side in sides)
+        _save(path, latent=latent, components=latent, pca=latent, label=label, domain=domain)
     return _load(path)
 
 
 def ours(cells: Embedded) -> Answer:
     """`LabelTransfer` with latents and components."""
-    transfer = LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), cells.components[0])
+    transfer = LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), cells.components[0], domain=cells.domains)
     return _answer(transfer.predict(cells.latent[1], cells.components[1]))
 
 
 def ours_latents_alone(cells: Embedded) -> Answer:
     """`LabelTransfer` with latents."""
-    return _answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0])).predict(cells.latent[1]))
+    return _answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), domain=cells.domains).predict(cells.latent[1]))
 
 
 def neighbors(space: str) -> Callable[[Embedded], Answer]:

@@ -273,7 +273,8 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
     Parameters
     ----------
     ref
-        Cells with obsm[`rep`] and obs[`label`]; a cell without label does not count.
+        Cells with obsm[`rep`] and obs[`label`]; a cell without label does not count. Where obs["domain"] is there, the probability is
+        calibrated on its domains.
     query
         Cells with obsm[`rep`] of the same model. Gets in obs the columns that `LabelTransfer.predict` gives, named after `label`:
         the label found, how sure it is, the runner-up and more.
@@ -309,10 +310,11 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
             raise KeyError(f"rep={rep!r} is not in obsm of {name}. There is: {', '.join(adata.obsm) or 'nothing'}.")
     if label not in ref.obs:
         raise KeyError(f"label={label!r} is not in obs of ref. Columns: {', '.join(map(str, ref.obs.columns))}.")
+    domain = pd.Categorical(ref.obs["domain"]) if "domain" in ref.obs else None
     # The inputs' components tell more; they are there where both come from the same model, by a training and a projection.
     both = [adata.obsm[INPUT_PCA] if rep == "latent" and INPUT_PCA in adata.obsm else None for adata in (ref, query)]
     components = (None, None) if any(part is None for part in both) else both
-    transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]), components[0])
+    transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]), components[0], domain=domain)
     found = transfer.predict(np.asarray(query.obsm[rep]), components[1])
     for name, column in found.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)

@@ -154,7 +154,14 @@ def project(
             block.obs_names = block.obs_names.astype(str) + suffix
             writer.append(block)
 
-    _predict(reference, data, trainer, statistics, lambda embedded, batch: write(query.block(embedded, batch)))
+
+    def take(embedded: Embedded, batch: Chunk) -> None:
+        write(query.block(embedded, batch))
+        if len(batch.row_C) >= LARGE_CHUNK:
+            # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
+            gc.collect()
+
+    _predict(reference, data, trainer, statistics, take)
     query.name_unknown(file, writer.n_cells - data.n_cells)
     report = query.tally.report()
     uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
@@ -268,9 +275,6 @@ class _HandOn(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._take(outputs, batch)
-        if len(batch.row_C) >= LARGE_CHUNK:
-            # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
-            gc.collect()
         self._bar.update(len(batch.row_C))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -259,7 +259,8 @@ class Reference:
         """
         self.check_label(label)
         components = self.cells.obsm.get(INPUT_PCA)
-        return LabelTransfer.fit(self.latent, pd.Categorical(self.cells.obs[label]), components)
+        obs = self.cells.obs
+        return LabelTransfer.fit(self.latent, pd.Categorical(obs[label]), components, domain=pd.Categorical(obs["domain"]))
 
     def check_label(self, label: str) -> None:
         """See that the reference has such labels.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
+from scipy.special import log_softmax, softmax
 
 __all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
 
@@ -28,6 +31,9 @@ WITHIN = 0.95
 LEAST_CELLS = 100
 # Robust standard deviations from the median at which a cell of a data set is called unknown.
 BEYOND = 2.5
+# The least and the most that log-likelihoods are scaled by, and the most groups of domains that are left out in turn.
+SURENESS = (0.2, 30.0)
+MOST_FOLDS = 10
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
@@ -88,6 +94,7 @@ class LabelTransfer:
     types: pd.Index
     _views: tuple[_View, ...]
     _limit: float
+    _sureness: float
 
     @classmethod
     def fit(
@@ -96,6 +103,7 @@ class LabelTransfer:
         label: pd.Categorical,
         components: NDArray[np.floating] | None = None,
         *,
+        domain: pd.Categorical | None = None,
         seed: int = 0,
     ) -> Self:
         """Learn the types of a reference.
@@ -109,6 +117,10 @@ class LabelTransfer:
         components
             (n_cells, n_components) principal components of the model's inputs (`scalex.input_pca`). Without them, types that are not in
             the reference are hardly told from those that are, and rare ones are missed more often.
+        domain
+            (n_cells,) domain of each cell. Where there are several, each is left out in turn to learn how sure a label is in a domain that
+            the reference does not have (its log-likelihoods are scaled so that those of the true types are largest). Otherwise the
+            factors are used as they are.
         seed
             Seed of the choice of cells where there are more than 100,000.
 
@@ -136,7 +148,8 @@ class LabelTransfer:
         distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
         own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
         limit = np.quantile(own[count > 1], WITHIN)
-        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny))
+        sureness = 1.0 if domain is None else _sureness(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), sureness)
 
     def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
         """Types of the cells of a data set.
@@ -182,11 +195,8 @@ class LabelTransfer:
         if given != wanted:
             raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
         squared = [view.squared_distance(space) for view, space in zip(self._views, _with_telling(spaces), strict=True)]
-        weights = TOGETHER if len(self._views) > 1 else ALONE
-        score = sum(weight * view.log_likelihood(d) for weight, view, d in zip(weights, self._views, squared, strict=False))
-        assert isinstance(score, np.ndarray)
-        probability = np.exp(score - score.max(1, keepdims=True))
-        probability /= probability.sum(1, keepdims=True)
+        score = _score(self._views[:2], squared[:2])
+        probability = softmax(self._sureness * score, axis=1)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
         best = order[:, 0]
         runner_up = order[:, 1] if len(self.types) > 1 else np.full(len(best), -1)
@@ -214,6 +224,38 @@ class LabelTransfer:
         middle = np.median(unknown)
         # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
         return float(min(1.0, middle + BEYOND * 1.4826 * np.median(np.abs(unknown - middle))))
+
+
+def _score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
+    weights = TOGETHER if len(views) > 1 else ALONE
+    parts = [weight * view.log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
+    score: NDArray[np.float64] = np.sum(parts, axis=0)
+    return score
+
+
+def _sureness(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
+    """The factor by which log-likelihoods are to be multiplied so that the types of cells of left-out domains are most probable.
+
+    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen. 1 where there is one domain.
+    """
+    judged = []
+    for one in np.unique(fold):
+        types, known = np.unique(code[fold != one], return_inverse=True)
+        own = (fold == one) & np.isin(code, types)
+        if len(types) < 2 or len(types) == len(known) or not own.any():
+            continue
+        views = [_View.fit(space[fold != one], known) for space in spaces]
+        score = _score(views, [view.squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
+        judged.append((score, np.searchsorted(types, code[own])))
+    if not judged:
+        return 1.0
+
+    def surprise(log_factor: float) -> float:
+        factor = np.exp(log_factor)
+        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in judged)
+
+    return float(np.exp(minimize_scalar(surprise, bounds=np.log(SURENESS), method="bounded").x))
 
 
 def has_label(label: pd.Categorical) -> NDArray[np.bool_]:

@@ -223,3 +223,50 @@ def test_cells_of_other_dimensions_than_the_reference_are_refused(reference: Kno
         transfer.predict(query[0][:, :3], query[1])
     with pytest.raises(ValueError, match="The cells have 4 latent dimensions, those of the reference had 4 latent dimensions and 12"):
         transfer.predict(query[0])
+
+
+class TestProbabilitiesWithDomains:
+    @staticmethod
+    def reference(shift: float) -> tuple[NDArray[np.float64], NDArray[np.str_], pd.Categorical]:
+        """Three domains of 60 cells, each with a shift of its own."""
+        latent, label = cells(180, np.random.default_rng(7))
+        code = np.repeat([0, 1, 2], 60)
+        shifts = shift * np.random.default_rng(8).normal(size=(3, 4))
+        return latent + shifts[code], label, pd.Categorical.from_codes(code, ["p", "q", "r"])
+
+    def test_are_calibrated_on_domains_left_out_in_turn(self, query: New) -> None:
+        latent, label, domain = self.reference(1.0)
+        found = LabelTransfer.fit(latent, pd.Categorical(label), domain=domain).evidence(query[0])
+        plain = LabelTransfer.fit(latent, pd.Categorical(label)).evidence(query[0])
+        pd.testing.assert_frame_equal(found.drop(columns="probability"), plain.drop(columns="probability"))
+
+        def surprise(factor: float) -> float:
+            total = 0.0
+            for one in "pqr":
+                out = np.asarray(domain) == one
+                probability, _ = naive([latent[~out]], label[~out], [latent[out]], (factor / 2,))
+                true = pd.Categorical(label[out], TYPES).codes
+                total -= np.log(probability[np.arange(len(true)), true]).sum()
+            return total
+
+        grid = np.exp(np.linspace(np.log(0.2), np.log(30), 400))
+        factor = grid[np.argmin([surprise(one) for one in grid])]
+        probability, _ = naive([latent], label, [query[0]], (factor / 2,))
+        np.testing.assert_allclose(found["probability"], probability.max(1), rtol=0.02)
+
+    def test_are_less_sure_where_domains_differ(self, query: New) -> None:
+        sure = []
+        for shift in (0, 4):
+            latent, label, domain = self.reference(shift)
+            sure.append(LabelTransfer.fit(latent, pd.Categorical(label), domain=domain)._sureness)
+        assert sure[0] > 2 * sure[1]
+
+    def test_of_one_domain_are_as_without(self, reference: Known, query: New) -> None:
+        latent, label, components = reference
+        one = LabelTransfer.fit(latent, label, components, domain=pd.Categorical(["p"] * len(label)))
+        pd.testing.assert_frame_equal(one.predict(query[0], query[1]), LabelTransfer.fit(*reference).predict(query[0], query[1]))
+
+    def test_of_types_of_one_domain_each_are_as_without(self, query: New) -> None:
+        latent, label, _ = self.reference(0)
+        by_type = LabelTransfer.fit(latent, pd.Categorical(label), domain=pd.Categorical(label))
+        pd.testing.assert_frame_equal(by_type.predict(query[0]), LabelTransfer.fit(latent, pd.Categorical(label)).predict(query[0]))
