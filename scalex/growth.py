@@ -26,8 +26,8 @@ from scalex.files import written_whole
 from scalex.metrics import scores
 from scalex.module import ScalexModule
 from scalex.obs_columns import common_types, conform, free_suffix
+from scalex.open_query import open_query
 from scalex.preprocess import FittedRecipe, Preprocessor
-from scalex.projection import open_query
 from scalex.reference import GROWTH, Reference, write_lineage
 from scalex.trained_on import TrainedOn
 from scalex.workflow import train_and_embed
