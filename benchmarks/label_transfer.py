@@ -122,7 +122,8 @@ SETS: dict[str, Callable[[Path], Data]] = {
 def embedded(name: str, data: Path, seed: int, left_out: str | None, *, model: str, fresh: bool) -> Embedded:
     """Train on the reference, without one type if so asked, and embed the query with all that is fitted frozen; done once."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        plan = compose("train", [f"model={model}", f"seed={seed}"]).model
+        # Not the demo cells, for which a training is shorter.
+        plan = compose("train", [f"model={model}", f"seed={seed}", "dataset=h5ad"]).model
     path = CACHE / f"{_hash_of([name, dict(plan), left_out])}.npz"
     if fresh or not path.exists():
         _say(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
