@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -52,7 +52,16 @@ N_BINS = 15
 # A type with fewer query cells is not left out: its AUROC would say little.
 LEAST_LEFT_OUT = 10
 N_PCS = 50
-COLUMNS = ("reference -> query", "method", "accuracy", "macro-F1", "ECE", "called unknown", "AUROC of unknown")
+COLUMNS = (
+    "reference -> query",
+    "method",
+    "accuracy",
+    "macro-F1",
+    "ECE",
+    "called unknown",
+    "AUROC of unknown",
+    "left-out cells called unknown",
+)
 
 Data = tuple[ad.AnnData, ad.AnnData, int, int | list[str]]
 
@@ -255,14 +264,17 @@ def _table(arguments: argparse.Namespace, data: Path) -> tuple[list[list[str]], 
         left_out = [] if arguments.whole else list(_left_out(whole[0]))
         without = {one: embedded(name, data, arguments.seeds[0], one, **options) for one in left_out}
         for method, classify in METHODS.items():
-            found = {one: auroc(cells, classify(cells), one) for one, cells in without.items()}
-            rows.append([name, method, *_row([figures(cells, classify(cells)) for cells in whole]), _number(_mean(found.values()))])
+            answers = {one: classify(cells) for one, cells in without.items()}
+            found = {one: auroc(without[one], answer, one) for one, answer in answers.items()}
+            called = [float(a.called[without[one].label[1] == one].mean()) for one, a in answers.items() if a.called is not None]
+            row = _row([figures(cells, classify(cells)) for cells in whole])
+            rows.append([name, method, *row, _number(_mean(found.values())), _number(_mean(called))])
             if found:
                 counts = pd.Series(whole[0].label[1]).value_counts()
                 types.append([name, method, ", ".join(f"{one} ({counts[one]}) {value:.2f}" for one, value in found.items())])
         theirs = by_scvi(name, data, arguments.seeds[0], arguments.scvi, fresh=arguments.fresh and arguments.scvi is not None)
         row = ["not measured"] * 3 + [""] if theirs is None else _row([figures(theirs, neighbors("latent")(theirs))])
-        rows.append([name, SCVI, *row, "not measured"])
+        rows.append([name, SCVI, *row, "not measured", ""])
     return rows, types
 
 
@@ -276,7 +288,7 @@ def _row(found: list[dict[str, float]]) -> list[str]:
     return [_number(_mean(one[column] for one in found)) for column in ("accuracy", "f1", "ece", "called")]
 
 
-def _mean(values: Iterator[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return float(np.mean(values)) if values else float("nan")
 
