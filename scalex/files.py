@@ -11,7 +11,7 @@ __all__ = ["COMPOSED", "RESULTS", "new_folder", "not_given", "written_whole"]
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
 # What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
-RESULTS = ("adata.h5ad", "checkpoint", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
 
 
 @contextmanager

@@ -56,11 +56,11 @@ class InputPca:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
-    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> None:
+    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix) -> None:
         """Keep the components, and the coordinates of the cells with these inputs."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
-        adata.obsm[INPUT_PCA] = self.coordinates(inputs, lacking)
+        adata.obsm[INPUT_PCA] = self.coordinates(inputs)
 
     def coordinates(self, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone.

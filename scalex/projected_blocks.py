@@ -50,7 +50,8 @@ class QueryBlocks:
         latent_CZ = embedded.latent_CZ.cpu()
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent_CZ))
-        obs, umap = self._columns(latent_CZ.numpy(), batch, rows)
+        components = self._components(batch)
+        obs, umap = self._columns(latent_CZ.numpy(), components, batch, rows)
         self.tally.add(rows, latent_CZ.numpy(), obs, umap)
         reference = self._reference
         block = ad.AnnData(batch.inputs if self._alone else None, obs=obs, var=reference.cells.var)
@@ -58,7 +59,8 @@ class QueryBlocks:
             block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent_CZ.numpy()
         if self._pca is not None:
-            self._pca.add_to(block, batch.inputs, batch.lacking)
+            block.obsm[INPUT_PCA] = components
+            block.varm[INPUT_PCA] = self._pca.components
         if umap is not None:
             block.obsm["X_umap"] = umap
         if self._impute is not None:
@@ -69,7 +71,8 @@ class QueryBlocks:
     def example_obs(self) -> pd.DataFrame:
         """One cell's obs, for the columns that all blocks have and their types."""
         rows = slice(0, 1)
-        return self._columns(self._reference.latent[rows], self._data.read(rows), rows)[0]
+        batch = self._data.read(rows)
+        return self._columns(self._reference.latent[rows], self._components(batch), batch, rows)[0]
 
     def name_unknown(self, file: h5py.File, first: int) -> None:
         """Say in the written labels, from row `first`, which cells are of no known type."""
@@ -81,7 +84,12 @@ class QueryBlocks:
         written = pd.Index(ad.io.read_elem(column["categories"]))
         column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
 
-    def _columns(self, latent: NDArray[np.float32], batch: Chunk, rows: slice) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
+    def _components(self, batch: Chunk) -> NDArray[np.float32] | None:
+        return None if self._pca is None else self._pca.coordinates(batch.inputs, batch.lacking)
+
+    def _columns(
+        self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: Chunk, rows: slice
+    ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
         """The columns of obs and the places on the UMAP of a run of cells."""
         n_cells = rows.stop - rows.start
         placed = self._map.place(latent)
@@ -96,7 +104,6 @@ class QueryBlocks:
         if placed.cluster is not None:
             obs["leiden"] = placed.cluster
         if self._transfer is not None:
-            components = None if self._pca is None else self._pca.coordinates(batch.inputs, batch.lacking)
             found = self._transfer.evidence(latent, components)
             # Which cells are called unknown is known when all have been seen: see `name_unknown`.
             found.insert(0, "label", pd.Categorical(found["best"], [*self._transfer.types, UNKNOWN]))

@@ -148,7 +148,7 @@ class Reference:
 
     @property
     def labels(self) -> list[str]:
-        """Columns of obs that can be transferred: categories, but for the domains and what a projection added."""
+        """Columns of obs that can be transferred: those of categories, but for "domain" and "projection"."""
         own = {"domain", "projection"}
         return [str(name) for name, column in self.cells.obs.items() if isinstance(column.dtype, pd.CategoricalDtype) and name not in own]
 
@@ -203,7 +203,7 @@ class Reference:
         impute
             Decode each cell through its own domain (True) or through the named one, into layers["impute"].
         label
-            Column of the reference's obs to transfer, where it has one of that name.
+            Column of the reference's obs to transfer; as in `scalex.projection.project`.
         """
         with logged_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
             project(

@@ -137,3 +137,10 @@ def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
             new_folder(tmp_path)
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_the_folder_of_a_continued_training_that_failed_is_not_used_for_another_run(tmp_path: Path) -> None:
+    """Its growth.json would say of the other run that it is no reference."""
+    (tmp_path / "growth.json").write_text('{"accepted": false}')
+    with pytest.raises(FileExistsError, match=r"holds another run's results \(growth\.json\)"):
+        new_folder(tmp_path)
