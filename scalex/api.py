@@ -17,10 +17,9 @@ import torch
 from anndata import AnnData, read_h5ad
 from anndata.io import read_elem
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from numpy.typing import NDArray
 
-from scalex.callbacks import Checkpoint, LatentExport, Progress, Scores, UmapPlot
+from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource
 from scalex.epoch_table import EpochTable
 from scalex.files import new_folder
@@ -221,7 +220,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         seed=seed,
     )
     folder = None if outdir is None else new_folder(outdir)
-    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping("train/loss", patience=10), LatentExport(folder, impute=impute)]
+    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute)]
     if verbose:
         callbacks.append(Progress())
     if not ignore_umap:

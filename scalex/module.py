@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalex.correction import correction_targets
 from scalex.data import CellBatch, Chunk, Sampling
 from scalex.nn import VAE, HiddenStatistics, SparseRows, kl_divergence, reconstruction_loss
 from scalex.trained_on import TrainedOn
@@ -48,6 +50,14 @@ class Losses(NamedTuple):
     total: Tensor
     reconstruction: Tensor
     kl: Tensor
+    correction: Tensor
+
+
+class Targets(NamedTuple):
+    """Latents the encoder is drawn to, (n_cells, n_latent), and the variance of the latents when they were made, (n_latent,)."""
+
+    latent_NZ: Tensor
+    variance_Z: Tensor
 
 
 class ScalexModule(LightningModule):
@@ -71,6 +81,11 @@ class ScalexModule(LightningModule):
         Learning rate of the encoder, as a share of `lr`.
     weight_decay
         L2 penalty of Adam.
+    correct_at
+        When the encoder gets new targets, as shares of the training, rising, each from 0 up to, but not, 1: the latents of all cells as
+        they are then, less the differences between domains (`scalex.correction`). None: never.
+    correction_weight
+        Weight of the squared distance to the targets, in units of the variance of each latent dimension, beside the reconstruction.
     schedule
         "constant", or "one_cycle": up over the first 30 % of the steps and down to nearly 0 (Smith & Topin 2018).
     batch_size
@@ -84,6 +99,11 @@ class ScalexModule(LightningModule):
         normalized by mean and variance over all cells of the domain.
     seed
         Seed of the noise in the latent.
+
+    Attributes
+    ----------
+    settled : bool
+        Whether the last targets were there when the epoch began, so that its loss can be compared with those of later epochs.
     """
 
     def __init__(
@@ -96,6 +116,8 @@ class ScalexModule(LightningModule):
         lr: float = 2e-4,
         encoder_lr: float = 1.0,
         weight_decay: float = 5e-4,
+        correct_at: Sequence[float] | None = None,
+        correction_weight: float = 50.0,
         schedule: Schedule = "constant",
         batch_size: int = 64,
         sampling: Sampling = "shuffle",
@@ -114,11 +136,18 @@ class ScalexModule(LightningModule):
         for name, rate in (("lr", lr), ("encoder_lr", encoder_lr)):
             if rate <= 0:
                 raise ValueError(f"{name}={rate}: it must be above 0.")
+        if any(not 0 <= share < 1 for share in correct_at or ()) or sorted(correct_at or ()) != list(correct_at or ()):
+            raise ValueError(f"correct_at={list(correct_at or ())}: shares of the training are needed, from 0 up to, but not, 1, rising.")
+        if correction_weight < 0:
+            raise ValueError(f"correction_weight={correction_weight}: it must be at least 0.")
         self.save_hyperparameters()
         self.trained_on: TrainedOn | None = None
         self.net: VAE | None = None
+        self.settled = True
         self._generator: torch.Generator | None = None
         self._hidden_statistics: HiddenStatistics | None = None
+        self._targets: Targets | None = None
+        self._n_corrected = 0
 
     def set_trained_on(self, trained_on: TrainedOn) -> None:
         """Say what the model is trained on; its network gets its size from it.
@@ -176,8 +205,18 @@ class ScalexModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Sums of the losses over the epoch, kept on the device."""
-        self._sums = torch.zeros(3, device=self.device)
+        self._sums = torch.zeros(len(Losses._fields), device=self.device)
         self._n_cells = 0
+        self.settled = self._n_corrected == len(self.hparams["correct_at"] or ())
+
+    def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
+        """Make new targets, if it is time."""
+        n_steps = self.trainer.estimated_stepping_batches
+        n_due = sum(share * n_steps <= self.global_step for share in self.hparams["correct_at"] or ())
+        if n_due > self._n_corrected:
+            self._make_targets()
+            self._n_corrected = n_due
+            self.settled = batch_idx == 0 and n_due == len(self.hparams["correct_at"])
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Loss of one minibatch.
@@ -187,19 +226,40 @@ class ScalexModule(LightningModule):
         FloatingPointError
             If the loss is not finite.
         """
-        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step))
+        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step), self._targets)
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
         self._sums += torch.stack(losses).detach() * len(batch.row_C)
         self._n_cells += len(batch.row_C)
         return losses.total
 
-    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float) -> Losses:
+    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float, targets: Targets | None = None) -> Losses:
         """The loss of a minibatch and its terms."""
         logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator)
         reconstruction = reconstruction_loss(logits_CG, batch.x_CG)
         kl = kl_divergence(posterior)
-        return Losses(reconstruction + kl_weight * kl, reconstruction, kl)
+        correction = torch.zeros_like(kl)
+        if targets is not None:
+            distance_CZ = posterior.mean_CZ - targets.latent_NZ[batch.row_C]
+            correction = (distance_CZ.square() / targets.variance_Z).sum(1).mean()
+        total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
+        return Losses(total, reconstruction, kl, correction)
+
+    @torch.no_grad()
+    def _make_targets(self) -> None:
+        """Embed all cells, and see where they would lie without differences between domains."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        start = time.monotonic()
+        latent_NZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.predict_dataloader()]).cpu()
+        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), seed=self.hparams["seed"])
+        # A dimension that the model does not use stays as it is.
+        variance_Z = latent_NZ.var(0, correction=0).clamp(min=1e-3)
+        self._targets = Targets(target_NZ.to(self.device), variance_Z.to(self.device))
+        moved = float(((target_NZ - latent_NZ).square() / variance_Z).mean().sqrt())
+        logger.info(
+            "Step %s: corrected the latents of %s cells for their domains in %.1f s; they move by %.2f of their spread",
+            f"{self.global_step:,}", f"{len(latent_NZ):,}", time.monotonic() - start, moved,
+        )  # fmt: skip
 
     def kl_weight(self, step: int) -> float:
         """Weight of the KL divergence at a step, counted from 0."""
@@ -211,14 +271,17 @@ class ScalexModule(LightningModule):
         """Log the epoch's mean losses per cell."""
         losses = Losses(*(self._sums / self._n_cells))
         self._check_finite(losses, "the mean of the epoch")
-        loss, reconstruction, kl = losses
-        logger.debug("Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f (step %d)", self.current_epoch, *losses, self.global_step)
+        loss, reconstruction, kl, correction = losses
+        logger.debug(
+            "Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f, correction %.3f (step %d)", self.current_epoch, *losses, self.global_step
+        )
         self.log("train/loss", loss, logger=False)
         # Straight to the loggers: Lightning's bookkeeping of a logged value takes a millisecond, and an epoch may be four steps.
         metrics = {
             "train/loss": loss.item(),
             "train/reconstruction": reconstruction.item(),
             "train/kl": kl.item(),
+            "train/correction": correction.item(),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "epoch": self.current_epoch,
         }
@@ -338,6 +401,9 @@ class ScalexModule(LightningModule):
         """Add what the weights alone do not say."""
         assert self.trained_on is not None
         checkpoint["trained_on"] = self.trained_on.to_plain()
+        # The targets belong to the state of training, as the optimizer's does.
+        if self._targets is not None and "optimizer_states" in checkpoint:
+            checkpoint["targets"] = {**self._targets._asdict(), "n_corrected": self._n_corrected}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
@@ -348,6 +414,10 @@ class ScalexModule(LightningModule):
             If training is to go on with other features or domains than it began with.
         """
         saved = TrainedOn.from_plain(checkpoint["trained_on"])
+        if "targets" in checkpoint:
+            targets = checkpoint["targets"]
+            self._targets = Targets(*(targets[name].to(self.device) for name in Targets._fields))
+            self._n_corrected = targets["n_corrected"]
         if self.trained_on is None:
             self.set_trained_on(saved)
             return

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch, Chunk, ScalexDataModule
 from scalex.demo import demo_cells
-from scalex.module import LEAST_ROWS, ScalexModule
+from scalex.module import LEAST_ROWS, ScalexModule, Targets
 from scalex.preprocess import Preprocessor, RnaRecipe
 from scalex.trained_on import TrainedOn
 
@@ -217,6 +217,9 @@ def test_a_domain_of_one_cell_is_trained_with() -> None:
         ({"schedule": "cosine"}, "schedule='cosine': allowed are constant, one_cycle"),
         ({"statistics": "batch"}, "statistics='batch': allowed are running, domain"),
         ({"n_latent": 0}, "n_latent=0: it must be at least 1"),
+        ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: shares of the training are needed, from 0 up to, but not, 1, rising"),
+        ({"correct_at": [0.5, 0.2]}, "correct_at=.*rising"),
+        ({"correction_weight": -1}, "correction_weight=-1: it must be at least 0"),
         ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
     ],
 )
@@ -286,3 +289,56 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="not a checkpoint of scalex"):
             ScalexModule.from_checkpoint(path)
         assert not (tmp_path / "ran").exists()
+
+
+class Watched(Callback):
+    """The targets the module has after each step, and whether its loss was settled at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.targets: list[torch.Tensor | None] = []
+        self.settled: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.targets.append(None if pl_module._targets is None else pl_module._targets.latent_NZ)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.settled.append(pl_module.settled)
+
+
+def test_targets_are_made_when_they_are_due() -> None:
+    watched = Watched()
+    data = make_data(batch_size=50)
+    module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.25, 0.6])
+    train(module, data, max_epochs=5, callbacks=[watched])
+    # 4 steps an epoch: the 5th step and the 12th are the first ones with new targets.
+    changed = [i for i, (was, now) in enumerate(zip([None, *watched.targets], watched.targets, strict=False)) if was is not now]
+    assert changed == [5, 12]
+    assert watched.settled == [False, False, False, True, True]
+    assert watched.targets[-1].shape == (200, 3)
+
+
+def test_the_encoder_is_drawn_to_the_targets_in_units_of_the_latents_variance() -> None:
+    module = make_module(correction_weight=7.0)
+    batch = make_batch(50)
+    rows = CellBatch(batch.x_CG, batch.domain_C, batch.row_C.flip(0))
+    targets = Targets(torch.rand(50, 3), torch.tensor([1.0, 4.0, 0.25]))
+    without = module.losses(rows, torch.Generator().manual_seed(3), 0.7)
+    losses = module.losses(rows, torch.Generator().manual_seed(3), 0.7, targets)
+    mean = module.vae.posterior(batch.x_CG).mean_CZ
+    expected = sum(((mean[i] - targets.latent_NZ[49 - i]) ** 2 / targets.variance_Z).sum() for i in range(50)) / 50
+    torch.testing.assert_close(losses.correction, expected)
+    torch.testing.assert_close(losses.total, without.total + 7 * expected)
+    assert without.correction == 0
+
+
+def test_corrected_domains_are_closer_than_those_left_alone() -> None:
+    latents = []
+    for correct_at in (None, [0.5]):
+        data = make_data(batch_size=50)
+        module = ScalexModule(
+            n_hidden=64, n_latent=4, lr=5e-3, batch_size=50, schedule="one_cycle", correct_at=correct_at, sampling="domain"
+        )
+        trainer = train(module, data, max_epochs=60)
+        latents.append(torch.cat([part.latent_CZ for part in trainer.predict(module, datamodule=data)]).numpy())
+    far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in latents]
+    assert far[1] < 0.7 * far[0]

@@ -55,9 +55,10 @@ class Checkpoint(callbacks.Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if they are the best."""
-        loss = float(trainer.callback_metrics["train/loss"])
-        if loss < self._best_loss:
+        """Keep the weights if they are the best; until the loss is what training ends with, the last ones are."""
+        settled = getattr(pl_module, "settled", True)
+        loss = float(trainer.callback_metrics["train/loss"]) if settled else float("inf")
+        if loss < self._best_loss or not settled:
             self._best_loss = loss
             self._best_weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
 

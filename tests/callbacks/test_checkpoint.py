@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 
-from scalex.callbacks import Checkpoint
+from scalex.callbacks import Checkpoint, EarlyStopping
 from scalex.cells import AnnDataSource, InMemoryCells
 from scalex.data import ScalexDataModule
 from scalex.demo import demo_cells
@@ -52,7 +51,7 @@ def test_early_stopping_goes_back_to_the_best_weights(demo_in_memory: InMemoryCe
     # So high a rate that the loss goes up and down.
     module, data = make(demo_in_memory, lr=0.3)
     recorded = Recorded()
-    trainer = make_trainer(recorded, EarlyStopping("train/loss", patience=3), Checkpoint(tmp_path if folder else None), max_epochs=200)
+    trainer = make_trainer(recorded, EarlyStopping(patience=3), Checkpoint(tmp_path if folder else None), max_epochs=200)
     trainer.fit(module, datamodule=data)
     assert trainer.current_epoch < 200
     best = min(range(len(recorded.losses)), key=recorded.losses.__getitem__)
@@ -75,6 +74,48 @@ def test_resuming_a_finished_training_gives_its_best_weights(demo_in_memory: InM
     trainer = make_trainer(Checkpoint(tmp_path), max_epochs=6)
     trainer.fit(again, datamodule=data, ckpt_path=tmp_path / "checkpoint" / "last.ckpt", weights_only=True)
     assert all(torch.equal(*pair) for pair in zip(module.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_while_the_loss_is_not_settled_the_last_weights_are_the_best_and_nothing_is_stopped(
+    demo_in_memory: InMemoryCells, tmp_path: Path
+) -> None:
+    module, data = make(demo_in_memory, lr=0.3, correct_at=[0.5])
+    recorded, stopping = Recorded(), EarlyStopping(patience=2)
+    trainer = make_trainer(recorded, stopping, Checkpoint(tmp_path), max_epochs=40)
+    trainer.fit(module, datamodule=data)
+    n_before = 21
+    assert sum(a <= b for a, b in zip(recorded.losses[: n_before - 1], recorded.losses[1:n_before], strict=True)) > 2
+    assert len(recorded.losses) > n_before
+    best = min(range(n_before, len(recorded.losses)), key=recorded.losses.__getitem__)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, recorded.weights[best][name])
+
+
+class Stopped(Callback):
+    """End the training before its end, as if it were killed."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [4, 7, 11])
+def test_a_run_goes_on_with_the_targets_it_had(demo_in_memory: InMemoryCells, tmp_path: Path, epoch: int) -> None:
+    options = {"lr": 1e-2, "correct_at": [0.5, 0.75], "schedule": "one_cycle"}
+    whole, data = make(demo_in_memory, **options)
+    make_trainer(Checkpoint(None), max_epochs=12).fit(whole, datamodule=data)
+    module, data = make(demo_in_memory, **options)
+    with pytest.raises(SystemExit):
+        make_trainer(Checkpoint(tmp_path, every_seconds=0), Stopped(epoch), max_epochs=12).fit(module, datamodule=data)
+    again, data = make(demo_in_memory, **options)
+    trainer = make_trainer(Checkpoint(tmp_path), max_epochs=12)
+    trainer.fit(again, datamodule=data, ckpt_path=tmp_path / "checkpoint" / "last.ckpt", weights_only=True)
+    assert all(torch.equal(*pair) for pair in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    best = torch.load(tmp_path / "checkpoint" / "best.ckpt", weights_only=True)
+    assert "targets" not in best
 
 
 def test_a_run_does_not_go_on_with_other_cells(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Where the latents of cells would lie if the domains made no difference: what the encoder learns to give.
+
+Dimension letters: N cells, M cells of a sample, K clusters, D domains, Z latent dimensions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["correction_targets", "mixed_clusters", "neighbor_mean", "without_domains"]
+
+# Above this, clusters are found in a sample and the other cells follow their neighbours in it.
+MOST_CELLS = 20_000
+# A domain is in the sample with at least so many of its cells.
+LEAST_OF_A_DOMAIN = 200
+N_NEIGHBORS = 15
+CELLS_PER_CLUSTER = 30
+MOST_CLUSTERS = 100
+# Width of a soft cluster, where the mean squared distance of two cells is 2. Wider, cells are drawn to clusters of other types.
+WIDTH = 0.03
+# Strength of the penalty on clusters in which a domain is over-represented.
+DIVERSITY = 2.0
+ROUNDS = 10
+UPDATES = 20
+BLOCKS = 20
+# Strength of the ridge penalty on the effect of a domain in a cluster, in cells.
+RIDGE = 1.0
+# Pieces of a table of distances, so that it stays small.
+PIECE_CELLS = 1024
+
+
+class Clusters(NamedTuple):
+    """Soft clusters: share of each cell in each, (n_cells, n_clusters) of sum 1, and their centres (n_clusters, n_latent)."""
+
+    share_NK: Tensor
+    center_KZ: Tensor
+
+
+def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int) -> Tensor:
+    """Latents without the differences between domains, and with less noise.
+
+    Soft clusters in which the domains are mixed are found, and in each cluster the effect of each domain is taken out by ridge regression,
+    round after round (Korsunsky et al. 2019). Unlike there, clusters are found by Euclidean distance, since the length of a latent means
+    something, and among means of neighbours, whose types lie farther apart than single cells. Last, each cell goes half the way to the
+    mean of its neighbours of all domains, which takes out noise that the encoder could not learn anyway.
+
+    Parameters
+    ----------
+    latent_NZ
+        (n_cells, n_latent) float32.
+    domain_N
+        (n_cells,) int64 domain codes.
+    seed
+        Of the sample and the clusters.
+
+    Returns
+    -------
+    (n_cells, n_latent) float32, in the units of `latent_NZ`.
+
+    References
+    ----------
+    Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nature Methods 16:1289 (2019).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    center_Z = latent_NZ.mean(0)
+    # One scale for all dimensions: distances stay as they are.
+    scale = latent_NZ.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
+    scaled_NZ = (latent_NZ - center_Z) / scale
+    row_M = _sample(domain_N, generator)
+    own_MZ, domain_M = scaled_NZ[row_M], domain_N[row_M]
+    corrected_MZ = _corrected(own_MZ, domain_M, seed, generator)
+    corrected_NZ = corrected_MZ
+    if len(row_M) < len(latent_NZ):
+        corrected_NZ = scaled_NZ + _shift_of_neighbors(scaled_NZ, domain_N, own_MZ, corrected_MZ - own_MZ, domain_M)
+        corrected_NZ[row_M] = corrected_MZ
+    neighbors_NZ = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS)
+    return (corrected_NZ + neighbors_NZ) / 2 * scale + center_Z
+
+
+def mixed_clusters(cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generator: torch.Generator) -> Clusters:
+    """Soft k-means in which a cluster that a domain is over-represented in repels the cells of that domain.
+
+    Parameters
+    ----------
+    cell_NZ
+        (n_cells, n_latent), of total variance 1.
+    domain_N
+        (n_cells,) domain codes.
+    center_KZ
+        (n_clusters, n_latent) centres to start from.
+    generator
+        Of the order in which cells are looked at again.
+
+    References
+    ----------
+    Korsunsky et al. 2019, algorithm 2: shares are updated block by block, so that the penalty follows them.
+    """
+    present_ND = F.one_hot(domain_N).to(cell_NZ)
+    expected_D = present_ND.mean(0)
+    share_NK = torch.softmax(-_squared_distance(cell_NZ, center_KZ) / WIDTH, 1)
+    found_KD = share_NK.T @ present_ND
+    last = float("inf")
+    for _ in range(UPDATES):
+        center_KZ = (share_NK.T @ cell_NZ) / share_NK.sum(0).clamp(min=1e-8)[:, None]
+        distance_NK = _squared_distance(cell_NZ, center_KZ)
+        for row_B in torch.randperm(len(cell_NZ), generator=generator).chunk(BLOCKS):
+            found_KD -= share_NK[row_B].T @ present_ND[row_B]
+            repelled_KD = _penalty(found_KD, expected_D)
+            share_BK = torch.softmax(-distance_NK[row_B] / WIDTH - repelled_KD[:, domain_N[row_B]].T, 1)
+            share_NK[row_B] = share_BK
+            found_KD += share_BK.T @ present_ND[row_B]
+        mean_distance = float((share_NK * distance_NK).sum(1).mean())
+        if abs(last - mean_distance) < 1e-4 * mean_distance:
+            break
+        last = mean_distance
+    return Clusters(share_NK, center_KZ)
+
+
+def without_domains(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -> Tensor:
+    """Cells less the effect of their domain, weighted by their shares in the clusters.
+
+    In each cluster a ridge regression of the cells on their domains, with an intercept that is not penalized, gives the effect of each
+    domain (Korsunsky et al. 2019, algorithm 3).
+
+    Parameters
+    ----------
+    cell_NZ
+        (n_cells, n_latent).
+    domain_N
+        (n_cells,) domain codes.
+    share_NK
+        (n_cells, n_clusters) share of each cell in each cluster.
+    """
+    codes = torch.unique(domain_N)
+    weight_KD = torch.stack([share_NK[domain_N == code].sum(0) for code in codes], 1)
+    sum_KDZ = torch.stack([share_NK[domain_N == code].T @ cell_NZ[domain_N == code] for code in codes], 1)
+    mean_KDZ = sum_KDZ / weight_KD.clamp(min=1e-8)[:, :, None]
+    # Each cell is of one domain, so the normal equations have this solution: the intercept is a mean of the domains' means, and the
+    # effect of a domain is its distance from that, drawn to 0 where the domain has few cells.
+    drawn_KD = weight_KD / (weight_KD + RIDGE)
+    vote_KD = RIDGE * drawn_KD
+    intercept_KZ = (vote_KD[:, :, None] * mean_KDZ).sum(1) / vote_KD.sum(1).clamp(min=1e-8)[:, None]
+    effect_KDZ = drawn_KD[:, :, None] * (mean_KDZ - intercept_KZ[:, None])
+    corrected_NZ = cell_NZ.clone()
+    for i, code in enumerate(codes):
+        own_N = domain_N == code
+        corrected_NZ[own_N] -= share_NK[own_N] @ effect_KDZ[:, i]
+    return corrected_NZ
+
+
+def neighbor_mean(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor:
+    """Mean of the cells of `among_MZ` that are nearest to each cell, itself included where it is among them; (n_cells, n_latent)."""
+    return torch.cat([among_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ, among_MZ, n_neighbors)])
+
+
+def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+    """Cells without the effects of their domains, by clusters of neighbours' means."""
+    smooth_MZ = neighbor_mean(cell_MZ, cell_MZ, N_NEIGHBORS)
+    n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MOST_CLUSTERS, len(cell_MZ))
+    # More threads add up in another order each time. Cells that are all alike are fewer clusters than asked for, which does no harm.
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        means = KMeans(n_clusters, n_init=1, max_iter=25, random_state=seed).fit(smooth_MZ.numpy())
+    clusters = Clusters(torch.empty(0), torch.from_numpy(means.cluster_centers_))
+    mixed_MZ = smooth_MZ
+    for _ in range(ROUNDS):
+        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator)
+        last_MZ, mixed_MZ = mixed_MZ, without_domains(smooth_MZ, domain_M, clusters.share_NK)
+        if float((mixed_MZ - last_MZ).square().sum(1).mean()) < 1e-4:
+            break
+    return without_domains(cell_MZ, domain_M, clusters.share_NK)
+
+
+def _shift_of_neighbors(cell_NZ: Tensor, domain_N: Tensor, own_MZ: Tensor, shift_MZ: Tensor, domain_M: Tensor) -> Tensor:
+    """Mean shift of those sampled cells of a cell's own domain that are nearest to it, (n_cells, n_latent)."""
+    shift_NZ = torch.empty_like(cell_NZ)
+    for code in torch.unique(domain_N):
+        own_N, own_M = domain_N == code, domain_M == code
+        among_MZ, shifts_MZ = own_MZ[own_M], shift_MZ[own_M]
+        parts = [shifts_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ[own_N], among_MZ, N_NEIGHBORS)]
+        shift_NZ[own_N] = torch.cat(parts)
+    return shift_NZ
+
+
+def _nearest(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Iterator[Tensor]:
+    """Which of `among_MZ` are nearest to each cell, piece by piece: (n_cells of the piece, n_neighbors)."""
+    for cell_BZ in torch.split(cell_NZ, PIECE_CELLS):
+        yield _squared_distance(cell_BZ, among_MZ).topk(min(n_neighbors, len(among_MZ)), largest=False).indices
+
+
+def _squared_distance(cell_NZ: Tensor, other_MZ: Tensor) -> Tensor:
+    squared_NM = cell_NZ.square().sum(1)[:, None] + other_MZ.square().sum(1) - 2 * cell_NZ @ other_MZ.T
+    return squared_NM.clamp_(min=0)
+
+
+def _penalty(found_KD: Tensor, expected_D: Tensor) -> Tensor:
+    """How much a cell of each domain is repelled by each cluster, (n_clusters, n_domains)."""
+    expected_KD = found_KD.sum(1, keepdim=True) * expected_D
+    return DIVERSITY * torch.log((found_KD + 1).clamp(min=1e-3) / (expected_KD + 1).clamp(min=1e-3))
+
+
+def _sample(domain_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows of at most `MOST_CELLS` cells, drawn in proportion to the domains, but some of each; in order."""
+    n_cells = len(domain_N)
+    if n_cells <= MOST_CELLS:
+        return torch.arange(n_cells)
+    drawn = []
+    for code in torch.unique(domain_N):
+        row_N = torch.nonzero(domain_N == code).flatten()
+        n_drawn = min(len(row_N), max(len(row_N) * MOST_CELLS // n_cells, LEAST_OF_A_DOMAIN))
+        drawn.append(row_N[torch.randperm(len(row_N), generator=generator)[:n_drawn]])
+    return torch.cat(drawn).sort().values

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestNeighbors
+
+from scalex import correction
+from scalex.correction import correction_targets, mixed_clusters, neighbor_mean, without_domains
+
+
+def make_cells(
+    counts: dict[tuple[int, int], int], *, seed: int = 0, effect: float = 1.5, n_latent: int = 8
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Latents, domains and types; `counts` gives the cells of each (domain, type). Domain 1 is shifted, each type a little otherwise."""
+    rng = np.random.default_rng(seed)
+    n_types = max(kind for _, kind in counts) + 1
+    center = np.eye(n_types, n_latent) * 6
+    shift = rng.normal(0, 1, n_latent) * effect / np.sqrt(n_latent) * 2
+    own_shift = rng.normal(0, 0.3, (n_types, n_latent)) * effect
+    domain = np.concatenate([np.full(n, d) for (d, _), n in counts.items()])
+    kind = np.concatenate([np.full(n, k) for (_, k), n in counts.items()])
+    cells = center[kind] + rng.normal(0, 0.5, (len(kind), n_latent)) + (domain > 0)[:, None] * (shift + own_shift[kind])
+    order = rng.permutation(len(cells))
+    return torch.from_numpy(cells[order].astype(np.float32)), torch.from_numpy(domain[order]), kind[order]
+
+
+def wrong_neighbors(latent: torch.Tensor, kind: np.ndarray, k: int = 15) -> float:
+    nearest = NearestNeighbors(n_neighbors=k + 1).fit(latent).kneighbors(latent, return_distance=False)[:, 1:]
+    return float((kind[nearest] != kind[:, None]).mean())
+
+
+def own_domain(latent: torch.Tensor, domain: torch.Tensor, k: int = 15) -> float:
+    nearest = NearestNeighbors(n_neighbors=k + 1).fit(latent).kneighbors(latent, return_distance=False)[:, 1:]
+    return float((domain.numpy()[nearest] == domain.numpy()[:, None]).mean())
+
+
+def test_the_effect_of_a_domain_is_that_of_a_ridge_regression_in_each_cluster() -> None:
+    rng = np.random.default_rng(1)
+    cells, domain = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
+    share = rng.dirichlet(np.ones(5), 90)
+    expected = cells.copy()
+    design = np.eye(3)[domain]
+    for k in range(5):
+        # scikit-learn does not penalize the intercept either.
+        fitted = Ridge(alpha=1.0).fit(design, cells, sample_weight=share[:, k])
+        expected -= share[:, [k]] * (design @ fitted.coef_.T)
+    found = without_domains(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_domain_that_is_not_there_changes_nothing() -> None:
+    cells, domain, _ = make_cells({(0, 0): 40, (1, 0): 40})
+    share = torch.softmax(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), 1)
+    torch.testing.assert_close(without_domains(cells, domain * 3, share), without_domains(cells, domain, share))
+
+
+def test_neighbor_mean_is_that_of_scikit_learn() -> None:
+    cells, _, _ = make_cells({(0, 0): 700, (0, 1): 700})
+    nearest = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(cells[:900]).kneighbors(cells, return_distance=False)
+    np.testing.assert_allclose(neighbor_mean(cells, cells[:900], 7), cells.numpy()[nearest].mean(1), atol=1e-4)
+
+
+def test_soft_clusters_are_shared_by_the_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, _ = make_cells({(0, 0): 150, (1, 0): 150}, effect=0.3)
+    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
+    monkeypatch.setattr(correction, "WIDTH", 0.2)
+
+    def unevenness(diversity: float) -> float:
+        monkeypatch.setattr(correction, "DIVERSITY", diversity)
+        share = mixed_clusters(cells, domain, cells[:6].clone(), torch.Generator().manual_seed(0)).share_NK
+        torch.testing.assert_close(share.sum(1), torch.ones(300))
+        return float((share[domain == 0].sum(0) - share[domain == 1].sum(0)).abs().sum())
+
+    assert unevenness(2.0) < 0.5 * unevenness(0.0)
+
+
+def test_without_a_penalty_the_clusters_are_those_of_soft_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, _ = make_cells({(0, 0): 60, (0, 1): 60, (1, 0): 30})
+    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
+    monkeypatch.setattr(correction, "DIVERSITY", 0.0)
+    found = mixed_clusters(cells, domain, cells[:4].clone(), torch.Generator().manual_seed(0))
+    # One more round changes nothing to speak of.
+    x = cells.numpy().astype(float)
+    share = found.share_NK.numpy().astype(float)
+    center = share.T @ x / share.sum(0)[:, None]
+    weight = np.exp(-((x[:, None] - center) ** 2).sum(-1) / correction.WIDTH)
+    np.testing.assert_allclose(weight / weight.sum(1, keepdims=True), share, atol=0.02)
+
+
+def test_domains_are_mixed_and_types_are_kept() -> None:
+    cells, domain, kind = make_cells({(d, k): 100 for d in (0, 1) for k in range(4)})
+    assert own_domain(cells, domain) > 0.9
+    targets = correction_targets(cells, domain, seed=0)
+    assert own_domain(targets, domain) < 0.65
+    assert wrong_neighbors(targets, kind) < 0.01
+
+
+def test_types_of_one_domain_stay_by_themselves() -> None:
+    counts = {(0, 0): 150, (1, 0): 150, (0, 1): 150, (1, 1): 150, (0, 2): 100, (1, 3): 100}
+    cells, domain, kind = make_cells(counts)
+    targets = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(targets, kind) < 0.02
+    shared = kind < 2
+    assert own_domain(targets[shared], domain[shared]) < 0.7
+
+
+def test_one_domain_is_only_smoothed() -> None:
+    cells, domain, _ = make_cells({(0, 0): 100, (0, 1): 100})
+    expected = (cells + neighbor_mean(cells, cells, correction.N_NEIGHBORS)) / 2
+    torch.testing.assert_close(correction_targets(cells, domain, seed=0), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_targets() -> None:
+    cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1, 2) for k in range(3)})
+    assert torch.equal(correction_targets(cells, domain, seed=3), correction_targets(cells, domain, seed=3))
+
+
+def test_targets_keep_the_units_of_the_latents() -> None:
+    cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1) for k in range(3)})
+    torch.testing.assert_close(
+        correction_targets(cells * 4 + 10, domain, seed=0), correction_targets(cells, domain, seed=0) * 4 + 10, atol=0.02, rtol=1e-3
+    )
+
+
+def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, kind = make_cells({(d, k): 300 for d in (0, 1) for k in range(3)} | {(2, 0): 12})
+    monkeypatch.setattr(correction, "MOST_CELLS", 500)
+    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    rows = correction._sample(domain, torch.Generator().manual_seed(0))
+    assert (rows.diff() > 0).all()
+    assert torch.bincount(domain[rows]).tolist()[2] == 10
+    assert 480 < len(rows) <= 510
+    targets = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(targets, kind) < 0.01
+    assert own_domain(targets, domain) < 0.65
+
+
+@pytest.mark.parametrize("n_cells", [2, 3, 20])
+def test_few_cells_are_corrected_too(n_cells: int) -> None:
+    cells, domain, _ = make_cells({(0, 0): n_cells - 1, (1, 0): 1})
+    targets = correction_targets(cells, domain, seed=0)
+    assert targets.shape == cells.shape
+    assert torch.isfinite(targets).all()
+    same = torch.ones(n_cells, 3)
+    torch.testing.assert_close(correction_targets(same, domain, seed=0), same)
