@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 
-__all__ = ["circumstances", "markdown_table", "show"]
+__all__ = ["circumstances", "markdown_table", "mean_and_spread", "show"]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,6 +24,23 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     """
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and, of several, standard deviation: 0.812 ± 0.003. Nothing where one is not a number.
+
+    Parameters
+    ----------
+    values
+        Figures of the same thing, as of several seeds.
+    digits
+        After the point.
+    """
+    found = np.asarray(values, float)
+    if not len(found) or np.isnan(found).any():
+        return ""
+    mean = f"{found.mean():.{digits}f}"
+    return mean if len(found) == 1 else f"{mean} ± {found.std(ddof=1):.{digits}f}"
 
 
 def circumstances() -> str:

@@ -67,7 +67,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     assert {path.name for path in (folder / "checkpoint").iterdir()} == {"best.ckpt", "last.ckpt"}
 
     adata = ad.read_h5ad(folder / "adata.h5ad")
-    assert adata.obsm["latent"].shape == (adata.n_obs, 10)
+    assert adata.obsm["latent"].shape == (adata.n_obs, 30)
     assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
     assert {"batch", "cell_type", "domain", "leiden"} <= set(adata.obs)
     assert adata.raw.shape[1] >= adata.n_vars
@@ -112,7 +112,7 @@ def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_import
     helped = subprocess.run([*run, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert helped.returncode == 0
     assert "IMPORTED []" in helped.stdout
-    for said in ("python train.py -m", "dataset: base, demo, h5ad", "n_latent: 10", "max_steps"):
+    for said in ("python train.py -m", "dataset: base, demo, h5ad", "n_latent: 30", "max_steps"):
         assert said in helped.stdout
     misspelt = subprocess.run([*run, "model.n_latnt=8"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert misspelt.returncode == 1

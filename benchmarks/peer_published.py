@@ -1,0 +1,60 @@
+"""Latents of cells by the published package.
+
+Run by the interpreter that has it (``scalex==1.0.4``, NumPy 1); `quality.py` does so.
+
+usage: python peer_published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed]
+
+CELLS.h5ad holds counts, or with "processed" values that are ready, and obs["batch"]. Writes "names" (n_cells,), "latent" (n_cells, 10) and
+"seconds" of processor time that the whole run took.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+import logging
+import sys
+import warnings
+from tempfile import TemporaryDirectory
+from time import process_time
+
+import numpy as np
+import torch
+
+from scalex import SCALEX
+
+
+def main(cells: str, latents: str, seed: int, min_features: int, *, processed: bool) -> None:
+    """Fit with the paper's settings, which are the package's defaults; without UMAP."""
+    torch.set_num_threads(1)
+    start = process_time()
+    with TemporaryDirectory() as folder:
+        # It needs a folder to stop early. The time of worker processes would not be counted, so there are none.
+        adata = SCALEX(
+            [cells],
+            batch_name="batch",
+            min_features=min_features,
+            n_top_features=2000,
+            processed=processed,
+            seed=seed,
+            outdir=folder,
+            ignore_umap=True,
+            show=False,
+            eval=False,
+            num_workers=0,
+        )
+    seconds = process_time() - start
+    np.savez(latents, names=adata.obs_names.to_numpy(str), latent=adata.obsm["latent"], seconds=seconds)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), processed="processed" in sys.argv[5:])

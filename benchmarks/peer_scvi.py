@@ -1,0 +1,46 @@
+"""Latents of cells by scVI.
+
+Run by the interpreter that has scvi-tools (1.4); `quality.py` does so.
+
+usage: python peer_scvi.py CELLS.h5ad LATENTS.npz SEED
+
+CELLS.h5ad holds counts of the features to use, and obs["batch"]. Writes "names" (n_cells,), "latent" (n_cells, 30) and "seconds" of
+processor time that training took.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import sys
+import warnings
+from time import process_time
+
+import anndata as ad
+import numpy as np
+import scvi  # type: ignore
+import torch
+
+
+def main(cells: str, latents: str, seed: int) -> None:
+    """Train as integration benchmarks do (2 layers, 30 latent dimensions, negative binomial), else with the defaults."""
+    torch.set_num_threads(1)
+    scvi.settings.seed = seed
+    adata = ad.read_h5ad(cells)
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
+    model = scvi.model.SCVI(adata, n_layers=2, n_latent=30, gene_likelihood="nb")
+    start = process_time()
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    seconds = process_time() - start
+    np.savez(latents, names=adata.obs_names.to_numpy(str), latent=model.get_latent_representation(), seconds=seconds)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

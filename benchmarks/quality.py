@@ -1,0 +1,187 @@
+"""How well cells are integrated, beside other methods: ``python benchmarks/quality.py``; see README.md beside this file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+# What jax has compiled for the scores serves later runs too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import quality_checks as checks
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from quality_figures import draw_totals, draw_umaps
+from quality_peers import Peer, peers
+from quality_runs import ROOT, Model
+from quality_sets import ONE_DOMAIN, SETS, LabelledCells
+from quality_store import MOST_SCORED, Figures, Method, Store
+from scoring import BATCH_METRICS, BIO_METRICS
+from tables import circumstances, markdown_table, mean_and_spread, show
+
+SHARED = ROOT.parent / "shared"
+# Names of figures, how tables call them, and digits after the point.
+COMPACT = {
+    "total": ("total", 3),
+    "bio": ("bio", 3),
+    "batch": ("batch", 3),
+    "wrong": ("wrong neighbours", 3),
+    "wrong, types": ("mean over types", 3),
+    "wrong, rare types": ("rare types", 3),
+    "training": ("training, s", 1),
+    "whole": ("whole run, s", 1),
+}
+METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
+PARTS = ("main", "null", "unshared", "projected")
+# Peers quick enough to be run on many cuts.
+QUICK_PEERS = ("pca", "harmony")
+
+# By set and method, one for each seed.
+Results = dict[str, dict[str, list[Figures]]]
+
+
+def results(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Method]) -> Results:
+    """Figures of each method on each set; methods that have none are left out.
+
+    Parameters
+    ----------
+    store
+        Of runs.
+    sets
+        Cells.
+    methods
+        Methods.
+    """
+    found: Results = {}
+    for cells in sets:
+        figures = {method.name: store.all_figures(cells, method) for method in methods}
+        found[cells.name] = {name: one for name, one in figures.items() if one}
+    return found
+
+
+def compact_rows(found: Results) -> list[list[str]]:
+    """A row for each set and method, and below them the means over the sets, tuned on and untouched."""
+    rows = []
+    for name, by_method in found.items():
+        shown = name if SETS[name].tuned else f"{name} (untouched)"
+        for method, figures in by_method.items():
+            texts = (mean_and_spread([one[key] for one in figures], digits) for key, (_, digits) in COMPACT.items())
+            rows.append([shown, method, str(len(figures)), *texts])
+    for kind, tuned in (("tuned", True), ("untouched", False)):
+        chosen = {name: by_method for name, by_method in found.items() if SETS[name].tuned == tuned}
+        for method in dict.fromkeys(method for by_method in chosen.values() for method in by_method):
+            means = [{key: np.mean([one[key] for one in by[method]]) for key in COMPACT} for by in chosen.values() if method in by]
+            of_all = "" if len(means) == len(chosen) else f" of {len(chosen)}"
+            rows.append([f"mean of {len(means)}{of_all} {kind} sets", method, "", *_means(means)])
+    return rows
+
+
+def metric_rows(found: Results) -> list[list[str]]:
+    """A row for each set and method, with each single metric."""
+    rows = []
+    for name, by_method in found.items():
+        for method, figures in by_method.items():
+            rows.append([name, method, *(mean_and_spread([one[metric] for one in figures]) for metric in METRICS)])
+    return rows
+
+
+def _means(means: Sequence[dict[str, np.floating]]) -> list[str]:
+    """Over sets; nothing where a time is not known of each. Some sets have no rare types, whatever the method."""
+    texts = []
+    for key, (_, digits) in COMPACT.items():
+        values = np.array([one[key] for one in means])
+        mean = values[~np.isnan(values)].mean() if key == "wrong, rare types" and not np.isnan(values).all() else values.mean()
+        texts.append("" if np.isnan(mean) else f"{mean:.{digits}f}")
+    return texts
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    models = "options of conf/model, each perhaps with settings: 'scalex model.n_latent=20'"
+    parser.add_argument("--models", nargs="*", default=["scalex"], metavar="MODEL", help=models)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of our models")
+    parser.add_argument("--check-seeds", type=int, nargs="+", default=[0], metavar="SEED", help="in the checks beside the main table")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="some of the sets")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
+    parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, scalex==1.0.4")
+    parser.add_argument("--no-peers", action="store_true", help="our models alone")
+    parser.add_argument("--umaps", nargs="*", metavar="METHOD", help="methods to draw; default: first model and peers")
+    parser.add_argument("--keep-old-code", action="store_true", help="take runs of our models from before the code changed")
+    parser.add_argument("--kept-only", action="store_true", help="run nothing; tables of what is there")
+    parser.add_argument("--fresh", action="store_true", help="run again what has been run")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run and score what is not there yet; tables and pictures."""
+    arguments = _arguments()
+    data = Path(os.environ.get("SCALEX_DATA", SHARED / "data"))
+    if not data.is_dir():
+        sys.exit(f"No such folder: {data}. Set SCALEX_DATA to the folder that holds the data sets.")
+    torch.set_num_threads(1)
+    # Lightning advises worker processes; one thread is measured.
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    # scib-metrics looks for 90 neighbours by an approximation, which finds fewer of a few cells.
+    warnings.filterwarnings("ignore", message="Failed to correctly find n_neighbors")
+    # Affairs of scanpy and others.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    store = Store(
+        ROOT / "benchmarks" / ".cache" / "quality",
+        Path(os.environ.get("SCALEX_BENCH", SHARED / "bench")),
+        keep_old_code=arguments.keep_old_code,
+        kept_only=arguments.kept_only,
+        fresh=arguments.fresh,
+    )
+
+    @cache
+    def read(name: str) -> LabelledCells:
+        return (SETS | ONE_DOMAIN)[name].read(name, data)
+
+    others: list[Peer] = [] if arguments.no_peers else peers(arguments.scvi, arguments.published)
+    models = [Model(name, tuple(arguments.seeds)) for name in arguments.models]
+    if "main" in arguments.only:
+        cells = [read(name) for name in arguments.sets]
+        every: list[Method] = [*others, *models]
+        found = results(store, cells, every)
+        about = f"{circumstances()}; of more than {MOST_SCORED:,} cells, a sample of that number is scored"
+        table = markdown_table(["set", "method", "seeds", *(name for name, _ in COMPACT.values())], compact_rows(found))
+        show("quality", f"{about}\n\n{table}", arguments.output)
+        table = markdown_table(["set", "method", *METRICS], metric_rows(found))
+        show("quality, each metric", f"{about}\n\n{table}", arguments.output)
+        if arguments.output is not None:
+            draw_totals(found, arguments.output.with_name(f"{arguments.output.stem}_totals.png"))
+            drawn = arguments.umaps if arguments.umaps is not None else [*(peer.name for peer in others), *arguments.models[:1]]
+            methods = [method for method in every if method.name in drawn]
+            draw_umaps(store, cells, methods, arguments.output.with_name(f"{arguments.output.stem}_umaps.png"))
+    models = [Model(name, tuple(arguments.check_seeds)) for name in arguments.models]
+    quick: list[Method] = [*(peer for peer in others if peer.short in QUICK_PEERS), *models]
+    sections: dict[str, Callable[[], checks.Section]] = {
+        "null": lambda: checks.null(store, read, list(ONE_DOMAIN), quick),
+        "unshared": lambda: checks.unshared(store, read, [*(peer for peer in others if peer.short != "published"), *models]),
+        "projected": lambda: checks.projected(store, read, [name for name in checks.PROJECTED_SETS if name in arguments.sets], models),
+    }
+    for name, make in sections.items():
+        if name in arguments.only:
+            section = make()
+            table = markdown_table(section.columns, section.rows)
+            show(section.title, f"{circumstances()}. {section.note}\n\n{table}", arguments.output)
+
+
+if __name__ == "__main__":
+    main()

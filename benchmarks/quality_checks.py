@@ -1,0 +1,147 @@
+"""What a total score does not tell: cuts without an effect, types of one domain, domains that were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+from quality_runs import Model, Projected
+from quality_sets import LabelledCells, cut_at_random, only_in
+from quality_store import Figures, Method, Store
+from tables import mean_and_spread
+
+__all__ = ["Section", "null", "projected", "unshared"]
+
+CUT_SEED = 0
+UNSHARED_SET = "pancreas_celseq_indrop"
+UNSHARED_TYPES = ("alpha", "ductal", "beta")
+# Sets whose domains are left out, and how many of them, in the order of their names; None: all.
+PROJECTED_SETS = {"pancreas_celseq_indrop": None, "celllines_mixology": None, "kang_ctrl_stim": None, "kang_ctrl_donors": 3}
+
+Read = Callable[[str], LabelledCells]
+
+
+class Section(NamedTuple):
+    """A table with its heading; `columns` are followed by one text for each in `rows`."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method]) -> Section:
+    """One domain, whole and cut at random in two: nothing is there to be corrected, so nothing should change.
+
+    Parameters
+    ----------
+    store
+        Of runs.
+    read
+        Gives the cells of a set.
+    sets
+        Sets of one domain.
+    methods
+        Embed both the whole and the cut.
+    """
+    rows = []
+    for name in sets:
+        whole = read(name)
+        cut = cut_at_random(whole, CUT_SEED)
+        for method in methods:
+            before = store.all_figures(whole, method, judged=cut.adata.obs)
+            after = store.all_figures(cut, method)
+            if before and after:
+                compared = [text for key in ("bio", "wrong", "batch") for text in _compared(before, after, key)]
+                rows.append([name, method.name, str(len(after)), *compared])
+    columns = ["set", "method", "seeds"]
+    for figure in ("bio", "wrong neighbours", "batch"):
+        columns += [f"{figure}, whole", f"{figure}, cut", "change"]
+    note = "Both embeddings are scored with the two halves as domains."
+    return Section("quality, null: one domain, cut at random", columns, rows, note)
+
+
+def unshared(store: Store, read: Read, methods: Sequence[Method]) -> Section:
+    """Types that one domain alone has must not be put on others.
+
+    Parameters
+    ----------
+    store, read, methods
+        As for `null`.
+    """
+    shared = read(UNSHARED_SET)
+    rows, means = [], []
+    for method in methods:
+        found: list[Figures] = []
+        for one, other in permutations(UNSHARED_TYPES, 2):
+            cells = only_in(shared, {one: "inDrop4", other: "celseq"})
+            figures = [figure | {"unshared": _mean_of_types(figure, (one, other))} for figure in store.all_figures(cells, method)]
+            if figures:
+                rows.append([f"{one} in inDrop4, {other} in CEL-Seq", method.name, str(len(figures)), *_unshared_row(figures, one, other)])
+                found.append({key: float(np.mean([figure[key] for figure in figures])) for key in ("unshared", "wrong", "total")})
+        if found:
+            n_cuts = f"mean of {len(found)}"
+            means.append([n_cuts, method.name, "", mean_and_spread([one["unshared"] for one in found]), "", ""])
+            means[-1] += [mean_and_spread([one[key] for one in found]) for key in ("wrong", "total")]
+    columns = ["alone", "method", "seeds", "wrong neighbours of both types", "of the first", "of the second", "of all cells", "total"]
+    note = f"{UNSHARED_SET}, from which the cells of two types were taken, of each those of one domain. Spread of a mean: over the cuts."
+    return Section("quality, unshared: types of one domain", columns, [*rows, *means], note)
+
+
+def projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Model]) -> Section:
+    """Each domain left out of training in turn and then embedded, against all trained on.
+
+    Parameters
+    ----------
+    store, read
+        As for `null`.
+    sets
+        Those of `PROJECTED_SETS` to look at.
+    models
+        Ours.
+    """
+    rows = []
+    for name in sets:
+        cells = read(name)
+        for model in models:
+            trained = store.all_figures(cells, model)
+            changes: list[list[Figures]] = []
+            for domain in sorted(cells.adata.obs["batch"].unique())[: PROJECTED_SETS[name]]:
+                without = store.all_figures(cells, Projected(model, domain))
+                if trained and len(without) == len(trained):
+                    compared = [text for key in ("total", "bio", "batch", "wrong") for text in _compared(trained, without, key)[1:]]
+                    rows.append([name, model.name, domain, str(len(without)), mean_and_spread(_values(trained, "total")), *compared])
+                    changes.append(without)
+            if changes:
+                every = [figure for without in changes for figure in without]
+                compared = []
+                for key in ("total", "bio", "batch", "wrong"):
+                    mean = float(np.mean(_values(every, key)))
+                    compared += [f"{mean:.3f}", f"{mean - float(np.mean(_values(trained, key))):+.3f}"]
+                rows.append([name, model.name, f"mean of {len(changes)}", "", mean_and_spread(_values(trained, "total")), *compared])
+    columns = ["set", "model", "left out", "seeds", "total, all trained on"]
+    for figure in ("total", "bio", "batch", "wrong neighbours"):
+        columns += [f"{figure}, projected", "change"]
+    note = "Scored are all cells, those trained on and those projected; encoder statistics are those of the training."
+    return Section("quality, projected: domains left out of training", columns, rows, note)
+
+
+def _compared(before: Sequence[Figures], after: Sequence[Figures], key: str) -> list[str]:
+    """A figure before, after, and its change."""
+    change = float(np.mean(_values(after, key)) - np.mean(_values(before, key)))
+    texts = [mean_and_spread(_values(figures, key)) for figures in (before, after)]
+    return [*texts, "" if np.isnan(change) else f"{change:+.3f}"]
+
+
+def _unshared_row(figures: Sequence[Figures], one: str, other: str) -> list[str]:
+    return [mean_and_spread(_values(figures, key)) for key in ("unshared", f"wrong: {one}", f"wrong: {other}", "wrong", "total")]
+
+
+def _mean_of_types(figures: Figures, types: Sequence[str]) -> float:
+    return float(np.mean([figures[f"wrong: {one}"] for one in types]))
+
+
+def _values(figures: Sequence[Figures], key: str) -> list[float]:
+    return [one[key] for one in figures]

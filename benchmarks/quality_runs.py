@@ -1,0 +1,187 @@
+"""Runs of our own models as train.py makes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
+from typing import Any
+
+import anndata as ad
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import OmegaConf
+from quality_peers import Embedding
+from quality_sets import LabelledCells
+from quality_store import plain
+
+from scalex.logs import logged_to
+from scalex.reference import Reference
+from scalex.workflow import fit
+
+__all__ = ["ROOT", "Model", "Projected", "TrainingClock", "composed"]
+
+ROOT = Path(__file__).resolve().parents[1]
+# What a run is made of, besides its trainer; as in train.py.
+PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
+
+
+class TrainingClock(Callback):
+    """Processor time of the training alone.
+
+    Attributes
+    ----------
+    seconds : float
+        From the start of training to its end; not a number before that.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = float("nan")
+        self._start = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = process_time()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop it; Lightning calls this before the checkpoint is written."""
+        self.seconds = process_time() - self._start
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of our models.
+
+    Attributes
+    ----------
+    name
+        An option of conf/model, and further settings, as train.py takes them, each after a space.
+    seeds
+        Seeds.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+
+    def key(self, cells: LabelledCells, seed: int) -> str:
+        """See `Method.key`."""
+        settings = composed(self._overrides(cells, seed, Path("cells"), Path("output")))
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{plain(self.name)}-{digest}-{cells.fingerprint}-{seed}"
+
+    def run(self, cells: LabelledCells, seed: int) -> Embedding:
+        """See `Method.run`."""
+        with TemporaryDirectory() as folder:
+            return self.trained(cells, cells.for_training(), seed, Path(folder))
+
+    def trained(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path) -> Embedding:
+        """Train and embed as train.py does, which leaves the run in a folder.
+
+        Parameters
+        ----------
+        cells
+            Whose settings hold.
+        adata
+            What is trained on.
+        seed
+            The seed.
+        folder
+            An empty one.
+        """
+        file, output = folder / "cells.h5ad", folder / "run"
+        adata.write_h5ad(file)
+        output.mkdir()
+        settings = composed(self._overrides(cells, seed, file, output))
+        clock, start = TrainingClock(), process_time()
+        with logged_to(None):
+            parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
+            trainer = instantiate(
+                settings["trainer"],
+                callbacks=[clock, *parts["callbacks"].values()],
+                logger=[parts["epoch_table"], *parts["logger"].values()],
+                default_root_dir=settings["output"],
+                enable_checkpointing="checkpoint" in parts["callbacks"],
+                _convert_="all",
+            )
+            found = fit(
+                parts["dataset"],
+                parts["preprocess"],
+                parts["model"],
+                trainer,
+                chunk_size=settings["chunk_size"],
+                seed=settings["seed"],
+                parameters=settings,
+            )
+        return Embedding(found.obs_names.to_numpy(str), found.obsm["latent"], clock.seconds, process_time() - start)
+
+    def _overrides(self, cells: LabelledCells, seed: int, file: Path, output: Path) -> list[str]:
+        option, *further = self.name.split()
+        return [
+            f"model={option}",
+            "dataset=h5ad",
+            f"dataset.path='{file}'",
+            "dataset.batch_key=batch",
+            "trainer=cpu",
+            "callbacks=[checkpoint,latent_export]",
+            f"seed={seed}",
+            f"output='{output}'",
+            *cells.overrides,
+            *further,
+        ]
+
+
+@dataclass(frozen=True)
+class Projected:
+    """One of our models, trained without a domain, whose cells are then embedded with all that is fitted frozen.
+
+    Attributes
+    ----------
+    model
+        The model.
+    left_out
+        The domain.
+    """
+
+    model: Model
+    left_out: str
+
+    @property
+    def name(self) -> str:
+        """See `Method.name`."""
+        return f"{self.model.name}, {self.left_out} projected"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """See `Method.seeds`."""
+        return self.model.seeds
+
+    def key(self, cells: LabelledCells, seed: int) -> str:
+        """See `Method.key`."""
+        return f"without_{plain(self.left_out)}-{self.model.key(cells, seed)}"
+
+    def run(self, cells: LabelledCells, seed: int) -> Embedding:
+        """See `Method.run`."""
+        adata = cells.for_training()
+        new = (adata.obs["batch"] == self.left_out).to_numpy()
+        known = adata[~new].copy()
+        known.obs["batch"] = known.obs["batch"].cat.remove_unused_categories()
+        with TemporaryDirectory() as folder:
+            trained = self.model.trained(cells, known, seed, Path(folder))
+            reference = Reference.load(Path(folder) / "run")
+            projected = reference.embed(adata[new].copy(), batch_key="batch", statistics="running")
+        names = np.concatenate([trained.names, adata.obs_names[new].to_numpy(str)])
+        return trained._replace(names=names, latent=np.concatenate([trained.latent, projected]))
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of a run of train.py with these overrides, resolved."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        settings = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    assert isinstance(settings, dict)
+    return {str(name): value for name, value in settings.items()}

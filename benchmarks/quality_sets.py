@@ -1,0 +1,213 @@
+"""Labelled cells on which integration is measured, and the cuts of them that the checks of `quality.py` need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "only_in", "sample"]
+
+# Features that scalex leaves out of RNA: they do not count for min_features either.
+NOT_COUNTED = ("ERCC", "MT-", "mt-")
+# Classes of leftover cells, which are no type.
+LEFTOVER = ("Mis",)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """Cells that all methods are given alike.
+
+    Attributes
+    ----------
+    name
+        What tables and files call them.
+    adata
+        Counts in X, (n_cells, n_features) float32 CSR; obs "batch" and "cell_type".
+    min_features
+        All cells have as many detected features.
+    proteins
+        The features are surface proteins, all of which are used; otherwise RNA.
+    """
+
+    name: str
+    adata: ad.AnnData
+    min_features: int
+    proteins: bool
+
+    @property
+    def overrides(self) -> list[str]:
+        """What train.py is told, besides the file."""
+        return ["preprocess=none"] if self.proteins else [f"preprocess.min_features={self.min_features}"]
+
+    def for_training(self) -> ad.AnnData:
+        """What train.py reads: counts of RNA as they are; of proteins the centred log-ratio, from the least value of each protein on."""
+        if not self.proteins:
+            return self.adata
+        ratio = centred_log_ratio(self.adata.X)
+        return ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=self.adata.obs, var=self.adata.var)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that a method is given: values, names and domains."""
+        digest = hashlib.sha256()
+        for array in (self.adata.X.data, self.adata.X.indices, self.adata.X.indptr):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for names in (self.adata.obs_names, self.adata.var_names, self.adata.obs["batch"]):
+            digest.update("\n".join(map(str, names)).encode())
+        return digest.hexdigest()[:12]
+
+    def of(self, kept: NDArray[np.bool_], name: str) -> Self:
+        """Some of the cells under another name.
+
+        Parameters
+        ----------
+        kept
+            (n_cells,) which ones.
+        name
+            The name.
+        """
+        adata = self.adata[kept].copy()
+        for column in ("batch", "cell_type"):
+            adata.obs[column] = adata.obs[column].cat.remove_unused_categories()
+        return replace(self, name=name, adata=adata)
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """Where labelled cells are, and what is to be known of them.
+
+    Attributes
+    ----------
+    files
+        The .h5ad files, without the ending; several are joined on the features that all have.
+    tuned
+        Settings of the package were chosen on it.
+    min_features
+        Cells with fewer detected features are left out.
+    proteins
+        Counts of surface proteins; otherwise of RNA.
+    domain
+        The one domain to keep; None: all.
+    """
+
+    files: tuple[str, ...]
+    tuned: bool
+    min_features: int = 100
+    proteins: bool = False
+    domain: str | None = None
+
+    def read(self, name: str, folder: Path) -> LabelledCells:
+        """The cells, without those of leftover classes.
+
+        Parameters
+        ----------
+        name
+            Of the set.
+        folder
+            Holds the files.
+        """
+        parts = [ad.read_h5ad(folder / f"{file}.h5ad") for file in self.files]
+        adata = parts[0] if len(parts) == 1 else ad.concat(parts, join="inner")
+        kept = ~adata.obs["cell_type"].isin(LEFTOVER).to_numpy()
+        if self.domain is not None:
+            kept &= (adata.obs["batch"] == self.domain).to_numpy()
+        if not self.proteins:
+            counted = ~adata.var_names.str.startswith(NOT_COUNTED)
+            kept &= (adata.X > 0) @ counted.astype(np.float64) >= self.min_features
+        obs = adata.obs.loc[kept, ["batch", "cell_type"]].astype(str).astype("category")
+        counts = sparse.csr_matrix(adata.X[np.flatnonzero(kept)], dtype=np.float32)
+        cells = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
+        return LabelledCells(name, cells, self.min_features, self.proteins)
+
+
+SETS = {
+    "pancreas_celseq_indrop": CellSet(("pancreas_celseq_indrop",), tuned=True),
+    "celllines_mixology": CellSet(("celllines_mixology",), tuned=True),
+    "kang_ctrl_stim": CellSet(("kang_ctrl_stim",), tuned=True),
+    "celllines_joined": CellSet(("celllines_mixology", "celllines_10x5cl"), tuned=True),
+    "kang_ctrl_stim_scgen": CellSet(("kang_ctrl_stim_scgen",), tuned=False),
+    "kang_ctrl_donors": CellSet(("kang_ctrl_donors",), tuned=False),
+    "mop_rna": CellSet(("mop_rna",), tuned=False, min_features=10),
+    "mop_rna_vs_geneactivity": CellSet(("mop_rna_vs_geneactivity",), tuned=False, min_features=10),
+    "pbmc_protein_asap_cite": CellSet(("pbmc_protein_asap_cite",), tuned=False, proteins=True),
+}
+ONE_DOMAIN = {
+    "pancreas_indrop4": CellSet(("pancreas_celseq_indrop",), tuned=True, domain="inDrop4"),
+    "hemato_paul15": CellSet(("hemato_paul15",), tuned=False),
+    "celllines_10x5cl": CellSet(("celllines_10x5cl",), tuned=True),
+}
+
+
+def centred_log_ratio(counts: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Logarithm of 1 + counts, less its mean over the features of the cell; (n_cells, n_features).
+
+    Parameters
+    ----------
+    counts
+        (n_cells, n_features).
+    """
+    logs = np.log1p(counts.toarray())
+    ratio: NDArray[np.float32] = logs - logs.mean(1, keepdims=True)
+    return ratio
+
+
+def cut_at_random(cells: LabelledCells, seed: int) -> LabelledCells:
+    """The same cells in two domains, "a" and "b", that differ in nothing but chance.
+
+    Parameters
+    ----------
+    cells
+        Cells.
+    seed
+        Of the cut.
+    """
+    adata = cells.adata.copy()
+    half = np.random.default_rng(seed).permutation(np.arange(adata.n_obs) % 2)
+    adata.obs["batch"] = pd.Categorical(np.array(["a", "b"])[half])
+    return replace(cells, name=f"{cells.name}, cut {seed}", adata=adata)
+
+
+def only_in(cells: LabelledCells, domain_of: Mapping[str, str]) -> LabelledCells:
+    """The cells, of some types those of one domain alone.
+
+    Parameters
+    ----------
+    cells
+        Cells.
+    domain_of
+        Types, and the domain that keeps its cells of them.
+    """
+    wanted = cells.adata.obs["cell_type"].astype(object).map(domain_of)
+    kept = wanted.isna() | (wanted == cells.adata.obs["batch"].astype(object))
+    ending = ", ".join(f"{one} in {domain}" for one, domain in domain_of.items())
+    return cells.of(kept.to_numpy(bool), f"{cells.name}, {ending}")
+
+
+def sample(obs: pd.DataFrame, n_cells: int, seed: int) -> NDArray[np.int64]:
+    """Rows of a random sample, ascending; each type of each domain by its share, but at least one cell of it.
+
+    Parameters
+    ----------
+    obs
+        "batch" and "cell_type" of each cell.
+    n_cells
+        How many, about; all if there are no more.
+    seed
+        Of the sample.
+    """
+    if len(obs) <= n_cells:
+        return np.arange(len(obs))
+    rng = np.random.default_rng(seed)
+    groups = pd.Series(np.arange(len(obs))).groupby([obs["batch"].to_numpy(str), obs["cell_type"].to_numpy(str)])
+    share = n_cells / len(obs)
+    return np.sort(np.concatenate([rng.choice(rows, max(round(len(rows) * share), 1), replace=False) for _, rows in groups]))
