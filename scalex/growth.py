@@ -160,10 +160,14 @@ def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_m
 
 
 def _check_size(reference: Reference, module: ScalexModule) -> None:
-    for name in ("n_latent", "n_hidden"):
-        has, given = reference.module.hparams[name], module.hparams[name]
-        if has != given:
-            raise ValueError(f"The reference has {name}={has}, and the training is asked for with {given}: use model.{name}={has}.")
+    names = ("n_latent", "n_hidden")
+    has, given = ([hparams[name] for name in names] for hparams in (reference.module.hparams, module.hparams))
+    if has != given:
+        settings = " ".join(f"model.{name}={value}" for name, value in zip(names, has, strict=True))
+        raise ValueError(
+            f"The reference has n_latent={has[0]} and n_hidden={has[1]}, and the training is asked for with {given[0]} and {given[1]}: "
+            f"use {settings}."
+        )
 
 
 def _expression(reference: Reference) -> sparse.csr_matrix:

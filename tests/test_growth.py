@@ -284,9 +284,11 @@ def test_cells_of_known_domains_alone_add_no_domain(reference: Reference, traine
 
 
 def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any, tmp_path: Path) -> None:
-    for name, module in (("n_latent", ScalexModule(n_latent=8)), ("n_hidden", ScalexModule(n_hidden=64))):
-        has = reference.module.hparams[name]
-        with pytest.raises(ValueError, match=f"The reference has {name}={has}, and .* with {module.hparams[name]}: use model.{name}={has}"):
+    for size in ("10 and 64", "8 and 1024"):
+        n_latent, n_hidden = map(int, size.split(" and "))
+        module = ScalexModule(n_latent=n_latent, n_hidden=n_hidden)
+        said = f"The reference has n_latent=10 and n_hidden=1024, .* with {size}: use model.n_latent=10 model.n_hidden=1024"
+        with pytest.raises(ValueError, match=said):
             grow_to(tmp_path, reference, trained.query, module)
     assert list(tmp_path.iterdir()) == []
 

@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, largest_file: i
         f"sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    settings = [*QUICK, "callbacks=[checkpoint,latent_export]", "output=run"]
+    settings = [*QUICK, "model.n_latent=10", "callbacks=[checkpoint,latent_export]", "output=run"]
     done = subprocess.run(
         [sys.executable, "-c", limited, *settings], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
     )
