@@ -197,8 +197,7 @@ def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Pat
     [
         (
             ["reference=REFERENCE", "model=small"],
-            "The reference has n_latent=10 and n_hidden=1024, and the training is asked for with 30 and 128: "
-            "use model.n_latent=10 model.n_hidden=1024.",
+            "is asked for with 30 and 128: use model.n_latent=10 model.n_hidden=1024.",
         ),
         (["reference=no", "model=paper"], "FileNotFoundError: reference=no: no such folder."),
     ],
