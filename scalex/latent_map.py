@@ -50,8 +50,10 @@ class LatentMap:
     ----------
     neighbors
         The index, of `n_indexed` cells.
+    latent
+        (n_indexed, n_latent) float32, these cells.
     rows
-        (n_indexed,) rows of the reference that are in it.
+        (n_indexed,) their rows in the reference.
     own_distance
         (n_held_out,) float32, mean distance of up to 10,000 of them to their nearest others, in the same unit as `Placed.distance`.
     unit
@@ -63,6 +65,7 @@ class LatentMap:
     """
 
     neighbors: NearestNeighbors
+    latent: NDArray[np.float32]
     rows: NDArray[np.int64]
     own_distance: NDArray[np.float32]
     unit: float
@@ -101,13 +104,15 @@ class LatentMap:
         rows, rng = np.arange(n_cells), np.random.default_rng(seed)
         if n_cells > max_cells:
             rows = np.sort(rng.choice(n_cells, max_cells, replace=False))
-        neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(rows) - 1), algorithm="kd_tree").fit(latent[rows])
+        indexed = latent[rows]
+        neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(rows) - 1)).fit(indexed)
         held_out = np.sort(rng.choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
         # The nearest of each is the cell itself.
-        own = neighbors.kneighbors(latent[rows[held_out]], neighbors.n_neighbors + 1)[0][:, 1:].mean(1)
+        own = np.sort(_nearest(neighbors, indexed, indexed[held_out], neighbors.n_neighbors + 1)[0])[:, 1:].mean(1)
         unit = float(np.median(own)) or 1.0
         return cls(
             neighbors,
+            indexed,
             rows,
             (own / unit).astype(np.float32),
             unit,
@@ -127,7 +132,7 @@ class LatentMap:
         latent
             (n_cells, n_latent) float32, of the same encoder.
         """
-        distance, index = self.neighbors.kneighbors(latent)
+        distance, index = _nearest(self.neighbors, self.latent, latent, self.neighbors.n_neighbors)
         mean_distance = (distance.mean(1) / self.unit).astype(np.float32)
         weight = 1 / np.maximum(distance, 1e-6 * self.unit) ** 2
         cluster = None
@@ -142,3 +147,16 @@ class LatentMap:
             weight /= weight.sum(1, keepdims=True)
             umap = np.einsum("ck,ckd->cd", weight, self.umap[index]).astype(np.float32)
         return Placed(mean_distance, mean_distance > self.limit, umap, cluster)
+
+
+def _nearest(
+    neighbors: NearestNeighbors, indexed: NDArray[np.float32], latent: NDArray[np.float32], n_neighbors: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances to the nearest indexed cells, and which these are, (n_cells, n_neighbors) each.
+
+    With more than 15 dimensions scikit-learn looks at all cells, and its distances come from matrix products, whose rounding depends on
+    the cells beside one: they are computed anew.
+    """
+    index = neighbors.kneighbors(latent, n_neighbors, return_distance=False)
+    distance = np.linalg.norm(latent[:, None].astype(np.float64) - indexed[index], axis=2)
+    return distance, index

@@ -88,9 +88,17 @@ def test_a_cell_of_the_reference_is_put_where_it_is(
 
 
 @pytest.mark.parametrize("part", [[0], [3, 2, 1], [49, 0], list(range(50))])
+@pytest.mark.parametrize("further_dimensions", [0, 25], ids=["few dimensions", "many dimensions"])
 def test_what_is_said_of_a_cell_depends_on_that_cell_alone(
-    latent: NDArray[np.float32], umap: NDArray[np.float32], cluster: pd.Categorical, query: NDArray[np.float32], part: list[int]
+    latent: NDArray[np.float32],
+    umap: NDArray[np.float32],
+    cluster: pd.Categorical,
+    query: NDArray[np.float32],
+    part: list[int],
+    further_dimensions: int,
 ) -> None:
+    rng = np.random.default_rng(2)
+    latent, query = (np.hstack([z, rng.normal(0, 0.1, (len(z), further_dimensions))]).astype(np.float32) for z in (latent, query))
     fitted = LatentMap.fit(latent, umap=umap, cluster=cluster)
     whole, some = fitted.place(query), fitted.place(query[part])
     np.testing.assert_array_equal(some.distance, whole.distance[part])
