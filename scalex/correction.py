@@ -45,12 +45,13 @@ class Clusters(NamedTuple):
     center_KZ: Tensor
 
 
-def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, smooth: bool, seed: int) -> Tensor:
-    """Latents without the differences between domains.
+def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int) -> Tensor:
+    """Latents without the differences between domains, and with less noise.
 
     Soft clusters in which the domains are mixed are found, and in each cluster the effect of each domain is taken out by ridge regression,
     round after round (Korsunsky et al. 2019). Unlike there, clusters are found by Euclidean distance, since the length of a latent means
-    something, and among means of neighbours, whose types lie farther apart than single cells.
+    something, and among means of neighbours, whose types lie farther apart than single cells. Last, each cell goes half the way to the
+    mean of its neighbours of all domains, which takes out noise that the encoder could not learn anyway.
 
     Parameters
     ----------
@@ -58,9 +59,6 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, smooth: bool, see
         (n_cells, n_latent) float32.
     domain_N
         (n_cells,) int64 domain codes.
-    smooth
-        Put each cell half the way to the mean of its neighbours of all domains, which takes out noise that the encoder could not learn
-        anyway.
     seed
         Of the sample and the clusters.
 
@@ -84,9 +82,8 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, smooth: bool, see
     if len(row_M) < len(latent_NZ):
         corrected_NZ = scaled_NZ + _shift_of_neighbors(scaled_NZ, domain_N, own_MZ, corrected_MZ - own_MZ, domain_M)
         corrected_NZ[row_M] = corrected_MZ
-    if smooth:
-        corrected_NZ = (corrected_NZ + neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS)) / 2
-    return corrected_NZ * scale + center_Z
+    neighbors_NZ = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS)
+    return (corrected_NZ + neighbors_NZ) / 2 * scale + center_Z
 
 
 def mixed_clusters(cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generator: torch.Generator) -> Clusters:

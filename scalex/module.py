@@ -83,7 +83,7 @@ class ScalexModule(LightningModule):
         L2 penalty of Adam.
     correct_at
         When the encoder gets new targets, as shares of the training, rising, each from 0 up to, but not, 1: the latents of all cells as
-        they are then, less the differences between domains, and, the last time, less noise (`scalex.correction`). None: never.
+        they are then, less the differences between domains (`scalex.correction`). None: never.
     correction_weight
         Weight of the squared distance to the targets, in units of the variance of each latent dimension, beside the reconstruction.
     schedule
@@ -214,10 +214,9 @@ class ScalexModule(LightningModule):
         n_steps = self.trainer.estimated_stepping_batches
         n_due = sum(share * n_steps <= self.global_step for share in self.hparams["correct_at"] or ())
         if n_due > self._n_corrected:
-            is_last = n_due == len(self.hparams["correct_at"])
-            self._make_targets(smooth=is_last)
+            self._make_targets()
             self._n_corrected = n_due
-            self.settled = batch_idx == 0 and is_last
+            self.settled = batch_idx == 0 and n_due == len(self.hparams["correct_at"])
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Loss of one minibatch.
@@ -247,12 +246,12 @@ class ScalexModule(LightningModule):
         return Losses(total, reconstruction, kl, correction)
 
     @torch.no_grad()
-    def _make_targets(self, *, smooth: bool) -> None:
+    def _make_targets(self) -> None:
         """Embed all cells, and see where they would lie without differences between domains."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         start = time.monotonic()
         latent_NZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.predict_dataloader()]).cpu()
-        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), smooth=smooth, seed=self.hparams["seed"])
+        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), seed=self.hparams["seed"])
         # A dimension that the model does not use stays as it is.
         variance_Z = latent_NZ.var(0, correction=0).clamp(min=1e-3)
         self._targets = Targets(target_NZ.to(self.device), variance_Z.to(self.device))

@@ -92,7 +92,7 @@ def test_without_a_penalty_the_clusters_are_those_of_soft_k_means(monkeypatch: p
 def test_domains_are_mixed_and_types_are_kept() -> None:
     cells, domain, kind = make_cells({(d, k): 100 for d in (0, 1) for k in range(4)})
     assert own_domain(cells, domain) > 0.9
-    targets = correction_targets(cells, domain, smooth=True, seed=0)
+    targets = correction_targets(cells, domain, seed=0)
     assert own_domain(targets, domain) < 0.65
     assert wrong_neighbors(targets, kind) < 0.01
 
@@ -100,31 +100,27 @@ def test_domains_are_mixed_and_types_are_kept() -> None:
 def test_types_of_one_domain_stay_by_themselves() -> None:
     counts = {(0, 0): 150, (1, 0): 150, (0, 1): 150, (1, 1): 150, (0, 2): 100, (1, 3): 100}
     cells, domain, kind = make_cells(counts)
-    targets = correction_targets(cells, domain, smooth=True, seed=0)
+    targets = correction_targets(cells, domain, seed=0)
     assert wrong_neighbors(targets, kind) < 0.02
     shared = kind < 2
     assert own_domain(targets[shared], domain[shared]) < 0.7
 
 
-def test_one_domain_is_smoothed_at_most() -> None:
+def test_one_domain_is_only_smoothed() -> None:
     cells, domain, _ = make_cells({(0, 0): 100, (0, 1): 100})
-    torch.testing.assert_close(correction_targets(cells, domain, smooth=False, seed=0), cells, atol=1e-4, rtol=1e-4)
     expected = (cells + neighbor_mean(cells, cells, correction.N_NEIGHBORS)) / 2
-    torch.testing.assert_close(correction_targets(cells, domain, smooth=True, seed=0), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(correction_targets(cells, domain, seed=0), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_targets() -> None:
     cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1, 2) for k in range(3)})
-    assert torch.equal(correction_targets(cells, domain, smooth=True, seed=3), correction_targets(cells, domain, smooth=True, seed=3))
+    assert torch.equal(correction_targets(cells, domain, seed=3), correction_targets(cells, domain, seed=3))
 
 
 def test_targets_keep_the_units_of_the_latents() -> None:
     cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1) for k in range(3)})
     torch.testing.assert_close(
-        correction_targets(cells * 4 + 10, domain, smooth=True, seed=0),
-        correction_targets(cells, domain, smooth=True, seed=0) * 4 + 10,
-        atol=0.02,
-        rtol=1e-3,
+        correction_targets(cells * 4 + 10, domain, seed=0), correction_targets(cells, domain, seed=0) * 4 + 10, atol=0.02, rtol=1e-3
     )
 
 
@@ -136,7 +132,7 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (rows.diff() > 0).all()
     assert torch.bincount(domain[rows]).tolist()[2] == 10
     assert 480 < len(rows) <= 510
-    targets = correction_targets(cells, domain, smooth=True, seed=0)
+    targets = correction_targets(cells, domain, seed=0)
     assert wrong_neighbors(targets, kind) < 0.01
     assert own_domain(targets, domain) < 0.65
 
@@ -144,8 +140,8 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n_cells", [2, 3, 20])
 def test_few_cells_are_corrected_too(n_cells: int) -> None:
     cells, domain, _ = make_cells({(0, 0): n_cells - 1, (1, 0): 1})
-    targets = correction_targets(cells, domain, smooth=True, seed=0)
+    targets = correction_targets(cells, domain, seed=0)
     assert targets.shape == cells.shape
     assert torch.isfinite(targets).all()
     same = torch.ones(n_cells, 3)
-    torch.testing.assert_close(correction_targets(same, domain, smooth=True, seed=0), same)
+    torch.testing.assert_close(correction_targets(same, domain, seed=0), same)
