@@ -20,7 +20,7 @@ __all__ = ["correction_targets", "mixed_clusters", "neighbor_mean", "without_dom
 
 # Above this, clusters are found in a sample and the other cells follow their neighbours in it.
 MOST_CELLS = 20_000
-# A domain is in the sample with at least so many of its cells.
+# A domain is in the sample with at least so many of its cells, unless there are too many domains for that.
 LEAST_OF_A_DOMAIN = 200
 N_NEIGHBORS = 15
 CELLS_PER_CLUSTER = 30
@@ -147,8 +147,7 @@ def without_domains(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -> Tens
     # Each cell is of one domain, so the normal equations have this solution: the intercept is a mean of the domains' means, and the
     # effect of a domain is its distance from that, drawn to 0 where the domain has few cells.
     drawn_KD = weight_KD / (weight_KD + RIDGE)
-    vote_KD = RIDGE * drawn_KD
-    intercept_KZ = (vote_KD[:, :, None] * mean_KDZ).sum(1) / vote_KD.sum(1).clamp(min=1e-8)[:, None]
+    intercept_KZ = (drawn_KD[:, :, None] * mean_KDZ).sum(1) / drawn_KD.sum(1).clamp(min=1e-8)[:, None]
     effect_KDZ = drawn_KD[:, :, None] * (mean_KDZ - intercept_KZ[:, None])
     corrected_NZ = cell_NZ.clone()
     for i, code in enumerate(codes):
@@ -204,17 +203,19 @@ def _squared_distance(cell_NZ: Tensor, other_MZ: Tensor) -> Tensor:
 def _penalty(found_KD: Tensor, expected_D: Tensor) -> Tensor:
     """How much a cell of each domain is repelled by each cluster, (n_clusters, n_domains)."""
     expected_KD = found_KD.sum(1, keepdim=True) * expected_D
-    return DIVERSITY * torch.log((found_KD + 1).clamp(min=1e-3) / (expected_KD + 1).clamp(min=1e-3))
+    return DIVERSITY * torch.log((found_KD + 1) / (expected_KD + 1))
 
 
 def _sample(domain_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of at most `MOST_CELLS` cells, drawn in proportion to the domains, but some of each; in order."""
+    """Rows of about `MOST_CELLS` cells, never twice as many, drawn in proportion to the domains, but some of each; in order."""
     n_cells = len(domain_N)
     if n_cells <= MOST_CELLS:
         return torch.arange(n_cells)
+    codes = torch.unique(domain_N)
+    least = min(LEAST_OF_A_DOMAIN, MOST_CELLS // len(codes))
     drawn = []
-    for code in torch.unique(domain_N):
+    for code in codes:
         row_N = torch.nonzero(domain_N == code).flatten()
-        n_drawn = min(len(row_N), max(len(row_N) * MOST_CELLS // n_cells, LEAST_OF_A_DOMAIN))
+        n_drawn = min(len(row_N), max(len(row_N) * MOST_CELLS // n_cells, least))
         drawn.append(row_N[torch.randperm(len(row_N), generator=generator)[:n_drawn]])
     return torch.cat(drawn).sort().values

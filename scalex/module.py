@@ -211,12 +211,15 @@ class ScalexModule(LightningModule):
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
         """Make new targets, if it is time."""
+        plan = self.hparams["correct_at"] or ()
+        if self._n_corrected == len(plan):
+            return
         n_steps = self.trainer.estimated_stepping_batches
-        n_due = sum(share * n_steps <= self.global_step for share in self.hparams["correct_at"] or ())
+        n_due = sum(share * n_steps <= self.global_step for share in plan)
         if n_due > self._n_corrected:
             self._make_targets()
             self._n_corrected = n_due
-            self.settled = batch_idx == 0 and n_due == len(self.hparams["correct_at"])
+            self.settled = batch_idx == 0 and n_due == len(plan)
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Loss of one minibatch.

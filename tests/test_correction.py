@@ -137,6 +137,14 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_domain(targets, domain) < 0.65
 
 
+def test_a_sample_of_many_domains_is_not_larger_than_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "MOST_CELLS", 500)
+    domain = torch.cat([torch.arange(100).repeat_interleave(20), torch.full((3000,), 100)])
+    rows = correction._sample(domain, torch.Generator().manual_seed(0))
+    assert len(rows) <= 1000
+    assert len(torch.unique(domain[rows])) == 101
+
+
 @pytest.mark.parametrize("n_cells", [2, 3, 20])
 def test_few_cells_are_corrected_too(n_cells: int) -> None:
     cells, domain, _ = make_cells({(0, 0): n_cells - 1, (1, 0): 1})
