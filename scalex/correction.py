@@ -29,11 +29,15 @@ MOST_CLUSTERS = 100
 WIDTH = 0.03
 # Strength of the penalty on clusters in which a domain is over-represented.
 DIVERSITY = 2.0
+# Most that it attracts cells to clusters that lack their domain. Without a limit, types of one domain alone are put on each other.
+MOST_ATTRACTION = 2.0
 ROUNDS = 10
 UPDATES = 20
 BLOCKS = 20
 # Strength of the ridge penalty on the effect of a domain in a cluster, in cells.
 RIDGE = 1.0
+# How far a cell goes to the mean of its neighbours.
+SMOOTHING = 0.4
 # Pieces of a table of distances, so that it stays small.
 PIECE_CELLS = 1024
 
@@ -45,13 +49,13 @@ class Clusters(NamedTuple):
     center_KZ: Tensor
 
 
-def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int) -> Tensor:
+def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attract: bool = True) -> Tensor:
     """Latents without the differences between domains, and with less noise.
 
     Soft clusters in which the domains are mixed are found, and in each cluster the effect of each domain is taken out by ridge regression,
     round after round (Korsunsky et al. 2019). Unlike there, clusters are found by Euclidean distance, since the length of a latent means
-    something, and among means of neighbours, whose types lie farther apart than single cells. Last, each cell goes half the way to the
-    mean of its neighbours of all domains, which takes out noise that the encoder could not learn anyway.
+    something, and among means of neighbours, whose types lie farther apart than single cells. Last, each cell goes a part of the way to
+    the mean of its neighbours of all domains, which takes out noise that the encoder could not learn anyway.
 
     Parameters
     ----------
@@ -61,6 +65,9 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int) -> Ten
         (n_cells,) int64 domain codes.
     seed
         Of the sample and the clusters.
+    attract
+        Whether clusters that lack a domain attract its cells, up to `MOST_ATTRACTION`. In latents that were corrected before, that would
+        put types of one domain alone on each other.
 
     Returns
     -------
@@ -77,16 +84,18 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int) -> Ten
     scaled_NZ = (latent_NZ - center_Z) / scale
     row_M = _sample(domain_N, generator)
     own_MZ, domain_M = scaled_NZ[row_M], domain_N[row_M]
-    corrected_MZ = _corrected(own_MZ, domain_M, seed, generator)
+    corrected_MZ = _corrected(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
     corrected_NZ = corrected_MZ
     if len(row_M) < len(latent_NZ):
         corrected_NZ = scaled_NZ + _shift_of_neighbors(scaled_NZ, domain_N, own_MZ, corrected_MZ - own_MZ, domain_M)
         corrected_NZ[row_M] = corrected_MZ
     neighbors_NZ = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS)
-    return (corrected_NZ + neighbors_NZ) / 2 * scale + center_Z
+    return torch.lerp(corrected_NZ, neighbors_NZ, SMOOTHING) * scale + center_Z
 
 
-def mixed_clusters(cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generator: torch.Generator) -> Clusters:
+def mixed_clusters(
+    cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generator: torch.Generator, most_attraction: float = MOST_ATTRACTION
+) -> Clusters:
     """Soft k-means in which a cluster that a domain is over-represented in repels the cells of that domain.
 
     Parameters
@@ -99,6 +108,9 @@ def mixed_clusters(cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generat
         (n_clusters, n_latent) centres to start from.
     generator
         Of the order in which cells are looked at again.
+    most_attraction
+        Most that a cluster which lacks a domain attracts its cells, at least 0. Without a limit, as in Harmony, types of one domain alone
+        are put on each other.
 
     References
     ----------
@@ -114,7 +126,7 @@ def mixed_clusters(cell_NZ: Tensor, domain_N: Tensor, center_KZ: Tensor, generat
         distance_NK = _squared_distance(cell_NZ, center_KZ)
         for row_B in torch.randperm(len(cell_NZ), generator=generator).chunk(BLOCKS):
             found_KD -= share_NK[row_B].T @ present_ND[row_B]
-            repelled_KD = _penalty(found_KD, expected_D)
+            repelled_KD = _penalty(found_KD, expected_D, most_attraction)
             share_BK = torch.softmax(-distance_NK[row_B] / WIDTH - repelled_KD[:, domain_N[row_B]].T, 1)
             share_NK[row_B] = share_BK
             found_KD += share_BK.T @ present_ND[row_B]
@@ -161,7 +173,7 @@ def neighbor_mean(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor
     return torch.cat([among_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ, among_MZ, n_neighbors)])
 
 
-def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, most_attraction: float) -> Tensor:
     """Cells without the effects of their domains, by clusters of neighbours' means."""
     smooth_MZ = neighbor_mean(cell_MZ, cell_MZ, N_NEIGHBORS)
     n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MOST_CLUSTERS, len(cell_MZ))
@@ -171,7 +183,7 @@ def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Ge
     clusters = Clusters(torch.empty(0), torch.from_numpy(means.cluster_centers_))
     mixed_MZ = smooth_MZ
     for _ in range(ROUNDS):
-        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator)
+        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator, most_attraction)
         last_MZ, mixed_MZ = mixed_MZ, without_domains(smooth_MZ, domain_M, clusters.share_NK)
         if float((mixed_MZ - last_MZ).square().sum(1).mean()) < 1e-4:
             break
@@ -200,10 +212,11 @@ def _squared_distance(cell_NZ: Tensor, other_MZ: Tensor) -> Tensor:
     return squared_NM.clamp_(min=0)
 
 
-def _penalty(found_KD: Tensor, expected_D: Tensor) -> Tensor:
+def _penalty(found_KD: Tensor, expected_D: Tensor, most_attraction: float) -> Tensor:
     """How much a cell of each domain is repelled by each cluster, (n_clusters, n_domains)."""
     expected_KD = found_KD.sum(1, keepdim=True) * expected_D
-    return DIVERSITY * torch.log((found_KD + 1) / (expected_KD + 1))
+    penalty_KD = DIVERSITY * torch.log((found_KD + 1) / (expected_KD + 1))
+    return penalty_KD.clamp_(min=-most_attraction)
 
 
 def _sample(domain_N: Tensor, generator: torch.Generator) -> Tensor:

@@ -254,7 +254,8 @@ class ScalexModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         start = time.monotonic()
         latent_NZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.predict_dataloader()]).cpu()
-        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), seed=self.hparams["seed"])
+        first = self._n_corrected == 0
+        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), seed=self.hparams["seed"], attract=first)
         # A dimension that the model does not use stays as it is.
         variance_Z = latent_NZ.var(0, correction=0).clamp(min=1e-3)
         self._targets = Targets(target_NZ.to(self.device), variance_Z.to(self.device))

@@ -76,6 +76,14 @@ def test_soft_clusters_are_shared_by_the_domains(monkeypatch: pytest.MonkeyPatch
     assert unevenness(2.0) < 0.5 * unevenness(0.0)
 
 
+def test_a_cluster_attracts_a_domain_that_it_lacks_no_more_than_allowed() -> None:
+    found, expected = torch.tensor([[0.0, 500.0], [250.0, 250.0], [500.0, 0.0]]), torch.tensor([0.5, 0.5])
+    unlimited = correction.DIVERSITY * torch.log((found + 1) / (found.sum(1, keepdim=True) * expected + 1))
+    assert unlimited.min() < -10
+    for most in (0.0, 2.0):
+        torch.testing.assert_close(correction._penalty(found, expected, most), unlimited.clamp(min=-most))
+
+
 def test_without_a_penalty_the_clusters_are_those_of_soft_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, domain, _ = make_cells({(0, 0): 60, (0, 1): 60, (1, 0): 30})
     cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
@@ -108,7 +116,7 @@ def test_types_of_one_domain_stay_by_themselves() -> None:
 
 def test_one_domain_is_only_smoothed() -> None:
     cells, domain, _ = make_cells({(0, 0): 100, (0, 1): 100})
-    expected = (cells + neighbor_mean(cells, cells, correction.N_NEIGHBORS)) / 2
+    expected = cells + correction.SMOOTHING * (neighbor_mean(cells, cells, correction.N_NEIGHBORS) - cells)
     torch.testing.assert_close(correction_targets(cells, domain, seed=0), expected, atol=1e-4, rtol=1e-4)
 
 
