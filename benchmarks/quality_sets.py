@@ -135,7 +135,7 @@ SETS = {
     "celllines_mixology": CellSet(("celllines_mixology",), tuned=True),
     "kang_ctrl_stim": CellSet(("kang_ctrl_stim",), tuned=True),
     "celllines_joined": CellSet(("celllines_mixology", "celllines_10x5cl"), tuned=True),
-    "kang_ctrl_stim_scgen": CellSet(("kang_ctrl_stim_scgen",), tuned=False),
+    "kang_ctrl_stim_scgen": CellSet(("kang_ctrl_stim_scgen",), tuned=True),
     "kang_ctrl_donors": CellSet(("kang_ctrl_donors",), tuned=False),
     "mop_rna": CellSet(("mop_rna",), tuned=True, min_features=10),
     "mop_rna_vs_geneactivity": CellSet(("mop_rna_vs_geneactivity",), tuned=False, min_features=10),

@@ -317,6 +317,18 @@ def test_targets_are_made_when_they_are_due() -> None:
     assert watched.targets[-1].shape == (200, 3)
 
 
+def test_only_the_first_correction_attracts(monkeypatch: pytest.MonkeyPatch) -> None:
+    attracted = []
+
+    def spy(latent: torch.Tensor, domain: torch.Tensor, *, seed: int, attract: bool) -> torch.Tensor:
+        attracted.append(attract)
+        return latent
+
+    monkeypatch.setattr("scalex.module.correction_targets", spy)
+    train(ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.2, 0.4, 0.8]), make_data(batch_size=50), max_epochs=5)
+    assert attracted == [True, False, False]
+
+
 def test_the_encoder_is_drawn_to_the_targets_in_units_of_the_latents_variance() -> None:
     module = make_module(correction_weight=7.0)
     batch = make_batch(50)
