@@ -37,6 +37,7 @@ SHARED = ROOT.parent / "shared"
 # Names of figures, how tables call them, and digits after the point.
 COMPACT = {
     "total": ("total", 3),
+    "steady total": ("total, 10 starts of k-means", 3),
     "bio": ("bio", 3),
     "batch": ("batch", 3),
     "wrong": ("wrong neighbours", 3),
@@ -46,7 +47,7 @@ COMPACT = {
     "whole": ("whole run, s", 1),
 }
 METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
-PARTS = ("main", "null", "unshared", "projected")
+PARTS = ("main", "null", "unshared", "projected", "labels")
 # Peers quick enough to be run on many cuts.
 QUICK_PEERS = ("pca", "harmony")
 
@@ -174,6 +175,9 @@ def main() -> None:
     sections: dict[str, Callable[[], checks.Section]] = {
         "null": lambda: checks.null(store, read, list(ONE_DOMAIN), quick),
         "unshared": lambda: checks.unshared(store, read, [*(peer for peer in others if peer.short != "published"), *models]),
+        "labels": lambda: checks.labels(
+            store, read, [name for name in checks.LABELS_SETS if name in arguments.sets], arguments.scvi, tuple(arguments.check_seeds)
+        ),
         "projected": lambda: checks.projected(store, read, [name for name in checks.PROJECTED_SETS if name in arguments.sets], models),
     }
     for name, make in sections.items():

@@ -7,18 +7,23 @@ from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
-from quality_runs import Model, Projected
+from quality_runs import LabelsHidden, Model, Projected
 from quality_sets import LabelledCells, cut_at_random, only_in
 from quality_store import Figures, Method, Store
 from tables import mean_and_spread
 
-__all__ = ["Section", "null", "projected", "unshared"]
+__all__ = ["LABELS_SETS", "Section", "labels", "null", "projected", "unshared"]
 
 CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
 UNSHARED_TYPES = ("alpha", "ductal", "beta")
 # Sets whose domains are left out, and how many of them, in the order of their names; None: all.
 PROJECTED_SETS = {"pancreas_celseq_indrop": None, "celllines_mixology": None, "kang_ctrl_stim": None, "kang_ctrl_donors": 3}
+
+# Sets in which the labels of a domain are hidden, of each in turn.
+LABELS_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim")
+# Our model that learns from labels, and the one it is compared with.
+WITH_LABELS, WITHOUT_LABELS = "scalex_labels", "scalex"
 
 Read = Callable[[str], LabelledCells]
 
@@ -126,6 +131,39 @@ def projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Mo
         columns += [f"{figure}, projected", "change"]
     note = "Scored are all cells, those trained on and those projected; encoder statistics are those of the training."
     return Section("quality, projected: domains left out of training", columns, rows, note)
+
+
+def labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str | None, seeds: tuple[int, ...]) -> Section:
+    """The types of one domain hidden, those of the others given to the methods that learn from them.
+
+    Parameters
+    ----------
+    store, read
+        As for `null`.
+    sets
+        Those of `LABELS_SETS` to look at.
+    scvi_interpreter
+        Has scANVI; None: that is left out.
+    seeds
+        Of our models.
+    """
+    rows = []
+    for name in sets:
+        cells = read(name)
+        for domain in sorted(cells.adata.obs["batch"].unique()):
+            given: list[Method] = [Model(WITHOUT_LABELS, seeds)]
+            if scvi_interpreter:
+                given.append(LabelsHidden(scvi_interpreter, domain, (0,)))
+            given.append(LabelsHidden(Model(WITH_LABELS, seeds), domain, seeds))
+            for method in given:
+                figures = store.all_figures(cells, method)
+                if figures:
+                    shown = method.name if method.name != WITHOUT_LABELS else f"{WITHOUT_LABELS}, no labels"
+                    texts = [mean_and_spread(_values(figures, key)) for key in ("total", "bio", "batch", "wrong")]
+                    rows.append([name, shown, str(len(figures)), *texts, mean_and_spread(_values(figures, "training"), 1)])
+    columns = ["set", "method", "seeds", "total", "bio", "batch", "wrong neighbours", "training, s"]
+    note = "Scored are all cells, those whose type was given and those whose type was hidden."
+    return Section("quality, labels: known types of all domains but one", columns, rows, note)
 
 
 def _compared(before: Sequence[Figures], after: Sequence[Figures], key: str) -> list[str]:

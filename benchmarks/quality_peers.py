@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, Self
 import anndata as ad
 import harmonypy
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from numpy.typing import NDArray
 from quality_sets import LabelledCells, centred_log_ratio
 from scipy import sparse
 
-__all__ = ["Embedding", "Peer", "harmony", "peers", "principal_components", "published", "scvi"]
+__all__ = ["Embedding", "Peer", "harmony", "peers", "principal_components", "published", "scanvi", "scvi"]
 
 N_COMPONENTS = 30
 N_FEATURES = 2000
@@ -147,6 +148,14 @@ def scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
     """Latents of scVI, from counts of the variable features."""
     given = cells.adata if cells.proteins else _variable(cells.adata)
     found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed))
+    return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
+
+
+def scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: int) -> Embedding:
+    """Latents of scANVI, which learns from labels too; missing ones are those of cells of unknown type."""
+    given = cells.adata if cells.proteins else _variable(cells.adata)
+    given = ad.AnnData(given.X, obs=given.obs.assign(label=label.astype(object).fillna("unknown")), var=given.var)
+    found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed), "labels")
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
-from quality_peers import Embedding
+from quality_peers import Embedding, scanvi
 from quality_sets import LabelledCells
 from quality_store import plain
 
@@ -25,7 +26,7 @@ from scalex.logs import logged_to
 from scalex.reference import Reference
 from scalex.workflow import fit
 
-__all__ = ["ROOT", "Model", "Projected", "TrainingClock", "composed"]
+__all__ = ["ROOT", "LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a run is made of, besides its trainer; as in train.py.
@@ -177,6 +178,50 @@ class Projected:
             projected = reference.embed(adata[new].copy(), batch_key="batch", statistics="running")
         names = np.concatenate([trained.names, adata.obs_names[new].to_numpy(str)])
         return trained._replace(names=names, latent=np.concatenate([trained.latent, projected]))
+
+
+@dataclass(frozen=True)
+class LabelsHidden:
+    """A method that learns from known types, given those of all domains but one.
+
+    Attributes
+    ----------
+    method
+        One of our models, or the interpreter of scANVI.
+    hidden
+        The domain.
+    seeds
+        Seeds.
+    """
+
+    method: Model | str
+    hidden: str
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """See `Method.name`."""
+        return f"{self.method.name if isinstance(self.method, Model) else 'scANVI'}, labels of {self.hidden} hidden"
+
+    def key(self, cells: LabelledCells, seed: int) -> str:
+        """See `Method.key`."""
+        method = self.method.key(cells, seed) if isinstance(self.method, Model) else f"scanvi-{cells.fingerprint}-{seed}"
+        text = "\n".join(self._label(cells).astype(object).fillna("").astype(str))
+        return f"labels_{hashlib.sha256(text.encode()).hexdigest()[:8]}-{method}"
+
+    def run(self, cells: LabelledCells, seed: int) -> Embedding:
+        """See `Method.run`."""
+        label = self._label(cells)
+        if isinstance(self.method, str):
+            return scanvi(cells, label, interpreter=self.method, seed=seed)
+        adata = cells.for_training().copy()
+        adata.obs["cell_type"] = label
+        with TemporaryDirectory() as folder:
+            return self.method.trained(cells, adata, seed, Path(folder))
+
+    def _label(self, cells: LabelledCells) -> pd.Series:
+        obs = cells.adata.obs
+        return obs["cell_type"].where(obs["batch"] != self.hidden)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:

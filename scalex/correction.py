@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["correction_targets", "mixed_clusters", "neighbor_mean", "without_domains"]
+__all__ = ["completed_types", "correction_targets", "mixed_clusters", "neighbor_mean", "without_domains"]
 
 # Above this, clusters are found in a sample and the other cells follow their neighbours in it.
 MOST_CELLS = 20_000
@@ -38,6 +38,8 @@ BLOCKS = 20
 RIDGE = 1.0
 # How far a cell goes to the mean of its neighbours.
 SMOOTHING = 0.4
+# How far a cell goes to the mean of its type, where types are known.
+TO_TYPE = 0.5
 # Pieces of a table of distances, so that it stays small.
 PIECE_CELLS = 1024
 
@@ -49,7 +51,7 @@ class Clusters(NamedTuple):
     center_KZ: Tensor
 
 
-def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attract: bool = True) -> Tensor:
+def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attract: bool = True, label_N: Tensor | None = None) -> Tensor:
     """Latents without the differences between domains, and with less noise.
 
     Soft clusters in which the domains are mixed are found, and in each cluster the effect of each domain is taken out by ridge regression,
@@ -68,6 +70,10 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     attract
         Whether clusters that lack a domain attract its cells, up to `MOST_ATTRACTION`. In latents that were corrected before, that would
         put types of one domain alone on each other.
+    label_N
+        (n_cells,) int64 codes of known types, -1 where it is not known; None: no type is known. Where one is, the effect of a domain on
+        each type is taken out too, and cells go `TO_TYPE` of the way to the mean of their type instead of their neighbours'. A cell of
+        unknown type counts as one of the type that most of its neighbours have.
 
     Returns
     -------
@@ -89,8 +95,41 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     if len(row_M) < len(latent_NZ):
         corrected_NZ = scaled_NZ + _shift_of_neighbors(scaled_NZ, domain_N, own_MZ, corrected_MZ - own_MZ, domain_M)
         corrected_NZ[row_M] = corrected_MZ
-    neighbors_NZ = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS)
-    return torch.lerp(corrected_NZ, neighbors_NZ, SMOOTHING) * scale + center_Z
+    if label_N is None or not (label_N >= 0).any():
+        goal_NZ, way = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS), SMOOTHING
+    else:
+        type_N = completed_types(corrected_NZ, label_N, generator)
+        corrected_NZ = without_domains(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
+        goal_NZ, way = _type_means(corrected_NZ, type_N)[type_N], TO_TYPE
+    return torch.lerp(corrected_NZ, goal_NZ, way) * scale + center_Z
+
+
+def completed_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Types of all cells: where it is not known, that of most of the nearest neighbours among a sample of the cells of known type.
+
+    Parameters
+    ----------
+    cell_NZ
+        (n_cells, n_latent).
+    label_N
+        (n_cells,) int64 type codes, -1 where it is not known.
+    generator
+        Of the sample.
+
+    Returns
+    -------
+    (n_cells,) int64 type codes.
+    """
+    unknown_N = label_N < 0
+    if not unknown_N.any():
+        return label_N
+    row_M = torch.nonzero(~unknown_N).flatten()
+    row_M = row_M[_sample(label_N[row_M], generator)]
+    label_M = label_N[row_M]
+    parts = _nearest(cell_NZ[unknown_N], cell_NZ[row_M], N_NEIGHBORS)
+    type_N = label_N.clone()
+    type_N[unknown_N] = torch.cat([label_M[nearest_BM].mode(1).values for nearest_BM in parts])
+    return type_N
 
 
 def mixed_clusters(
@@ -173,6 +212,12 @@ def neighbor_mean(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor
     return torch.cat([among_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ, among_MZ, n_neighbors)])
 
 
+def _type_means(cell_NZ: Tensor, type_N: Tensor) -> Tensor:
+    """Mean of the cells of each type, (n_types, n_latent)."""
+    count_K = torch.bincount(type_N).clamp(min=1)
+    return cell_NZ.new_zeros(len(count_K), cell_NZ.shape[1]).index_add_(0, type_N, cell_NZ) / count_K[:, None]
+
+
 def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, most_attraction: float) -> Tensor:
     """Cells without the effects of their domains, by clusters of neighbours' means."""
     smooth_MZ = neighbor_mean(cell_MZ, cell_MZ, N_NEIGHBORS)
@@ -220,7 +265,7 @@ def _penalty(found_KD: Tensor, expected_D: Tensor, most_attraction: float) -> Te
 
 
 def _sample(domain_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of about `MOST_CELLS` cells, never twice as many, drawn in proportion to the domains, but some of each; in order."""
+    """Rows of about `MOST_CELLS` cells, never twice as many, drawn in proportion to the domains (or types), but some of each; in order."""
     n_cells = len(domain_N)
     if n_cells <= MOST_CELLS:
         return torch.arange(n_cells)

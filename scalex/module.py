@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalex.correction import correction_targets
+from scalex.correction_plan import CorrectionPlan
 from scalex.data import CellBatch, Chunk, Sampling
 from scalex.nn import VAE, HiddenStatistics, SparseRows, kl_divergence, reconstruction_loss
 from scalex.trained_on import TrainedOn
@@ -53,13 +53,6 @@ class Losses(NamedTuple):
     correction: Tensor
 
 
-class Targets(NamedTuple):
-    """Latents the encoder is drawn to, (n_cells, n_latent), and the variance of the latents when they were made, (n_latent,)."""
-
-    latent_NZ: Tensor
-    variance_Z: Tensor
-
-
 class ScalexModule(LightningModule):
     """SCALEX as Lightning trains it, with the plan of its training.
 
@@ -86,6 +79,8 @@ class ScalexModule(LightningModule):
         they are then, less the differences between domains (`scalex.correction`). None: never.
     correction_weight
         Weight of the squared distance to the targets, in units of the variance of each latent dimension, beside the reconstruction.
+    use_labels
+        Whether the known types of cells, where there are any, take part in the correction.
     schedule
         "constant", or "one_cycle": up over the first 30 % of the steps and down to nearly 0 (Smith & Topin 2018).
     batch_size
@@ -118,6 +113,7 @@ class ScalexModule(LightningModule):
         weight_decay: float = 5e-4,
         correct_at: Sequence[float] | None = None,
         correction_weight: float = 50.0,
+        use_labels: bool = False,
         schedule: Schedule = "constant",
         batch_size: int = 64,
         sampling: Sampling = "shuffle",
@@ -136,8 +132,6 @@ class ScalexModule(LightningModule):
         for name, rate in (("lr", lr), ("encoder_lr", encoder_lr)):
             if rate <= 0:
                 raise ValueError(f"{name}={rate}: it must be above 0.")
-        if any(not 0 <= share < 1 for share in correct_at or ()) or sorted(correct_at or ()) != list(correct_at or ()):
-            raise ValueError(f"correct_at={list(correct_at or ())}: shares of the training are needed, from 0 up to, but not, 1, rising.")
         if correction_weight < 0:
             raise ValueError(f"correction_weight={correction_weight}: it must be at least 0.")
         self.save_hyperparameters()
@@ -146,8 +140,7 @@ class ScalexModule(LightningModule):
         self.settled = True
         self._generator: torch.Generator | None = None
         self._hidden_statistics: HiddenStatistics | None = None
-        self._targets: Targets | None = None
-        self._n_corrected = 0
+        self._correction = CorrectionPlan(correct_at or (), seed)
 
     def set_trained_on(self, trained_on: TrainedOn) -> None:
         """Say what the model is trained on; its network gets its size from it.
@@ -203,23 +196,35 @@ class ScalexModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, encoder_lr], total_steps=n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """See that there are known types where they are to be used.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.hparams["use_labels"] and data.label is None:
+            raise ValueError(
+                "model.use_labels=true, and no cell has a known type: name the column of obs that has them (dataset.label_key), or use "
+                "another model (model=scalex)."
+            )
+
     def on_train_epoch_start(self) -> None:
         """Sums of the losses over the epoch, kept on the device."""
         self._sums = torch.zeros(len(Losses._fields), device=self.device)
         self._n_cells = 0
-        self.settled = self._n_corrected == len(self.hparams["correct_at"] or ())
+        self.settled = self._correction.complete
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
         """Make new targets, if it is time."""
-        plan = self.hparams["correct_at"] or ()
-        if self._n_corrected == len(plan):
+        if self._correction.complete:
             return
-        n_steps = self.trainer.estimated_stepping_batches
-        n_due = sum(share * n_steps <= self.global_step for share in plan)
-        if n_due > self._n_corrected:
-            self._make_targets()
-            self._n_corrected = n_due
-            self.settled = batch_idx == 0 and n_due == len(plan)
+        n_due = self._correction.n_due(self.global_step, self.trainer.estimated_stepping_batches)
+        if n_due > self._correction.n_made:
+            self._make_targets(n_due)
+            self.settled = batch_idx == 0 and self._correction.complete
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """Loss of one minibatch.
@@ -229,37 +234,31 @@ class ScalexModule(LightningModule):
         FloatingPointError
             If the loss is not finite.
         """
-        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step), self._targets)
+        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
         self._sums += torch.stack(losses).detach() * len(batch.row_C)
         self._n_cells += len(batch.row_C)
         return losses.total
 
-    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float, targets: Targets | None = None) -> Losses:
+    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float) -> Losses:
         """The loss of a minibatch and its terms."""
         logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator)
         reconstruction = reconstruction_loss(logits_CG, batch.x_CG)
         kl = kl_divergence(posterior)
-        correction = torch.zeros_like(kl)
-        if targets is not None:
-            distance_CZ = posterior.mean_CZ - targets.latent_NZ[batch.row_C]
-            correction = (distance_CZ.square() / targets.variance_Z).sum(1).mean()
+        correction = self._correction.distance(posterior.mean_CZ, batch.row_C)
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 
     @torch.no_grad()
-    def _make_targets(self) -> None:
+    def _make_targets(self, n_due: int) -> None:
         """Embed all cells, and see where they would lie without differences between domains."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         start = time.monotonic()
         latent_NZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.predict_dataloader()]).cpu()
-        first = self._n_corrected == 0
-        target_NZ = correction_targets(latent_NZ, torch.from_numpy(data.domain), seed=self.hparams["seed"], attract=first)
-        # A dimension that the model does not use stays as it is.
-        variance_Z = latent_NZ.var(0, correction=0).clamp(min=1e-3)
-        self._targets = Targets(target_NZ.to(self.device), variance_Z.to(self.device))
-        moved = float(((target_NZ - latent_NZ).square() / variance_Z).mean().sqrt())
+        label_N = torch.from_numpy(data.label.codes.astype(np.int64)) if self.hparams["use_labels"] else None
+        moved = self._correction.make(latent_NZ, torch.from_numpy(data.domain), n_due, label_N)
+        self._correction.to(self.device)
         logger.info(
             "Step %s: corrected the latents of %s cells for their domains in %.1f s; they move by %.2f of their spread",
             f"{self.global_step:,}", f"{len(latent_NZ):,}", time.monotonic() - start, moved,
@@ -406,8 +405,8 @@ class ScalexModule(LightningModule):
         assert self.trained_on is not None
         checkpoint["trained_on"] = self.trained_on.to_plain()
         # The targets belong to the state of training, as the optimizer's does.
-        if self._targets is not None and "optimizer_states" in checkpoint:
-            checkpoint["targets"] = {**self._targets._asdict(), "n_corrected": self._n_corrected}
+        if self._correction.n_made and "optimizer_states" in checkpoint:
+            checkpoint["targets"] = self._correction.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
@@ -419,9 +418,8 @@ class ScalexModule(LightningModule):
         """
         saved = TrainedOn.from_plain(checkpoint["trained_on"])
         if "targets" in checkpoint:
-            targets = checkpoint["targets"]
-            self._targets = Targets(*(targets[name].to(self.device) for name in Targets._fields))
-            self._n_corrected = targets["n_corrected"]
+            self._correction.load_plain(checkpoint["targets"])
+            self._correction.to(self.device)
         if self.trained_on is None:
             self.set_trained_on(saved)
             return

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scalex import correction
-from scalex.correction import correction_targets, mixed_clusters, neighbor_mean, without_domains
+from scalex.correction import completed_types, correction_targets, mixed_clusters, neighbor_mean, without_domains
 
 
 def make_cells(
@@ -161,3 +161,44 @@ def test_few_cells_are_corrected_too(n_cells: int) -> None:
     assert torch.isfinite(targets).all()
     same = torch.ones(n_cells, 3)
     torch.testing.assert_close(correction_targets(same, domain, seed=0), same)
+
+
+def test_a_cell_without_a_label_counts_as_what_its_neighbours_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, _, kind = make_cells({(0, k): 120 for k in range(3)})
+    # Types that touch each other.
+    cells = cells + 2 * torch.randn(cells.shape, generator=torch.Generator().manual_seed(0))
+    label = torch.from_numpy(kind.copy())
+    label[::2] = -1
+    found = completed_types(cells, label, torch.Generator())
+    expected = KNeighborsClassifier(correction.N_NEIGHBORS).fit(cells[1::2], kind[1::2]).predict(cells[::2])
+    assert torch.equal(found[1::2], label[1::2])
+    assert (found[::2].numpy() == expected).all()
+    monkeypatch.setattr(correction, "MOST_CELLS", 90)
+    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    of_sample = completed_types(cells, label, torch.Generator().manual_seed(1))
+    assert 0.9 < (of_sample == found).float().mean() < 1
+
+
+def test_labelled_types_are_drawn_together_across_domains() -> None:
+    # So far apart that without labels nothing would bring them together rightly: domain 1 has each type where domain 0 has the next.
+    cells, _, kind = make_cells({(0, k): 80 for k in range(3)})
+    other, _, kinds = make_cells({(0, (k + 1) % 3): 80 for k in range(3)}, seed=1)
+    cells, kind, domain = torch.cat([cells, other]), np.concatenate([kind, (kinds + 2) % 3]), torch.arange(480) // 240
+    without = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(without, kind) > 0.4
+    targets = correction_targets(cells, domain, seed=0, label_N=torch.from_numpy(kind))
+    assert wrong_neighbors(targets, kind) < 0.01
+    assert own_domain(targets, domain) < 0.65
+    # Within a type half of the way to its mean, which the domains share.
+    for k in range(3):
+        means = torch.stack([targets[(domain == d) & torch.from_numpy(kind == k)].mean(0) for d in (0, 1)])
+        torch.testing.assert_close(means[0], means[1], atol=0.2, rtol=0)
+    none = correction_targets(cells, domain, seed=0, label_N=torch.full((480,), -1))
+    assert torch.equal(none, without)
+
+
+def test_without_an_effect_of_domains_labelled_cells_go_half_way_to_their_type() -> None:
+    cells, domain, kind = make_cells({(0, k): 80 for k in range(3)})
+    targets = correction_targets(cells, domain, seed=0, label_N=torch.from_numpy(kind))
+    mean = np.stack([cells[kind == k].mean(0).numpy() for k in range(3)])[kind]
+    np.testing.assert_allclose(targets.numpy(), 0.5 * cells.numpy() + 0.5 * mean, atol=1e-4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch, Chunk, ScalexDataModule
 from scalex.demo import demo_cells
-from scalex.module import LEAST_ROWS, ScalexModule, Targets
+from scalex.module import LEAST_ROWS, ScalexModule
 from scalex.preprocess import Preprocessor, RnaRecipe
 from scalex.trained_on import TrainedOn
 
@@ -42,8 +43,8 @@ def make_batch(n_cells: int, seed: int = 0) -> CellBatch:
     return CellBatch(x, torch.randint(2, (n_cells,), generator=rng), torch.arange(n_cells))
 
 
-def make_data(**kwargs: Any) -> ScalexDataModule:
-    cells = AnnDataSource(path=demo_cells(200, 400, 2)).open()
+def make_data(label: pd.Categorical | None = None, **kwargs: Any) -> ScalexDataModule:
+    cells = replace(AnnDataSource(path=demo_cells(200, 400, 2)).open(), label=label)
     return ScalexDataModule(cells, RnaRecipe(min_features=0, n_top_features=40).fit(cells), **kwargs)
 
 
@@ -299,7 +300,7 @@ class Watched(Callback):
         self.settled: list[bool] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.targets.append(None if pl_module._targets is None else pl_module._targets.latent_NZ)
+        self.targets.append(pl_module._correction.target_NZ)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.settled.append(pl_module.settled)
@@ -317,30 +318,44 @@ def test_targets_are_made_when_they_are_due() -> None:
     assert watched.targets[-1].shape == (200, 3)
 
 
-def test_only_the_first_correction_attracts(monkeypatch: pytest.MonkeyPatch) -> None:
-    attracted = []
+@pytest.mark.parametrize("use_labels", [False, True])
+def test_corrections_get_what_they_need(monkeypatch: pytest.MonkeyPatch, use_labels: bool) -> None:
+    given = []
 
-    def spy(latent: torch.Tensor, domain: torch.Tensor, *, seed: int, attract: bool) -> torch.Tensor:
-        attracted.append(attract)
+    def spy(latent: torch.Tensor, domain: torch.Tensor, **options: Any) -> torch.Tensor:
+        given.append(options)
         return latent
 
-    monkeypatch.setattr("scalex.module.correction_targets", spy)
-    train(ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.2, 0.4, 0.8]), make_data(batch_size=50), max_epochs=5)
-    assert attracted == [True, False, False]
+    monkeypatch.setattr("scalex.correction_plan.correction_targets", spy)
+    data = make_data(batch_size=50, label=pd.Categorical(np.resize(["b", None, "a"], 200)))
+    options = {"n_hidden": 16, "n_latent": 3, "batch_size": 50, "seed": 5, "use_labels": use_labels}
+    train(ScalexModule(correct_at=[0.2, 0.4, 0.8], **options), data, max_epochs=5)
+    # The first correction alone attracts.
+    assert [one["attract"] for one in given] == [True, False, False]
+    assert {one["seed"] for one in given} == {5}
+    for one in given:
+        assert one["label_N"] is None if not use_labels else one["label_N"].tolist() == np.resize([1, -1, 0], 200).tolist()
 
 
-def test_the_encoder_is_drawn_to_the_targets_in_units_of_the_latents_variance() -> None:
-    module = make_module(correction_weight=7.0)
+def test_labels_are_asked_for_where_there_are_none() -> None:
+    module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], use_labels=True)
+    with pytest.raises(ValueError, match=r"model.use_labels=true, and no cell has a known type: .*dataset.label_key"):
+        train(module, make_data(batch_size=50), max_epochs=1)
+
+
+def test_the_encoder_is_drawn_to_the_targets() -> None:
+    module = make_module(correction_weight=7.0, correct_at=[0.5])
     batch = make_batch(50)
     rows = CellBatch(batch.x_CG, batch.domain_C, batch.row_C.flip(0))
-    targets = Targets(torch.rand(50, 3), torch.tensor([1.0, 4.0, 0.25]))
     without = module.losses(rows, torch.Generator().manual_seed(3), 0.7)
-    losses = module.losses(rows, torch.Generator().manual_seed(3), 0.7, targets)
+    assert without.correction == 0
+    target = torch.rand(50, 3)
+    module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1})
+    losses = module.losses(rows, torch.Generator().manual_seed(3), 0.7)
     mean = module.vae.posterior(batch.x_CG).mean_CZ
-    expected = sum(((mean[i] - targets.latent_NZ[49 - i]) ** 2 / targets.variance_Z).sum() for i in range(50)) / 50
+    expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50
     torch.testing.assert_close(losses.correction, expected)
     torch.testing.assert_close(losses.total, without.total + 7 * expected)
-    assert without.correction == 0
 
 
 def test_corrected_domains_are_closer_than_those_left_alone() -> None:
