@@ -18,7 +18,13 @@ CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
 UNSHARED_TYPES = ("alpha", "ductal", "beta")
 # Sets whose domains are left out, and how many of them, in the order of their names; None: all.
-PROJECTED_SETS = {"pancreas_celseq_indrop": None, "celllines_mixology": None, "kang_ctrl_stim": None, "kang_ctrl_donors": 3}
+PROJECTED_SETS = {
+    "pancreas_celseq_indrop": None,
+    "celllines_mixology": None,
+    "kang_ctrl_stim": None,
+    "celllines_joined": None,
+    "kang_ctrl_donors": 3,
+}
 
 # Sets in which the labels of a domain are hidden, of each in turn.
 LABELS_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim")
@@ -59,10 +65,10 @@ def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method
             before = store.all_figures(whole, method, judged=cut.adata.obs)
             after = store.all_figures(cut, method)
             if before and after:
-                compared = [text for key in ("bio", "wrong", "batch") for text in _compared(before, after, key)]
+                compared = [text for key in ("steady bio", "wrong", "batch") for text in _compared(before, after, key)]
                 rows.append([name, method.name, str(len(after)), *compared])
     columns = ["set", "method", "seeds"]
-    for figure in ("bio", "wrong neighbours", "batch"):
+    for figure in ("bio, 10 starts of k-means", "wrong neighbours", "batch"):
         columns += [f"{figure}, whole", f"{figure}, cut", "change"]
     note = "Both embeddings are scored with the two halves as domains."
     return Section("quality, null: one domain, cut at random", columns, rows, note)
@@ -150,17 +156,16 @@ def labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str 
     rows = []
     for name in sets:
         cells = read(name)
+        given: list[Method] = [Model(WITHOUT_LABELS, seeds)]
         for domain in sorted(cells.adata.obs["batch"].unique()):
-            given: list[Method] = [Model(WITHOUT_LABELS, seeds)]
-            if scvi_interpreter:
-                given.append(LabelsHidden(scvi_interpreter, domain, (0,)))
+            given += [LabelsHidden(scvi_interpreter, domain, (0,))] if scvi_interpreter else []
             given.append(LabelsHidden(Model(WITH_LABELS, seeds), domain, seeds))
-            for method in given:
-                figures = store.all_figures(cells, method)
-                if figures:
-                    shown = method.name if method.name != WITHOUT_LABELS else f"{WITHOUT_LABELS}, no labels"
-                    texts = [mean_and_spread(_values(figures, key)) for key in ("total", "bio", "batch", "wrong")]
-                    rows.append([name, shown, str(len(figures)), *texts, mean_and_spread(_values(figures, "training"), 1)])
+        for method in given:
+            figures = store.all_figures(cells, method)
+            if figures:
+                shown = f"{method.name}, no labels" if isinstance(method, Model) else method.name
+                texts = [mean_and_spread(_values(figures, key)) for key in ("total", "bio", "batch", "wrong")]
+                rows.append([name, shown, str(len(figures)), *texts, mean_and_spread(_values(figures, "training"), 1)])
     columns = ["set", "method", "seeds", "total", "bio", "batch", "wrong neighbours", "training, s"]
     note = "Scored are all cells, those whose type was given and those whose type was hidden."
     return Section("quality, labels: known types of all domains but one", columns, rows, note)

@@ -80,7 +80,7 @@ class ScalexModule(LightningModule):
     correction_weight
         Weight of the squared distance to the targets, in units of the variance of each latent dimension, beside the reconstruction.
     use_labels
-        Whether the known types of cells, where there are any, take part in the correction.
+        Whether the known types of cells take part in the corrections.
     schedule
         "constant", or "one_cycle": up over the first 30 % of the steps and down to nearly 0 (Smith & Topin 2018).
     batch_size
@@ -134,6 +134,8 @@ class ScalexModule(LightningModule):
                 raise ValueError(f"{name}={rate}: it must be above 0.")
         if correction_weight < 0:
             raise ValueError(f"correction_weight={correction_weight}: it must be at least 0.")
+        if use_labels and not correct_at:
+            raise ValueError("use_labels=True: labels take part in the corrections, of which correct_at allows none.")
         self.save_hyperparameters()
         self.trained_on: TrainedOn | None = None
         self.net: VAE | None = None
@@ -204,12 +206,16 @@ class ScalexModule(LightningModule):
         ValueError
             If there are none.
         """
+        if not self.hparams["use_labels"]:
+            return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.hparams["use_labels"] and data.label is None:
+        if data.label is None:
             raise ValueError(
                 "model.use_labels=true, and no cell has a known type: name the column of obs that has them (dataset.label_key), or use "
                 "another model (model=scalex)."
             )
+        known = data.label.codes[data.label.codes >= 0]
+        logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(data.label):,}")
 
     def on_train_epoch_start(self) -> None:
         """Sums of the losses over the epoch, kept on the device."""

@@ -221,6 +221,7 @@ def test_a_domain_of_one_cell_is_trained_with() -> None:
         ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: shares of the training are needed, from 0 up to, but not, 1, rising"),
         ({"correct_at": [0.5, 0.2]}, "correct_at=.*rising"),
         ({"correction_weight": -1}, "correction_weight=-1: it must be at least 0"),
+        ({"use_labels": True}, "use_labels=True: labels take part in the corrections, of which correct_at allows none"),
         ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
     ],
 )
