@@ -38,12 +38,17 @@ class InputPca:
     components: NDArray[np.float32]
     origin: NDArray[np.float32]
 
+    @staticmethod
+    def rows(n_cells: int, *, seed: int = 124) -> NDArray[np.int64]:
+        """Rows of the cells to fit to, ascending: all, or a random 50,000 of them."""
+        if n_cells <= MOST_CELLS:
+            return np.arange(n_cells)
+        return np.sort(np.random.default_rng(seed).choice(n_cells, MOST_CELLS, replace=False))
+
     @classmethod
     def fit(cls, inputs: sparse.csr_matrix, *, seed: int = 124) -> Self:
-        """Find the components of (n_cells, n_features) inputs, of at most 50,000 cells."""
-        n_cells, n_features = inputs.shape
-        if n_cells > MOST_CELLS:
-            inputs = inputs[np.sort(np.random.default_rng(seed).choice(n_cells, MOST_CELLS, replace=False))]
+        """Find the components of (n_cells, n_features) inputs."""
+        n_features = inputs.shape[1]
         n_components = min(N_COMPONENTS, inputs.shape[0] - 1, n_features - 1)
         pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(inputs)
         components = np.ascontiguousarray(pca.components_.T, np.float32)
@@ -56,11 +61,11 @@ class InputPca:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
-    def add_to(self, adata: AnnData, inputs: sparse.csr_matrix) -> None:
-        """Keep the components, and the coordinates of the cells with these inputs."""
+    def add_to(self, adata: AnnData, coordinates: NDArray[np.float32]) -> None:
+        """Keep the components, and the coordinates of the cells in them."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
-        adata.obsm[INPUT_PCA] = self.coordinates(inputs)
+        adata.obsm[INPUT_PCA] = coordinates
 
     def coordinates(self, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone.

@@ -1,15 +1,73 @@
-"""Neighbours and clusters of the latents, made once for all who need them."""
+"""Neighbours and clusters of the latents, made once for all who need them; of very many cells, of a sample."""
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
+from numpy.typing import NDArray
 
-__all__ = ["add_clusters"]
+from scalex.cells import chunks
+from scalex.data import ScalexDataModule
+from scalex.latent_map import LatentMap
+
+__all__ = ["Sample", "add_clusters", "place_others", "sampled"]
 
 logger = logging.getLogger(__name__)
+
+# Cells of the sample among which the others find their neighbours: more tell hardly more, and take longer.
+MOST_INDEXED = 50_000
+PIECE_ROWS = 20_000
+
+
+class Sample(NamedTuple):
+    """The cells that neighbours, UMAP, clusters and scores are made of.
+
+    Attributes
+    ----------
+    cells
+        The embedding itself, or obs and latents of some of its cells.
+    rows
+        (n_sampled,) int64, ascending, their rows in the embedding; None: all.
+    """
+
+    cells: AnnData
+    rows: NDArray[np.int64] | None
+
+
+def sampled(data: ScalexDataModule, max_cells: int, seed: int) -> Sample:
+    """The embedded cells, or a random sample of about `max_cells` of them in the shares of the domains; the same at each call.
+
+    Parameters
+    ----------
+    data
+        With the embedding.
+    max_cells
+        Up to so many cells all are taken.
+    seed
+        Of the sample.
+    """
+    adata = data.embedding
+    assert adata is not None
+    if adata.n_obs <= max_cells:
+        return Sample(adata, None)
+    if data.sample is None:
+        rng = np.random.default_rng(seed)
+        codes = adata.obs["domain"].cat.codes.to_numpy()
+        members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+        share = max_cells / adata.n_obs
+        rows = np.sort(np.concatenate([rng.choice(own, max(round(len(own) * share), 1), replace=False) for own in members]))
+        logger.info(
+            "Neighbours, UMAP, clusters and scores are those of a sample of %s of %s cells (max_cells=%s), in the shares of the domains; "
+            "the others are placed by their neighbours", f"{len(rows):,}", f"{adata.n_obs:,}", f"{max_cells:,}",
+        )  # fmt: skip
+        data.sample = Sample(AnnData(obs=adata.obs.iloc[rows].copy(), obsm={"latent": np.asarray(adata.obsm["latent"][rows])}), rows)
+    found: Sample = data.sample
+    return found
 
 
 def add_clusters(adata: AnnData, *, n_neighbors: int, seed: int) -> None:
@@ -20,3 +78,26 @@ def add_clusters(adata: AnnData, *, n_neighbors: int, seed: int) -> None:
     logger.info("Neighbours (%d) and clusters of %s cells", n_neighbors, f"{adata.n_obs:,}")
     sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="latent", random_state=seed)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+
+
+def place_others(adata: AnnData, sample: Sample) -> None:
+    """Give all cells the clusters, and the UMAP, that the sampled ones have; see `LatentMap.place`."""
+    if sample.rows is None:
+        return
+    latent = np.asarray(adata.obsm["latent"])
+    umap = np.asarray(sample.cells.obsm["X_umap"], np.float32) if "X_umap" in sample.cells.obsm else None
+    cluster = sample.cells.obs["leiden"].array
+    found = LatentMap.fit(np.asarray(sample.cells.obsm["latent"]), umap=umap, cluster=cluster, max_cells=MOST_INDEXED)
+    code = np.empty(adata.n_obs, np.int64)
+    place = np.empty((adata.n_obs, 2), np.float32)
+    for part in chunks(adata.n_obs, PIECE_ROWS):
+        placed = found.place(latent[part])
+        assert placed.cluster is not None
+        code[part] = placed.cluster.codes
+        if placed.umap is not None:
+            place[part] = placed.umap
+    code[sample.rows] = cluster.codes
+    adata.obs["leiden"] = pd.Categorical.from_codes(code, dtype=cluster.dtype)
+    if umap is not None:
+        place[sample.rows] = umap
+        adata.obsm["X_umap"] = place

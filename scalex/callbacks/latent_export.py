@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
-from scalex.data import ScalexDataModule
+from scalex.block_writer import BlockWriter
+from scalex.data import Chunk, ScalexDataModule
 from scalex.files import written_whole
 from scalex.impute import decoded_domain
 from scalex.input_pca import InputPca
@@ -36,14 +37,20 @@ class LatentExport(Callback):
     folder
         The run folder. None: nothing is written.
     impute
-        Add layers["impute"], float32 in memory: each cell decoded through its own domain (True) or through the named one, in the units
-        of normalized expression.
+        Add layers["impute"], float32: each cell decoded through its own domain (True) or through the named one, in the units of normalized
+        expression. Of cells that stay in a file it is written, but not in memory.
+    expression
+        Whether X and raw are written. None: if the cells are in memory. Those of cells that stay in a file are written block by block, and
+        are not in the AnnData in memory.
     """
 
-    def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None) -> None:
+    def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None, expression: bool | None = None) -> None:
         self.impute = impute
+        self.expression = expression
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
         self._latent: np.ndarray | None = None
+        self._pca: InputPca | None = None
+        self._coordinates: np.ndarray | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that the cells' annotation can be written, and the domain to decode through is there, before the long work."""
@@ -54,52 +61,87 @@ class LatentExport(Callback):
             check_writable(data.cells.obs)
             check_writable(data.cells.var)
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the principal components of the inputs, so that each chunk is read once."""
+        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._latent = np.full((len(data.rows), pl_module.hparams["n_latent"]), np.nan, np.float32)
+        if min(len(data.rows), len(data.preprocessor.features)) > 2:
+            self._pca = InputPca.fit(data.inputs(InputPca.rows(len(data.rows))))
+            self._coordinates = np.empty((len(data.rows), self._pca.components.shape[1]), np.float32)
+
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take the latents of one chunk."""
         assert isinstance(outputs, Embedded)
-        latent, rows = outputs.latent_CZ.cpu().numpy(), outputs.row_C.cpu().numpy()
-        if self._latent is None:
-            n_cells = len(trainer.datamodule.rows)  # type: ignore[attr-defined]
-            self._latent = np.full((n_cells, latent.shape[1]), np.nan, np.float32)
-        self._latent[rows] = latent
+        assert isinstance(batch, Chunk)
+        assert self._latent is not None
+        rows = outputs.row_C.cpu().numpy()
+        self._latent[rows] = outputs.latent_CZ.cpu().numpy()
+        if self._pca is not None and self._coordinates is not None:
+            self._coordinates[rows] = self._pca.coordinates(batch.inputs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the AnnData."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert self._latent is not None, "there are cells"
+        assert isinstance(pl_module, ScalexModule)
+        assert self._latent is not None
         assert np.isfinite(self._latent).all(), "each cell is embedded once"
-        data.embedding = _as_anndata(data, self._latent)
-        code = decoded_domain(self.impute, data.domains)
-        if code is not None:
-            assert isinstance(pl_module, ScalexModule)
-            domain = data.domain if code < 0 else np.full(len(data.domain), code)
-            data.embedding.layers["impute"] = pl_module.impute(self._latent, domain)
-        self._latent = None
+        adata = _as_anndata(data)
+        adata.obsm["latent"] = self._latent
+        if self._pca is not None and self._coordinates is not None:
+            self._pca.add_to(adata, self._coordinates)
+        if data.in_memory:
+            self._add_values(adata, slice(None), data, pl_module)
+        data.embedding = adata
+        self._latent = self._pca = self._coordinates = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the AnnData with all that was added to it."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "predict" and self.path is not None and data.embedding is not None:
-            with written_whole(self.path) as path:
+        if stage != "predict" or self.path is None or data.embedding is None:
+            return
+        assert isinstance(pl_module, ScalexModule)
+        with written_whole(self.path) as path:
+            if data.in_memory or not (self.expression or self.impute):
                 data.embedding.write_h5ad(path, compression="gzip")
-            logger.info("Wrote %s (%s cells x %s features)", self.path, *(f"{n:,}" for n in data.embedding.shape))
+            else:
+                self._write_blocks(path, data.embedding, data, pl_module)
+        without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
+        logger.info("Wrote %s (%s cells x %s features%s)", self.path, *(f"{n:,}" for n in data.embedding.shape), without)
+
+    def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: ScalexModule) -> None:
+        """Add to a run of cells what has a value for each feature, as far as it is asked for."""
+        if self.expression or (self.expression is None and data.in_memory):
+            adata.X = data.inputs(part)
+            var = data.cells.var.loc[data.preprocessor.expressed].copy()
+            adata.raw = ad.AnnData(data.normalized(part), obs=adata.obs[[]], var=var)
+        code = decoded_domain(self.impute, data.domains)
+        if code is not None:
+            domain = data.domain[part]
+            adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
+
+    def _write_blocks(self, path: Path, adata: ad.AnnData, data: ScalexDataModule, module: ScalexModule) -> None:
+        with h5py.File(path, "w") as file:
+            writer = BlockWriter(file, compression="gzip")
+            for part in data.parts():
+                obsm = {name: np.asarray(values[part]) for name, values in adata.obsm.items()}
+                block = ad.AnnData(obs=adata.obs.iloc[part], var=adata.var, obsm=obsm, varm=dict(adata.varm))
+                self._add_values(block, part, data, module)
+                writer.append(block)
+            writer.finish(uns=adata.uns, obsp=adata.obsp)
 
 
-def _as_anndata(data: ScalexDataModule, latent: np.ndarray) -> ad.AnnData:
-    """Kept cells x used features with the latents; `.raw` is the normalized expression of all kept features."""
+def _as_anndata(data: ScalexDataModule) -> ad.AnnData:
+    """Kept cells x used features, without values."""
     preprocessor, cells = data.preprocessor, data.cells
     obs = cells.obs.iloc[data.rows].copy()
+    obs.index = obs.index.astype(str)
     domain = pd.Categorical(cells.domain[data.rows]).remove_unused_categories()
     if "domain" in obs and not np.array_equal(obs["domain"].astype(str), domain.astype(str)):
         logger.warning("obs['domain'] of the input is replaced by the domains of the training.")
     obs["domain"] = domain
-    adata = ad.AnnData(data.inputs(), obs=obs, var=cells.var.loc[preprocessor.features].copy())
-    adata.raw = ad.AnnData(data.normalized(), obs=obs[[]], var=cells.var.loc[preprocessor.expressed].copy())
-    adata.obsm["latent"] = latent
-    if min(adata.shape) > 2:
-        InputPca.fit(adata.X).add_to(adata, adata.X)
+    adata = ad.AnnData(obs=obs, var=cells.var.loc[preprocessor.features].copy())
     adata.uns["scalex"] = {"version": version("scalex"), "parameters": writable(data.parameters)}
     return adata
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
-from scalex.callbacks.clusters import add_clusters
+from scalex.callbacks.clusters import add_clusters, place_others, sampled
 from scalex.data import ScalexDataModule
 from scalex.files import written_whole
 from scalex.metrics import batch_entropy_mixing, scores, silhouette
@@ -34,22 +34,30 @@ class Scores(Callback):
         Neighbours of a cell in the graph of the clusters.
     seed
         Seed of the clusters.
+    max_cells
+        Of more cells than this, a sample is scored.
     """
 
-    def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124) -> None:
+    def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124, max_cells: int = 200_000) -> None:
         self.path = None if folder is None else Path(folder) / "metrics.json"
         self.n_neighbors = n_neighbors
         self.seed = seed
+        self.max_cells = max_cells
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, and say so everywhere."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        adata = data.embedding
-        assert adata is not None
+        assert data.embedding is not None
+        sample = sampled(data, self.max_cells, self.seed)
+        adata = sample.cells
         found: dict[str, float] = {}
         if adata.n_obs > 2:
             add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
+            if "leiden" not in data.embedding.obs:
+                place_others(data.embedding, sample)
             domain, label = adata.obs["domain"].array, data.label
+            if label is not None and sample.rows is not None:
+                label = label[sample.rows]
             found = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
             if "X_umap" in adata.obsm and "entropy_mixing" in found:
                 found["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
@@ -57,7 +65,7 @@ class Scores(Callback):
                 group = adata.obs["leiden"] if label is None else pd.Series(label).astype(str)
                 found["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
         logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "none")
-        adata.uns["scalex"]["scores"] = found
+        data.embedding.uns["scalex"]["scores"] = found
         assert all(math.isfinite(value) for value in found.values())
         for tracker in trainer.loggers:
             tracker.log_metrics({f"score/{name}": value for name, value in found.items()}, trainer.global_step)

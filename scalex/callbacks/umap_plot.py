@@ -13,7 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 
-from scalex.callbacks.clusters import add_clusters
+from scalex.callbacks.clusters import add_clusters, place_others, sampled
+from scalex.data import ScalexDataModule
 from scalex.files import written_whole
 from scalex.plot import umap_figure
 
@@ -40,6 +41,8 @@ class UmapPlot(Callback):
         UMAP's smallest distance between cells.
     seed
         Seed of the layout and the clusters.
+    max_cells
+        Of more cells than this, a sample is laid out and drawn, and the others are placed by their neighbours.
     show
         Show the picture, as in a notebook.
     """
@@ -52,6 +55,7 @@ class UmapPlot(Callback):
         n_neighbors: int = 30,
         min_dist: float = 0.1,
         seed: int = 124,
+        max_cells: int = 200_000,
         show: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -59,17 +63,22 @@ class UmapPlot(Callback):
         self.n_neighbors = n_neighbors
         self.min_dist = min_dist
         self.seed = seed
+        self.max_cells = max_cells
         self.show = show
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the UMAP to the embedding and draw it."""
-        adata: AnnData = trainer.datamodule.embedding  # type: ignore[attr-defined]
+        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert data.embedding is not None
+        sample = sampled(data, self.max_cells, self.seed)
+        adata: AnnData = sample.cells
         if adata.n_obs < LEAST_CELLS:
             logger.warning("No UMAP: %d cells are too few (at least %d).", adata.n_obs, LEAST_CELLS)
             return
         add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
         logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
+        place_others(data.embedding, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
         figure = umap_figure(adata, colors)
         if self.folder is not None:

@@ -1,12 +1,14 @@
 """Which rows, read how: sampling, stream and the data module."""
 
 from scalex.data.batch import CellBatch, Chunk
+from scalex.data.buffers import Buffer, buffers
 from scalex.data.datamodule import ScalexDataModule
 from scalex.data.query import QueryDataModule
 from scalex.data.sampling import MinibatchSampler, Sampling, minibatches
 from scalex.data.stream import PreparedCells, dense_rows
 
 __all__ = [
+    "Buffer",
     "CellBatch",
     "Chunk",
     "MinibatchSampler",
@@ -14,6 +16,7 @@ __all__ = [
     "QueryDataModule",
     "Sampling",
     "ScalexDataModule",
+    "buffers",
     "dense_rows",
     "minibatches",
 ]

@@ -12,19 +12,30 @@ from anndata import AnnData
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from scalex.cells import Cells, chunks
+from scalex.cells import Cells, InMemoryCells, chunks
 from scalex.data.batch import CellBatch, Chunk
 from scalex.data.sampling import MinibatchSampler, Sampling
-from scalex.data.stream import PreparedCells
+from scalex.data.stream import AsDrawn, ChunksInOrder, PreparedCells, StreamedMinibatches, as_it_is
 from scalex.preprocess import FittedRecipe
 
 __all__ = ["ScalexDataModule"]
 
+# Rows that are read in one piece: long enough that reading them is as fast as reading on, short enough that a buffer holds many.
+RUN_ROWS = 64
+# A buffer has at least so many minibatches, and rows.
+BUFFER_MINIBATCHES = 64
+BUFFER_ROWS = 16_384
+# Rows of a buffer that are in memory as they come from the source, with all their features.
+PIECE_ROWS = 4096
+
 
 class ScalexDataModule(LightningDataModule):
     """The kept cells, preprocessed, as minibatches for training and as chunks in their own order for embedding.
+
+    Cells in memory are preprocessed once. Of others nothing but two buffers, or two chunks, is in memory at a time, and their order of
+    training is shuffled as files allow (`scalex.data.buffers`).
 
     Parameters
     ----------
@@ -47,6 +58,8 @@ class ScalexDataModule(LightningDataModule):
     ----------
     embedding : AnnData or None
         Set by the latent export once the cells are embedded; the callbacks after it add to it.
+    sample : tuple or None
+        Set by those that look at a sample of very many cells; see `scalex.callbacks.clusters`.
     """
 
     def __init__(
@@ -67,10 +80,25 @@ class ScalexDataModule(LightningDataModule):
         self.preprocessor, self.rows = fitted
         self.parameters = parameters or {}
         self.embedding: AnnData | None = None
+        self.sample: Any = None
         self._chunk_size = chunk_size
         codes = pd.Index(self.preprocessor.domains).get_indexer(pd.Index(cells.domain.astype(str)))
         self._domain: NDArray[np.int64] = codes.astype(np.int64)[self.rows]
-        self._sampler = MinibatchSampler(self._domain, batch_size, sampling, seed)
+        self.in_memory = isinstance(cells, InMemoryCells)
+        self._transform = self.preprocessor.rows_with(cells.var.index)
+        self._sampler: MinibatchSampler | StreamedMinibatches
+        if self.in_memory:
+            self._sampler = MinibatchSampler(self._domain, batch_size, sampling, seed)
+        else:
+            self._sampler = StreamedMinibatches(
+                self._domain,
+                self._read,
+                batch_size,
+                sampling,
+                seed,
+                run_rows=RUN_ROWS,
+                buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // batch_size),
+            )
         self._prepared: PreparedCells | None = None
 
     @property
@@ -89,20 +117,20 @@ class ScalexDataModule(LightningDataModule):
         return None if self.cells.label is None else self.cells.label[self.rows]
 
     def setup(self, stage: str) -> None:
-        """Preprocess the kept cells into memory, once."""
-        if self._prepared is None:
-            transform = self.preprocessor.rows_with(self.cells.var.index)
-            parts = [transform(self.cells.read(self.rows[part]), self._domain[part]) for part in self._parts()]
-            matrix = sparse.vstack(parts, format="csr")
-            self._prepared = PreparedCells(matrix, self._domain)
+        """Preprocess the kept cells into memory, once, if they are there anyway."""
+        if self._prepared is None and self.in_memory:
+            self._prepared = PreparedCells(self._read(np.arange(len(self.rows))), self._domain)
 
     def train_dataloader(self) -> DataLoader[CellBatch]:
         """One minibatch per item."""
-        return DataLoader(self._ready(), batch_size=None, sampler=self._sampler)
+        if self.in_memory:
+            assert self._prepared is not None, "setup comes first"
+            return DataLoader(self._prepared, batch_size=None, sampler=self._sampler)
+        return DataLoader(AsDrawn(), batch_size=None, sampler=self._sampler)
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each kept cell once, in order, in chunks."""
-        return DataLoader(_Chunks(self._ready()), batch_size=None, sampler=list(self._parts()))
+        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(list(self.parts()), self._chunk), collate_fn=as_it_is)
 
     def transfer_batch_to_device(self, batch: CellBatch | Chunk, device: torch.device, dataloader_idx: int) -> CellBatch | Chunk:
         """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows.
@@ -113,27 +141,27 @@ class ScalexDataModule(LightningDataModule):
             return batch
         return CellBatch(*(values.to(device, non_blocking=True) for values in batch))
 
-    def inputs(self) -> sparse.csr_matrix:
-        """The model's inputs of all kept cells, (n_kept, n_features) float32 CSR in [0, 1]."""
-        return self._ready().matrix
-
-    def normalized(self) -> sparse.csr_matrix:
-        """Normalized expression of all kept cells, (n_kept, len(preprocessor.expressed)) float32 CSR."""
-        transform = self.preprocessor.rows_with(self.cells.var.index)
-        return sparse.vstack([transform.normalized(self.cells.read(self.rows[p])) for p in self._parts()], format="csr")
-
-    def _parts(self) -> Iterator[slice]:
+    def parts(self) -> Iterator[slice]:
+        """Runs of kept cells, of `chunk_size` at most, that cover each once."""
         return chunks(len(self.rows), self._chunk_size)
 
-    def _ready(self) -> PreparedCells:
-        assert self._prepared is not None, "setup comes first"
-        return self._prepared
+    def inputs(self, part: slice | NDArray[np.int64] = slice(None)) -> sparse.csr_matrix:
+        """The model's inputs of some kept cells, ascending, (n_cells, n_features) float32 CSR in [0, 1]."""
+        if self._prepared is None:
+            return self._read(np.arange(len(self.rows))[part])
+        return self._prepared.matrix if isinstance(part, slice) and part == slice(None) else self._prepared.matrix[part]
 
+    def normalized(self, part: slice = slice(None)) -> sparse.csr_matrix:
+        """Normalized expression of a run of kept cells, (n_cells, len(preprocessor.expressed)) float32 CSR."""
+        rows = self.rows[part]
+        pieces = [self._transform.normalized(self.cells.read(rows[piece])) for piece in chunks(len(rows), PIECE_ROWS)]
+        return sparse.vstack(pieces, format="csr")
 
-class _Chunks(Dataset[Chunk]):
-    def __init__(self, prepared: PreparedCells) -> None:
-        self._prepared = prepared
+    def _chunk(self, part: slice) -> Chunk:
+        return Chunk(self.inputs(part), torch.from_numpy(self._domain[part]), torch.arange(part.start, part.stop))
 
-    def __getitem__(self, rows: slice) -> Chunk:
-        domain = torch.from_numpy(self._prepared.domain[rows])
-        return Chunk(self._prepared.matrix[rows], domain, torch.arange(rows.start, rows.stop))
+    def _read(self, kept: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Inputs of some kept cells, ascending, as they come from the source."""
+        rows, domain = self.rows[kept], self._domain[kept]
+        pieces = [self._transform(self.cells.read(rows[piece]), domain[piece]) for piece in chunks(len(rows), PIECE_ROWS)]
+        return sparse.vstack(pieces, format="csr")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from scalex.cells import Cells, chunks
 from scalex.data.batch import Chunk
+from scalex.data.stream import AsDrawn, ChunksInOrder, as_it_is
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import check_values
 
@@ -20,7 +19,7 @@ __all__ = ["QueryDataModule"]
 
 
 class QueryDataModule(LightningDataModule):
-    """All of the given cells, in their order, preprocessed as the training cells were; one chunk is in memory at a time.
+    """All of the given cells, in their order, preprocessed as the training cells were; two chunks are in memory at a time.
 
     Parameters
     ----------
@@ -74,21 +73,9 @@ class QueryDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
         """Each cell once, in order, in chunks."""
-        return DataLoader(_Chunks(self), batch_size=None, collate_fn=_as_it_is, sampler=list(chunks(self.n_cells, self._chunk_size)))
+        parts = list(chunks(self.n_cells, self._chunk_size))
+        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self.read), collate_fn=as_it_is)
 
     def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
         """Leave a chunk where it is: the model moves it piece by piece."""
         return batch
-
-
-def _as_it_is(chunk: Any) -> Any:
-    """Torch would make tensors of its arrays."""
-    return chunk
-
-
-class _Chunks(Dataset[Chunk]):
-    def __init__(self, data: QueryDataModule) -> None:
-        self._data = data
-
-    def __getitem__(self, rows: slice) -> Chunk:
-        return self._data.read(rows)

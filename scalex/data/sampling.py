@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-__all__ = ["MinibatchSampler", "Sampling", "minibatches"]
+__all__ = ["MinibatchSampler", "Sampling", "check_sampling", "minibatches", "n_minibatches"]
 
 Sampling = Literal["shuffle", "domain", "balanced"]
 
@@ -44,6 +44,29 @@ def minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, 
     return _split(rng.permutation(np.concatenate(drawn)), batch_size)
 
 
+def n_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling) -> int:
+    """How many there are in an epoch; the parameters are those of `minibatches`."""
+    _, size = np.unique(domain, return_counts=True)
+    if sampling == "domain":
+        return int((-(-size // batch_size)).sum())
+    n_cells = len(domain) if sampling == "shuffle" else -(-len(domain) // len(size)) * len(size)
+    return -(-n_cells // batch_size)
+
+
+def check_sampling(sampling: str, batch_size: int) -> None:
+    """See that they are allowed.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling={sampling!r}: allowed are {', '.join(get_args(Sampling))}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
+
+
 def _split(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return np.array_split(rows, -(-len(rows) // batch_size))
 
@@ -58,16 +81,12 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
     """`minibatches` as torch's DataLoader wants it; the order depends on `seed` and on the epoch set last."""
 
     def __init__(self, domain: NDArray[np.int64], batch_size: int, sampling: Sampling, seed: int) -> None:
-        if sampling not in get_args(Sampling):
-            raise ValueError(f"sampling={sampling!r}: allowed are {', '.join(get_args(Sampling))}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
+        check_sampling(sampling, batch_size)
         self._domain = domain
         self._batch_size = batch_size
         self._sampling: Sampling = sampling
         self._seed = seed
         self._epoch = 0
-        self._length = len(self._rows(0))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -76,10 +95,7 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
         # the epoch.
-        yield from self._rows(self._epoch)
+        yield from minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, self._epoch]))
 
     def __len__(self) -> int:
-        return self._length
-
-    def _rows(self, epoch: int) -> list[NDArray[np.int64]]:
-        return minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, epoch]))
+        return n_minibatches(self._domain, self._batch_size, self._sampling)

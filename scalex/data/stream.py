@@ -1,16 +1,22 @@
-"""Minibatches read from cells."""
+"""Minibatches: of cells that are in memory, or of cells that are read buffer by buffer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from scalex.data.batch import CellBatch
+from scalex.data.batch import CellBatch, Chunk
+from scalex.data.buffers import Buffer, buffers
+from scalex.data.read_ahead import read_ahead
+from scalex.data.sampling import Sampling, check_sampling, n_minibatches
 
-__all__ = ["PreparedCells", "dense_rows"]
+__all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]
 
 
 def dense_rows(matrix: sparse.csr_matrix, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -38,3 +44,101 @@ class PreparedCells(Dataset[CellBatch]):
 
     def __getitem__(self, rows: NDArray[np.int64]) -> CellBatch:
         return CellBatch(dense_rows(self.matrix, rows), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
+
+
+class StreamedMinibatches(Sampler[CellBatch]):
+    """The minibatches themselves, read buffer by buffer; the next buffer is read while one is in use.
+
+    Parameters
+    ----------
+    domain
+        (n_cells,) domain codes.
+    read
+        Gives the model's inputs, (len(rows), n_features) CSR float32, of ascending rows.
+    batch_size, sampling
+        As in `scalex.data.minibatches`.
+    seed
+        Of the order, with the epoch.
+    run_rows, buffer_minibatches
+        As in `scalex.data.buffers`.
+    """
+
+    def __init__(
+        self,
+        domain: NDArray[np.int64],
+        read: Callable[[NDArray[np.int64]], sparse.csr_matrix],
+        batch_size: int,
+        sampling: Sampling,
+        seed: int,
+        *,
+        run_rows: int,
+        buffer_minibatches: int,
+    ) -> None:
+        check_sampling(sampling, batch_size)
+        self._domain = domain
+        self._read = read
+        self._batch_size = batch_size
+        self._sampling: Sampling = sampling
+        self._seed = seed
+        self._run_rows = run_rows
+        self._buffer_minibatches = buffer_minibatches
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return n_minibatches(self._domain, self._batch_size, self._sampling)
+
+    def __iter__(self) -> Iterator[CellBatch]:
+        # A generator: see MinibatchSampler.
+        plan = buffers(
+            self._domain,
+            self._batch_size,
+            self._sampling,
+            np.random.default_rng([self._seed, self._epoch]),
+            run_rows=self._run_rows,
+            buffer_minibatches=self._buffer_minibatches,
+        )
+        for buffer, cells in read_ahead(plan, self._load):
+            for position in buffer.minibatches:
+                yield cells[position]._replace(row_C=torch.from_numpy(buffer.rows[position]))
+
+    def _load(self, buffer: Buffer) -> PreparedCells:
+        return PreparedCells(self._read(buffer.rows), self._domain[buffer.rows])
+
+
+class ChunksInOrder(Sampler[Chunk]):
+    """Chunks of cells, one after the other; the next is read while one is in use.
+
+    Parameters
+    ----------
+    parts
+        Rows of each chunk.
+    read
+        Gives the chunk.
+    """
+
+    def __init__(self, parts: Sequence[slice], read: Callable[[slice], Chunk]) -> None:
+        self._parts = parts
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for _, chunk in read_ahead(self._parts, self._read):
+            yield chunk
+
+
+class AsDrawn(Dataset[Any]):
+    """What the sampler draws is what the loader gives."""
+
+    def __getitem__(self, drawn: Any) -> Any:
+        return drawn
+
+
+def as_it_is(item: Any) -> Any:
+    """For a loader, which else would make tensors of all arrays."""
+    return item

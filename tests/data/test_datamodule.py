@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
-from scalex.cells import AnnDataSource, InMemoryCells
-from scalex.data import ScalexDataModule
+from scalex.cells import AnnDataSource, BackedCells, Cells, InMemoryCells
+from scalex.data import ScalexDataModule, datamodule
 from scalex.preprocess import FittedRecipe, RnaRecipe
 
 
@@ -21,7 +23,16 @@ def fitted(demo_in_memory: InMemoryCells) -> FittedRecipe:
     return fitted
 
 
-def made(cells: InMemoryCells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule:
+@pytest.fixture
+def demo_backed(demo: AnnData, tmp_path: Path) -> Cells:
+    """The cells of `demo_in_memory` in a file."""
+    demo.write_h5ad(tmp_path / "demo.h5ad")
+    cells = AnnDataSource(path=tmp_path / "demo.h5ad", batch_key="batch", backed=True).open()
+    assert isinstance(cells, BackedCells)
+    return cells
+
+
+def made(cells: Cells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule:
     data = ScalexDataModule(cells, fitted, **options)
     data.setup("fit")
     return data
@@ -59,6 +70,44 @@ def test_training_minibatches_hold_the_cells_of_their_rows(demo_in_memory: InMem
         np.testing.assert_array_equal(batch.domain_C.numpy(), data.domain[rows])
     drawn = set(np.concatenate([batch.row_C for batch in batches]).tolist())
     assert sampling == "balanced" or drawn == set(range(len(fitted.rows)))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 64])
+def test_cells_in_a_file_are_those_in_memory(
+    demo_in_memory: InMemoryCells, demo_backed: Cells, fitted: FittedRecipe, chunk_size: int
+) -> None:
+    memory, backed = (made(cells, fitted, chunk_size=chunk_size) for cells in (demo_in_memory, demo_backed))
+    for one, other in zip(memory.predict_dataloader(), backed.predict_dataloader(), strict=True):
+        np.testing.assert_array_equal(one.inputs.toarray(), other.inputs.toarray())
+        assert torch.equal(one.domain_C, other.domain_C)
+        assert torch.equal(one.row_C, other.row_C)
+    part = slice(20, 45)
+    np.testing.assert_array_equal(memory.normalized(part).toarray(), backed.normalized(part).toarray())
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "domain", "balanced"])
+def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
+    demo_in_memory: InMemoryCells, demo_backed: Cells, fitted: FittedRecipe, sampling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "BUFFER_MINIBATCHES", 3)
+    monkeypatch.setattr(datamodule, "BUFFER_ROWS", 1)
+    monkeypatch.setattr(datamodule, "PIECE_ROWS", 10)
+    inputs = made(demo_in_memory, fitted).inputs().toarray()
+    data = made(demo_backed, fitted, batch_size=16, sampling=sampling)
+    loader = data.train_dataloader()
+    orders = []
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) == len(made(demo_in_memory, fitted, batch_size=16, sampling=sampling).train_dataloader())
+        for batch in batches:
+            rows = batch.row_C.numpy()
+            assert 1 <= len(rows) <= 16
+            np.testing.assert_array_equal(batch.x_CG.numpy(), inputs[rows])
+            np.testing.assert_array_equal(batch.domain_C.numpy(), data.domain[rows])
+        orders.append(np.concatenate([batch.row_C for batch in batches]).tolist())
+        assert sampling == "balanced" or set(orders[-1]) == set(range(len(fitted.rows)))
+    assert orders[0] != orders[1]
 
 
 def test_order_of_training_follows_the_seed(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:

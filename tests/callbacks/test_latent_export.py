@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from lightning import Trainer
+
+import scalex
+from scalex.callbacks import Checkpoint, LatentExport, Scores, UmapPlot
+from scalex.cells import AnnDataSource
+from scalex.module import ScalexModule
+from scalex.preprocess import RnaRecipe
+
+
+def trained(source: Any, folder: Path, *, backed: bool, max_cells: int = 200_000, **options: Any) -> AnnData:
+    trainer = Trainer(
+        accelerator="cpu", max_steps=20, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[
+            Checkpoint(folder), LatentExport(folder, **options), UmapPlot(folder, max_cells=max_cells), Scores(folder, max_cells=max_cells)
+        ],
+    )  # fmt: skip
+    module = ScalexModule(n_latent=4, n_hidden=16, correct_at=[0.5])
+    cells = AnnDataSource(path=source, batch_key="batch", backed=backed)
+    return scalex.fit(cells, RnaRecipe(min_features=250, n_top_features=100), module, trainer, chunk_size=50)
+
+
+@pytest.fixture
+def file(demo: AnnData, tmp_path: Path) -> Path:
+    demo.obs["text"] = [f"note {i}" for i in range(demo.n_obs)]
+    demo.write_h5ad(tmp_path / "demo.h5ad")
+    return tmp_path / "demo.h5ad"
+
+
+@pytest.mark.parametrize("impute", [None, "domain1"])
+def test_cells_that_stay_in_a_file_are_written_as_those_in_memory(file: Path, tmp_path: Path, impute: str | None) -> None:
+    memory = trained(file, tmp_path / "memory", backed=False, impute=impute)
+    backed = trained(file, tmp_path / "backed", backed=True, expression=True, impute=impute)
+    assert backed.X is None
+    assert backed.raw is None
+    written = ad.read_h5ad(tmp_path / "backed" / "adata.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), memory.X.toarray())
+    np.testing.assert_array_equal(written.raw.X.toarray(), memory.raw.X.toarray())
+    pd.testing.assert_frame_equal(written.raw.var, memory.raw.var)
+    pd.testing.assert_frame_equal(written.var, memory.var)
+    pd.testing.assert_frame_equal(
+        written.obs.drop(columns="leiden"), ad.read_h5ad(tmp_path / "memory" / "adata.h5ad").obs.drop(columns="leiden")
+    )
+    # The order of training differs, the components of the inputs do not.
+    np.testing.assert_allclose(np.abs(written.obsm["input_pca"][:, :3]), np.abs(memory.obsm["input_pca"][:, :3]), atol=1e-3)
+    np.testing.assert_array_equal(written.obsm["latent"], backed.obsm["latent"])
+    assert ("impute" in written.layers) == (impute is not None)
+    if impute is not None:
+        expected = scalex.Reference.load(tmp_path / "backed").module.impute(written.obsm["latent"], np.full(written.n_obs, 1))
+        np.testing.assert_array_equal(written.layers["impute"], expected)
+
+
+def test_without_expression_the_folder_is_a_reference(file: Path, tmp_path: Path) -> None:
+    backed = trained(file, tmp_path / "run", backed=True)
+    written = ad.read_h5ad(tmp_path / "run" / "adata.h5ad")
+    assert written.X is None
+    assert written.raw is None
+    assert written.shape == backed.shape
+    reference = scalex.Reference.load(tmp_path / "run")
+    kept = ad.read_h5ad(file)[written.obs_names].copy()
+    # What is projected is what was exported.
+    np.testing.assert_array_equal(reference.embed(kept, batch_key="batch"), written.obsm["latent"])
+
+
+def test_many_cells_are_laid_out_by_a_sample(file: Path, tmp_path: Path) -> None:
+    adata = trained(file, tmp_path / "run", backed=True, max_cells=100)
+    assert not adata.obs["leiden"].isna().any()
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+    assert 0 <= adata.uns["scalex"]["scores"]["entropy_mixing"] <= 1
+    assert "connectivities" not in adata.obsp
+    assert (tmp_path / "run" / "umap.png").exists()
