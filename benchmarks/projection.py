@@ -23,12 +23,12 @@ from time import perf_counter
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from resampled import peak_memory, write_resampled
 from scipy import sparse
 from synthetic import N_FEATURES, sparse_counts
 from tables import circumstances, markdown_table, show
@@ -36,7 +36,6 @@ from timing import Figure, interleaved, ratio
 from torch import Tensor
 
 import scalex
-from scalex.block_writer import BlockWriter
 from scalex.cells import AnnDataSource
 from scalex.logs import logged_to
 from scalex.memory import keep_freed_memory
@@ -46,7 +45,6 @@ from scalex.reference import Reference
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 124
 PIECE = 1024
-BLOCK = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def memory(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[t
     _reference(real, folder / "reference", n_features=N_FEATURES)
     rows, megabytes = [], []
     for n_cells in options.sizes:
-        _resampled(real, n_cells, folder / "query.h5ad")
+        write_resampled(real, n_cells, folder / "query.h5ad")
         start = perf_counter()
         megabytes.append(_peak_of_projection(folder, folder / "query.h5ad"))
         seconds = perf_counter() - start
@@ -190,30 +188,11 @@ def _figures(found: dict[str, Any], name: str, products: str, published: str, ce
     return f"{cells / float(np.median(seconds)):,.0f}", f"{ratio(seconds, found[products]):.2f}x", beside
 
 
-def _resampled(real: ad.AnnData, n_cells: int, path: Path) -> None:
-    """Write `n_cells` cells drawn from real ones, block by block."""
-    rng = np.random.default_rng(SEED)
-    matrix = sparse.csr_matrix(real.X, dtype=np.float32)
-    with h5py.File(path, "w") as file:
-        writer = BlockWriter(file)
-        for start in range(0, n_cells, BLOCK):
-            rows = rng.integers(real.n_obs, size=min(BLOCK, n_cells - start))
-            obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{start + i}" for i in range(len(rows))])
-            writer.append(ad.AnnData(matrix[rows], obs=obs, var=real.var[[]]))
-
-
 def _peak_of_projection(folder: Path, query: Path) -> float:
     """Peak resident memory, in MB, of one projection in a process of its own."""
     with TemporaryDirectory(dir=folder) as output:
         settings = [f"reference={folder / 'reference'}", f"dataset.path={query}", "repeat=true", "trainer=cpu", f"output={output}/run"]
-        measured = (
-            "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE, text=True); "
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.stderr[-3000:] if done.returncode else 0)"
-        )
-        command = [sys.executable, "-c", measured, sys.executable, str(ROOT / "project.py"), *settings]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(done.stdout) * unit / 1e6
+        return peak_memory([sys.executable, str(ROOT / "project.py"), *settings])
 
 
 BENCHMARKS = {f.__name__: f for f in (speed, memory)}

@@ -75,19 +75,19 @@ def results(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Metho
 
 
 def compact_rows(found: Results) -> list[list[str]]:
-    """A row for each set and method, and below them the means over the sets, tuned on and untouched."""
+    """A row for each set and method, and below them the means over the sets tuned on, over those untouched, and over all."""
     rows = []
     for name, by_method in found.items():
         shown = name if SETS[name].tuned else f"{name} (untouched)"
         for method, figures in by_method.items():
             texts = (mean_and_spread([one[key] for one in figures], digits) for key, (_, digits) in COMPACT.items())
             rows.append([shown, method, str(len(figures)), *texts])
-    for kind, tuned in (("tuned", True), ("untouched", False)):
-        chosen = {name: by_method for name, by_method in found.items() if SETS[name].tuned == tuned}
+    for kind, wanted in (("tuned ", (True,)), ("untouched ", (False,)), ("", (True, False))):
+        chosen = {name: by_method for name, by_method in found.items() if SETS[name].tuned in wanted}
         for method in dict.fromkeys(method for by_method in chosen.values() for method in by_method):
             means = [{key: np.mean([one[key] for one in by[method]]) for key in COMPACT} for by in chosen.values() if method in by]
             of_all = "" if len(means) == len(chosen) else f" of {len(chosen)}"
-            rows.append([f"mean of {len(means)}{of_all} {kind} sets", method, "", *_means(means)])
+            rows.append([f"mean of {len(means)}{of_all} {kind}sets", method, "", *_means(means)])
     return rows
 
 

@@ -218,8 +218,9 @@ class ScalexModule(LightningModule):
         logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(data.label):,}")
 
     def on_train_epoch_start(self) -> None:
-        """Sums of the losses over the epoch, kept on the device."""
+        """Sums of the losses over the epoch, and of the entropies of the minibatches' domains, kept on the device."""
         self._sums = torch.zeros(len(Losses._fields), device=self.device)
+        self._entropy = torch.zeros((), device=self.device)
         self._n_cells = 0
         self.settled = self._correction.complete
 
@@ -244,6 +245,7 @@ class ScalexModule(LightningModule):
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
         self._sums += torch.stack(losses).detach() * len(batch.row_C)
+        self._entropy += domain_entropy(batch.domain_C, len(self.vae.output_norm.weight)) * len(batch.row_C)
         self._n_cells += len(batch.row_C)
         return losses.total
 
@@ -291,6 +293,7 @@ class ScalexModule(LightningModule):
             "train/reconstruction": reconstruction.item(),
             "train/kl": kl.item(),
             "train/correction": correction.item(),
+            "train/domain_entropy": (self._entropy / self._n_cells).item(),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "epoch": self.current_epoch,
         }
@@ -464,6 +467,20 @@ class ScalexModule(LightningModule):
         except RuntimeError as error:
             raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
         return module.eval()
+
+
+def domain_entropy(domain_C: Tensor, n_domains: int) -> Tensor:
+    """Entropy of the domain of a cell of a minibatch, a scalar in nats: how well the domains are mixed in it.
+
+    Parameters
+    ----------
+    domain_C
+        (n_cells,) int64 codes.
+    n_domains
+        Number of domains.
+    """
+    count_D = torch.zeros(n_domains, device=domain_C.device).index_add_(0, domain_C, torch.ones(len(domain_C), device=domain_C.device))
+    return torch.special.entr(count_D / len(domain_C)).sum()
 
 
 def _padded(rows: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from scipy import sparse
+from scipy import sparse, stats
 from torch.nn import functional as F
 
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch, Chunk, ScalexDataModule
 from scalex.demo import demo_cells
-from scalex.module import LEAST_ROWS, ScalexModule
+from scalex.module import LEAST_ROWS, ScalexModule, domain_entropy
 from scalex.preprocess import Preprocessor, RnaRecipe
 from scalex.trained_on import TrainedOn
 
@@ -370,3 +370,9 @@ def test_corrected_domains_are_closer_than_those_left_alone() -> None:
         latents.append(torch.cat([part.latent_CZ for part in trainer.predict(module, datamodule=data)]).numpy())
     far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in latents]
     assert far[1] < 0.7 * far[0]
+
+
+@pytest.mark.parametrize("codes", [[0], [2, 2, 2], [0, 1, 1, 3, 3, 3, 3], list(range(4)) * 5])
+def test_domain_entropy_is_that_of_scipy(codes: list[int]) -> None:
+    expected = stats.entropy(np.bincount(codes, minlength=5))
+    assert domain_entropy(torch.tensor(codes), 5).item() == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,72 @@
+"""Many cells drawn from a few real ones, and the memory that a command needs for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import anndata as ad
+import h5py
+import numpy as np
+from scipy import sparse
+
+from scalex.block_writer import BlockWriter
+
+__all__ = ["peak_memory", "write_resampled"]
+
+BLOCK = 10_000
+
+
+def write_resampled(
+    real: ad.AnnData, n_cells: int, path: Path, *, seed: int = 124, first: int = 0, compression: Literal["gzip"] | None = None
+) -> None:
+    """Write `n_cells` cells drawn from real ones to an .h5ad file, block by block.
+
+    Parameters
+    ----------
+    real
+        The real ones; counts in X, obs["batch"].
+    n_cells
+        How many to draw.
+    path
+        The file.
+    seed
+        Of the draw.
+    first
+        Number of the first one, for its name.
+    compression
+        Of all datasets.
+    """
+    rng = np.random.default_rng(seed)
+    matrix = sparse.csr_matrix(real.X, dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        writer = BlockWriter(file, compression=compression)
+        for start in range(0, n_cells, BLOCK):
+            rows = rng.integers(real.n_obs, size=min(BLOCK, n_cells - start))
+            obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{first + start + i}" for i in range(len(rows))])
+            writer.append(ad.AnnData(matrix[rows], obs=obs, var=real.var[[]]))
+
+
+def peak_memory(command: Sequence[str]) -> float:
+    """Peak resident memory, in MB, of a command in a process of its own.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If it fails; its `stderr` says why.
+    """
+    measured = (
+        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE, text=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.stderr[-3000:] if done.returncode else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", measured, *command], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(done.stdout.splitlines()[-1]) * unit / 1e6

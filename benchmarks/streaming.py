@@ -1,0 +1,291 @@
+"""Reading, training and memory of cells that stay in their files: ``python benchmarks/streaming.py``; see README.md beside this file."""
+
+from __future__ import annotations
+
+import os
+
+# Before the imports: libraries read these when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import argparse
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from numpy.typing import NDArray
+from resampled import peak_memory, write_resampled
+from scipy import sparse
+from tables import circumstances, markdown_table, show
+from timing import Figure, LightningSteps, interleaved, ratio
+
+from scalex import RnaRecipe, ScalexDataModule, ScalexModule
+from scalex.cells import AnnDataSource, Cells
+from scalex.data import buffers, minibatches
+from scalex.data.datamodule import BUFFER_MINIBATCHES, RUN_ROWS
+from scalex.data.read_ahead import read_ahead
+from scalex.logs import logged_to
+from scalex.memory import keep_freed_memory
+from scalex.trained_on import TrainedOn
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 124
+BATCH_SIZE = 256
+# Rows of a piece when a file is read from its beginning to its end.
+PIECE = 4096
+N_FILES = 4
+
+Table = tuple[str, Sequence[str], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure.
+
+    Attributes
+    ----------
+    real
+        Cells to draw from.
+    rounds
+        Times that each speed is measured.
+    cells
+        Cells whose reading is measured.
+    sizes
+        Cells whose training's memory is compared.
+    """
+
+    real: ad.AnnData
+    rounds: int
+    cells: int
+    sizes: tuple[int, ...]
+
+
+def reading(options: Options, folder: Path) -> Table:
+    """Shuffled minibatches of all features, against the same file from its beginning to its end."""
+    rows = []
+    for compression in (None, "gzip"):
+        path = folder / f"{compression or 'plain'}.h5ad"
+        write_resampled(options.real, options.cells, path, compression=compression)
+        cells = _opened([path])
+        domain = cells.domain.codes.astype(np.int64)
+        found = interleaved(
+            {
+                "front": _speed(options.cells, _front_to_back, path),
+                "pieces": _speed(options.cells, _in_pieces, cells, options.cells),
+                "shuffled": _speed(options.cells, _shuffled, cells, domain),
+            },
+            options.rounds,
+        )
+        # The worst order for it: one domain after the other.
+        ordered = np.sort(domain)
+        full = _entropy(ordered, minibatches(ordered, BATCH_SIZE, "shuffle", _rng()))
+        entropy = f"{_entropy(ordered, _planned(ordered)) / full:.3f}"
+        kind = compression or "uncompressed"
+        rows += [
+            [kind, "front to back, h5py alone", _median(found["front"]), "1", "", ""],
+            [kind, "front to back, as CSR", _median(found["pieces"]), f"{ratio(found['pieces'], found['front']):.2f}", "", ""],
+            [
+                kind,
+                "shuffled minibatches",
+                _median(found["shuffled"]),
+                f"{ratio(found['shuffled'], found['front']):.2f}",
+                ">= 0.6",
+                entropy,
+            ],
+        ]
+        path.unlink()
+    columns = ["file", "what", "cells/s (median)", "of front to back", "target", "domain entropy, of a full shuffle's"]
+    return f"reading: {options.cells:,} cells, all {options.real.n_vars:,} features, minibatches of {BATCH_SIZE}", columns, rows
+
+
+def fitting(options: Options, folder: Path) -> Table:
+    """The one pass of the recipe, embedding, and training from files, against reading and against cells in memory."""
+    rows = []
+    for compression in (None, "gzip"):
+        path = folder / f"{compression or 'plain'}.h5ad"
+        write_resampled(options.real, options.cells, path, compression=compression)
+        backed, memory = _opened([path]), AnnDataSource(path=path, batch_key="batch").open()
+        recipe = RnaRecipe(min_features=100)
+        fitted = recipe.fit(backed)
+        modules = {}
+        for name, cells in (("memory", memory), ("backed", backed)):
+            data = ScalexDataModule(cells, fitted, batch_size=BATCH_SIZE, seed=SEED)
+            data.setup("fit")
+            module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
+            module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
+            modules[name] = LightningSteps(module, data, 150)
+        found = interleaved(
+            {
+                "front": _speed(options.cells, _front_to_back, path),
+                "recipe": _speed(options.cells, recipe.fit, backed),
+                "embed": _speed(options.cells, _predict, modules["backed"]),
+                "memory": modules["memory"].cells_per_second,
+                "backed": modules["backed"].cells_per_second,
+            },
+            options.rounds,
+        )
+        kind = compression or "uncompressed"
+        rows += [
+            [kind, "front to back, h5py alone", _median(found["front"]), "", ""],
+            [kind, "recipe", _median(found["recipe"]), f"{ratio(found['recipe'], found['front']):.2f} of front to back", ">= 0.5"],
+            [kind, "embedding", _median(found["embed"]), f"{ratio(found['embed'], found['front']):.2f} of front to back", ">= 0.7"],
+            [kind, "training, in memory", _median(found["memory"]), "", ""],
+            [kind, "training, from the file", _median(found["backed"]), f"{ratio(found['backed'], found['memory']):.2f} of in memory", ""],
+        ]
+        path.unlink()
+    columns = ["file", "what", "cells/s (median)", "ratio", "target"]
+    return f"work on {options.cells:,} cells in a file, minibatches of {BATCH_SIZE}, 2,000 features, 512 hidden units", columns, rows
+
+
+def memory(options: Options, folder: Path) -> Table:
+    """Peak memory of the whole of train.py, from several uncompressed files."""
+    peaks, rows = [], []
+    for n_cells in options.sizes:
+        paths = []
+        for i in range(N_FILES):
+            paths.append(folder / f"{i}.h5ad")
+            first, last = (n_cells * j // N_FILES for j in (i, i + 1))
+            write_resampled(options.real, last - first, paths[-1], seed=SEED + i, first=first)
+        settings = [
+            "dataset=h5ad", f"dataset.path=[{','.join(map(str, paths))}]", "dataset.backed=true", "preprocess.min_features=100",
+            "model.max_steps=300", "trainer=cpu", f"output={folder}/run-{n_cells}",
+        ]  # fmt: skip
+        start = perf_counter()
+        peaks.append(peak_memory([sys.executable, str(ROOT / "train.py"), *settings]))
+        seconds = perf_counter() - start
+        rows.append([f"{n_cells:,}", f"{peaks[-1]:,.0f} MB", f"{peaks[-1] / peaks[0]:.2f}", "< 4,000 MB; <= 1.10", f"{seconds:,.0f}"])
+        for path in paths:
+            path.unlink()
+    columns = ["cells", "peak resident memory", "of the first", "target", "whole command, s"]
+    return f"memory of train.py: cells of {options.real.n_vars:,} features in {N_FILES} files, 300 steps", columns, rows
+
+
+def plan(options: Options, folder: Path) -> Table:
+    """Domains and order of ten million cells."""
+    n_cells = 10_000_000
+    tracemalloc.start()
+    start = perf_counter()
+    domain = _rng().integers(0, 100, n_cells)
+    n_rows = sum(len(buffer.rows) for buffer in _buffers(domain))
+    seconds = perf_counter() - start
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    assert n_rows == n_cells
+    row = [f"{n_cells:,}", f"{seconds:.1f} s", "<= 30 s", f"{peak:,.0f} MB", "<= 1,000 MB"]
+    return "plan of an epoch", ["cells", "time", "target", "memory", "target"], [row]
+
+
+def _opened(paths: Sequence[Path]) -> Cells:
+    return AnnDataSource(path=[str(path) for path in paths], batch_key="batch", source_key="file", backed=True).open()
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
+
+
+def _speed(n_cells: int, work: Callable[..., Iterator[Any] | object], *arguments: Any) -> Figure:
+    """Cells per second of work on all of them; what it yields is thrown away."""
+
+    def measure() -> float:
+        start = perf_counter()
+        done = work(*arguments)
+        if isinstance(done, Iterator):
+            for _ in done:
+                pass
+        return n_cells / (perf_counter() - start)
+
+    return measure
+
+
+def _front_to_back(path: Path) -> Iterator[Any]:
+    """What is stored, in large pieces and one after the other."""
+    with h5py.File(path) as file:
+        pointer = file["X/indptr"][:]
+        for start in range(0, len(pointer) - 1, PIECE):
+            stored = slice(pointer[start], pointer[min(start + PIECE, len(pointer) - 1)])
+            yield file["X/data"][stored], file["X/indices"][stored]
+
+
+def _in_pieces(cells: Cells, n_cells: int) -> Iterator[Any]:
+    for start in range(0, n_cells, PIECE):
+        yield cells.read(slice(start, min(start + PIECE, n_cells)))
+
+
+def _buffers(domain: NDArray[np.int64]) -> Iterator[Any]:
+    return buffers(domain, BATCH_SIZE, "shuffle", _rng(), run_rows=RUN_ROWS, buffer_minibatches=BUFFER_MINIBATCHES)
+
+
+def _planned(domain: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for buffer in _buffers(domain):
+        for position in buffer.minibatches:
+            yield buffer.rows[position]
+
+
+def _shuffled(cells: Cells, domain: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
+    """Minibatches as they come to be trained on, but sparse and with all features."""
+    for buffer, matrix in read_ahead(_buffers(domain), lambda buffer: cells.read(buffer.rows)):
+        for position in buffer.minibatches:
+            yield matrix[position]
+
+
+def _entropy(domain: NDArray[np.int64], rows: Any) -> float:
+    """Mean entropy of the domain in a minibatch."""
+    share = np.stack([np.bincount(domain[one], minlength=domain.max() + 1) / len(one) for one in rows])
+    return float(-(share * np.log(np.where(share > 0, share, 1))).sum(1).mean())
+
+
+def _predict(run: LightningSteps) -> None:
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(accelerator="cpu", devices=1, **quiet).predict(run.module, datamodule=run.data, return_predictions=False)
+
+
+def _median(values: NDArray[np.float64]) -> str:
+    return f"{float(np.median(values)):,.0f}"
+
+
+BENCHMARKS = {f.__name__: f for f in (reading, fitting, memory, plan)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
+    parser.add_argument("--cells", type=int, default=50_000, help="cells whose reading is measured")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[250_000, 1_000_000], help="cells whose training's memory is compared")
+    parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmarks asked for, one table each."""
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
+    real = ad.read_h5ad(data / "hemato_tusi.h5ad")
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    options = Options(real, arguments.rounds, arguments.cells, tuple(arguments.sizes))
+    for name in arguments.only:
+        with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
+            title, columns, rows = BENCHMARKS[name](options, Path(folder))
+        show(title, f"{circumstances()}\n\n{markdown_table(columns, rows)}", arguments.output)
+
+
+if __name__ == "__main__":
+    main()
