@@ -50,9 +50,15 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
     from scalex.files import COMPOSED, new_folder, not_given
+    from scalex.processes import process_rank, wait_for
 
+    first = process_rank() == 0
+    if cfg.resume is None and not first:
+        what = "Give the folder with output=: its default name holds the time, on which processes do not agree."
+        wait_for(Path(cfg.output) / COMPOSED, what, seconds=120)
+        cfg.resume = cfg.output
     if cfg.resume is not None:
-        folder = new_folder(cfg.resume, resume=True)
+        folder = new_folder(cfg.resume, resume=True) if first else Path(cfg.resume)
         cfg = cast("DictConfig", OmegaConf.load(folder / COMPOSED))
     else:
         not_given(OmegaConf.missing_keys(cfg))
@@ -66,7 +72,7 @@ def run(cfg: DictConfig) -> float | None:
     from scalex.workflow import fit, stopped_at
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    with logged_to(folder / "log.txt"):
+    with logged_to(folder / "log.txt" if first else None):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         trainer = instantiate(
             settings["trainer"],
@@ -76,6 +82,9 @@ def run(cfg: DictConfig) -> float | None:
             enable_checkpointing="checkpoint" in parts["callbacks"],
             _convert_="all",
         )
+        if trainer.world_size > 1:
+            # The other processes, which Lightning starts with the arguments of this one, take part in this run and begin none.
+            sys.argv[1:] = [f"resume={folder.absolute()}"]
         task: dict[str, Any] = {
             "chunk_size": cfg.chunk_size,
             "seed": cfg.seed,
@@ -90,7 +99,8 @@ def run(cfg: DictConfig) -> float | None:
 
             reference = Reference.load(cfg.reference)
             adata = grow(reference, parts["dataset"], parts["model"], trainer, folder=folder, **settings["growth"], **task)
-    logging.getLogger("scalex").info("Results: %s", folder)
+    if first:
+        logging.getLogger("scalex").info("Results: %s", folder)
     scores = adata.uns["scalex"].get("scores", {})
     if scores and cfg.score not in scores:
         raise ValueError(f"score={cfg.score} was not computed; there are: {', '.join(scores)}.")

@@ -79,7 +79,7 @@ class CorrectionPlan:
         return float(((target_NZ - latent_NZ).square() / variance_Z).mean().sqrt())
 
     def distance(self, mean_CZ: Tensor, row_C: Tensor) -> Tensor:
-        """Mean over cells of the squared distance to their targets, in units of the variance of each dimension; 0 before there are any.
+        """Sum over cells of the squared distance to their targets, in units of the variance of each dimension; 0 before there are any.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class CorrectionPlan:
         """
         if self.target_NZ is None or self.variance_Z is None:
             return mean_CZ.new_zeros(())
-        return ((mean_CZ - self.target_NZ[row_C]).square() / self.variance_Z).sum(1).mean()
+        return ((mean_CZ - self.target_NZ[row_C]).square() / self.variance_Z).sum()
 
     def to(self, device: torch.device) -> None:
         """Move the targets to a device."""

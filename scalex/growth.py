@@ -91,6 +91,8 @@ def grow(
         If the folder holds no expression, the module is of another size, or the new cells do not fit the model.
     """
     _check_size(reference, module)
+    if trainer.world_size > 1:
+        raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)
     old = _expression(reference)
     new, kept = _normalized(query, chunk_size)

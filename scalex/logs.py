@@ -8,15 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scalex.processes import process_rank
+
 __all__ = ["logged_to"]
 
 
 @contextmanager
 def logged_to(path: Path | None) -> Iterator[None]:
-    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through."""
-    package, lightning = logging.getLogger("scalex"), logging.getLogger("lightning.pytorch")
-    before = package.level, lightning.level
-    lightning.setLevel(logging.WARNING)
+    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through.
+
+    Of several processes that train together, the others than the first say nothing but errors.
+    """
+    first = process_rank() == 0
+    package = logging.getLogger("scalex")
+    loggers = [package, *(logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric"))]
+    before = [one.level for one in loggers]
+    for one in loggers if not first else loggers[1:]:
+        one.setLevel(logging.WARNING if first else logging.ERROR)
     handler = logging.NullHandler() if path is None else logging.FileHandler(path)
     if path is not None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -36,5 +44,5 @@ def logged_to(path: Path | None) -> Iterator[None]:
     finally:
         package.removeHandler(handler)
         handler.close()
-        package.setLevel(before[0])
-        lightning.setLevel(before[1])
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from scalex.correction_plan import CorrectionPlan
 from scalex.data import CellBatch, Chunk, Sampling
-from scalex.nn import VAE, HiddenStatistics, SparseRows, kl_divergence, reconstruction_loss
+from scalex.nn import (
+    VAE,
+    HiddenStatistics,
+    SparseRows,
+    kl_divergence,
+    n_processes,
+    reconstruction_loss,
+    share_of_minibatch,
+    summed,
+)
 from scalex.trained_on import TrainedOn
 
 __all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
@@ -244,17 +253,20 @@ class ScalexModule(LightningModule):
         losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
-        self._sums += torch.stack(losses).detach() * len(batch.row_C)
-        self._entropy += domain_entropy(batch.domain_C, len(self.vae.output_norm.weight)) * len(batch.row_C)
-        self._n_cells += len(batch.row_C)
-        return losses.total
+        n_cells, _ = share_of_minibatch(len(batch.row_C), self.device)
+        self._sums += torch.stack(losses).detach() * n_cells
+        self._entropy += domain_entropy(batch.domain_C, len(self.vae.output_norm.weight)) * n_cells
+        self._n_cells += n_cells
+        # Lightning takes the mean over the processes' gradients.
+        return losses.total * n_processes()
 
     def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float) -> Losses:
-        """The loss of a minibatch and its terms."""
+        """The loss of a minibatch and its terms, means over its cells; of one that several processes share, this process's summands."""
         logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator)
-        reconstruction = reconstruction_loss(logits_CG, batch.x_CG)
-        kl = kl_divergence(posterior)
-        correction = self._correction.distance(posterior.mean_CZ, batch.row_C)
+        n_cells, _ = share_of_minibatch(len(batch.row_C), self.device)
+        reconstruction = reconstruction_loss(logits_CG, batch.x_CG) / n_cells
+        kl = kl_divergence(posterior) / n_cells
+        correction = self._correction.distance(posterior.mean_CZ, batch.row_C) / n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 
@@ -263,9 +275,17 @@ class ScalexModule(LightningModule):
         """Embed all cells, and see where they would lie without differences between domains."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         start = time.monotonic()
-        latent_NZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.predict_dataloader()]).cpu()
+        latent_NZ = torch.zeros(len(data.domain), self.hparams["n_latent"], device=self.device)
+        for chunk in data.predict_dataloader():
+            embedded = self.predict_step(chunk)
+            latent_NZ[embedded.row_C] = embedded.latent_CZ
+        # Each process embeds its share of the chunks.
+        latent_NZ = summed(latent_NZ).cpu()
         label_N = torch.from_numpy(data.label.codes.astype(np.int64)) if self.hparams["use_labels"] else None
-        moved = self._correction.make(latent_NZ, torch.from_numpy(data.domain), n_due, label_N)
+        moved = 0.0
+        if self.trainer.is_global_zero:
+            moved = self._correction.make(latent_NZ, torch.from_numpy(data.domain), n_due, label_N)
+        self._correction.load_plain(self.trainer.strategy.broadcast(self._correction.to_plain()))
         self._correction.to(self.device)
         logger.info(
             "Step %s: corrected the latents of %s cells for their domains in %.1f s; they move by %.2f of their spread",
@@ -280,13 +300,13 @@ class ScalexModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean losses per cell."""
-        losses = Losses(*(self._sums / self._n_cells))
+        losses = Losses(*(summed(self._sums) / self._n_cells))
         self._check_finite(losses, "the mean of the epoch")
         loss, reconstruction, kl, correction = losses
         logger.debug(
             "Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f, correction %.3f (step %d)", self.current_epoch, *losses, self.global_step
         )
-        self.log("train/loss", loss, logger=False)
+        self.log("train/loss", loss, logger=False, sync_dist=n_processes() > 1)
         # Straight to the loggers: Lightning's bookkeeping of a logged value takes a millisecond, and an epoch may be four steps.
         metrics = {
             "train/loss": loss.item(),
@@ -479,8 +499,10 @@ def domain_entropy(domain_C: Tensor, n_domains: int) -> Tensor:
     n_domains
         Number of domains.
     """
-    count_D = torch.zeros(n_domains, device=domain_C.device).index_add_(0, domain_C, torch.ones(len(domain_C), device=domain_C.device))
-    return torch.special.entr(count_D / len(domain_C)).sum()
+    one_C = torch.ones(len(domain_C), device=domain_C.device)
+    count_D = summed(torch.zeros(n_domains, device=domain_C.device).index_add_(0, domain_C, one_C))
+    entropy: Tensor = torch.special.entr(count_D / count_D.sum()).sum()
+    return entropy
 
 
 def _padded(rows: Tensor) -> Tensor:

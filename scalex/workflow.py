@@ -13,12 +13,13 @@ import h5py
 from anndata import AnnData
 from lightning import Trainer
 
-from scalex.cells import CellSource
+from scalex.cells import Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.files import written_whole
 from scalex.memory import keep_freed_memory, return_freed_memory
 from scalex.module import ScalexModule
-from scalex.preprocess import Recipe
+from scalex.preprocess import FittedRecipe, Recipe
+from scalex.processes import made_once
 from scalex.projection import project
 from scalex.reference import Reference, write_lineage
 from scalex.report import Report
@@ -82,7 +83,8 @@ def fit(
         raise ValueError(f"There is {n_cells} cell: a model needs more than one to learn from.")
     if len(domains) == 1:
         logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
-    fitted = recipe.fit(cells)
+    shared = Path(trainer.default_root_dir) / ".fitted.pt"
+    fitted = recipe.fit(cells) if trainer.world_size == 1 else _fitted_once(recipe, cells, shared)
     if len(fitted.rows) < 2:
         raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: lower it, a model needs more than one.")
     kept = cells.domain[fitted.rows]
@@ -101,7 +103,15 @@ def fit(
         parameters=parameters,
     )
     module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
-    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+    adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+    if trainer.world_size > 1 and trainer.is_global_zero:
+        shared.unlink(missing_ok=True)
+    return adata
+
+
+def _fitted_once(recipe: Recipe, cells: Cells, path: Path) -> FittedRecipe:
+    """What the recipe gives, from one pass over the cells by one of the processes, which leaves it in a file for the others."""
+    return made_once(path, lambda: recipe.fit(cells), FittedRecipe.save, FittedRecipe.load)
 
 
 def train_and_embed(

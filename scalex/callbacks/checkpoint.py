@@ -49,7 +49,8 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, if it is time: between two epochs, when all of the one is done and nothing of the other."""
-        if time.monotonic() - self._written > self.every_seconds and not trainer.fit_loop.restarting:
+        due = time.monotonic() - self._written > self.every_seconds
+        if trainer.strategy.broadcast(due) and not trainer.fit_loop.restarting:
             # Lightning does this a moment later; without it the checkpoint says that the new epoch's minibatches are done.
             trainer.fit_loop.epoch_loop.reset()
             self._write(trainer)
@@ -88,10 +89,13 @@ class Checkpoint(callbacks.Checkpoint):
     def _write(self, trainer: Trainer) -> None:
         if self.folder is None or not self._best_weights:
             return
+        self._written = time.monotonic()
+        if not trainer.is_global_zero:
+            # Lightning waits for all processes, of which the first writes.
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            return
         with written_whole(self.folder / "last.ckpt") as path:
             trainer.save_checkpoint(path)
         last = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-        if trainer.is_global_zero:
-            with written_whole(self.folder / "best.ckpt") as path:
-                torch.save(last | {"state_dict": self._best_weights}, path)
-        self._written = time.monotonic()
+        with written_whole(self.folder / "best.ckpt") as path:
+            torch.save(last | {"state_dict": self._best_weights}, path)

@@ -11,6 +11,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from scalex.block_writer import BlockWriter
@@ -19,6 +20,7 @@ from scalex.files import written_whole
 from scalex.impute import decoded_domain
 from scalex.input_pca import InputPca
 from scalex.module import Embedded, ScalexModule
+from scalex.nn import summed
 from scalex.plain import writable
 
 __all__ = ["LatentExport"]
@@ -49,6 +51,7 @@ class LatentExport(Callback):
         self.expression = expression
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
         self._latent: np.ndarray | None = None
+        self._times: np.ndarray = np.zeros(0, np.int8)
         self._pca: InputPca | None = None
         self._coordinates: np.ndarray | None = None
 
@@ -64,10 +67,14 @@ class LatentExport(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the principal components of the inputs, so that each chunk is read once."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._latent = np.full((len(data.rows), pl_module.hparams["n_latent"]), np.nan, np.float32)
-        if min(len(data.rows), len(data.preprocessor.features)) > 2:
-            self._pca = InputPca.fit(data.inputs(InputPca.rows(len(data.rows))))
-            self._coordinates = np.empty((len(data.rows), self._pca.components.shape[1]), np.float32)
+        n_cells = len(data.rows)
+        self._times = np.zeros(n_cells, np.int8)
+        self._latent = np.zeros((n_cells, pl_module.hparams["n_latent"]), np.float32)
+        if min(n_cells, len(data.preprocessor.features)) > 2:
+            fitted = InputPca.fit(data.inputs(InputPca.rows(n_cells))) if trainer.is_global_zero else None
+            self._pca = trainer.strategy.broadcast(fitted)
+            assert self._pca is not None
+            self._coordinates = np.zeros((n_cells, self._pca.components.shape[1]), np.float32)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -77,6 +84,7 @@ class LatentExport(Callback):
         assert isinstance(batch, Chunk)
         assert self._latent is not None
         rows = outputs.row_C.cpu().numpy()
+        self._times[rows] += 1
         self._latent[rows] = outputs.latent_CZ.cpu().numpy()
         if self._pca is not None and self._coordinates is not None:
             self._coordinates[rows] = self._pca.coordinates(batch.inputs)
@@ -86,11 +94,17 @@ class LatentExport(Callback):
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, ScalexModule)
         assert self._latent is not None
-        assert np.isfinite(self._latent).all(), "each cell is embedded once"
+
+        def gathered(values: np.ndarray) -> np.ndarray:
+            """Each process has some rows, and 0 in the others."""
+            return summed(torch.from_numpy(values).to(pl_module.device)).cpu().numpy()
+
+        assert (gathered(self._times) == 1).all(), "each cell is embedded once"
         adata = _as_anndata(data)
-        adata.obsm["latent"] = self._latent
+        adata.obsm["latent"] = gathered(self._latent)
+        assert np.isfinite(adata.obsm["latent"]).all()
         if self._pca is not None and self._coordinates is not None:
-            self._pca.add_to(adata, self._coordinates)
+            self._pca.add_to(adata, gathered(self._coordinates))
         if data.in_memory:
             self._add_values(adata, slice(None), data, pl_module)
         data.embedding = adata
@@ -99,7 +113,7 @@ class LatentExport(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the AnnData with all that was added to it."""
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if stage != "predict" or self.path is None or data.embedding is None:
+        if stage != "predict" or self.path is None or data.embedding is None or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, ScalexModule)
         with written_whole(self.path) as path:

@@ -46,6 +46,8 @@ class Scores(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, and say so everywhere."""
+        if not trainer.is_global_zero:
+            return
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.embedding is not None
         sample = sampled(data, self.max_cells, self.seed)

@@ -68,6 +68,8 @@ class UmapPlot(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the UMAP to the embedding and draw it."""
+        if not trainer.is_global_zero:
+            return
         data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.embedding is not None
         sample = sampled(data, self.max_cells, self.seed)

@@ -122,15 +122,19 @@ class ScalexDataModule(LightningDataModule):
             self._prepared = PreparedCells(self._read(np.arange(len(self.rows))), self._domain)
 
     def train_dataloader(self) -> DataLoader[CellBatch]:
-        """One minibatch per item."""
+        """One minibatch per item; of several processes that train together, this one's share of it."""
+        self._sampler.share(*self._this_of_processes())
         if self.in_memory:
             assert self._prepared is not None, "setup comes first"
             return DataLoader(self._prepared, batch_size=None, sampler=self._sampler)
         return DataLoader(AsDrawn(), batch_size=None, sampler=self._sampler)
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
-        """Each kept cell once, in order, in chunks."""
-        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(list(self.parts()), self._chunk), collate_fn=as_it_is)
+        """Each kept cell once, in order, in chunks; of several processes, this one's share of them."""
+        process, n_processes = self._this_of_processes()
+        n_cells = len(self.rows)
+        parts = list(chunks(n_cells, min(self._chunk_size, -(-n_cells // n_processes))))[process::n_processes]
+        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self._chunk), collate_fn=as_it_is)
 
     def transfer_batch_to_device(self, batch: CellBatch | Chunk, device: torch.device, dataloader_idx: int) -> CellBatch | Chunk:
         """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows.
@@ -156,6 +160,10 @@ class ScalexDataModule(LightningDataModule):
         rows = self.rows[part]
         pieces = [self._transform.normalized(self.cells.read(rows[piece])) for piece in chunks(len(rows), PIECE_ROWS)]
         return sparse.vstack(pieces, format="csr")
+
+    def _this_of_processes(self) -> tuple[int, int]:
+        """Which process this is, of how many that train together."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _chunk(self, part: slice) -> Chunk:
         return Chunk(self.inputs(part), torch.from_numpy(self._domain[part]), torch.arange(part.start, part.stop))

@@ -87,6 +87,11 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
         self._sampling: Sampling = sampling
         self._seed = seed
         self._epoch = 0
+        self._process, self._n_processes = 0, 1
+
+    def share(self, process: int, n_processes: int) -> None:
+        """Draw of each minibatch the share of one process."""
+        self._process, self._n_processes = process, n_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -95,7 +100,8 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
         # the epoch.
-        yield from minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, self._epoch]))
+        drawn = minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, self._epoch]))
+        yield from (np.array_split(rows, self._n_processes)[self._process] for rows in drawn)
 
     def __len__(self) -> int:
         return n_minibatches(self._domain, self._batch_size, self._sampling)

@@ -83,6 +83,11 @@ class StreamedMinibatches(Sampler[CellBatch]):
         self._run_rows = run_rows
         self._buffer_minibatches = buffer_minibatches
         self._epoch = 0
+        self._process, self._n_processes = 0, 1
+
+    def share(self, process: int, n_processes: int) -> None:
+        """Draw of each minibatch the share of one process, and read no more."""
+        self._process, self._n_processes = process, n_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -100,6 +105,8 @@ class StreamedMinibatches(Sampler[CellBatch]):
             np.random.default_rng([self._seed, self._epoch]),
             run_rows=self._run_rows,
             buffer_minibatches=self._buffer_minibatches,
+            process=self._process,
+            n_processes=self._n_processes,
         )
         for buffer, cells in read_ahead(plan, self._load):
             for position in buffer.minibatches:

@@ -13,6 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from scalex.nn.processes import n_processes, summed
+
 __all__ = ["DomainBatchNorm"]
 
 
@@ -65,14 +67,18 @@ class _ScalePerDomain(Function):
         buffer_CF = grad_CF * normal_CF
         weight_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, buffer_CF)
         bias_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, grad_CF)
+        # Through the statistics, cells of other processes act on these; the parameters' own gradients are summed later, with all others.
+        weight_sum_DF, bias_sum_DF = weight_grad_DF, bias_grad_DF
+        if n_processes() > 1:
+            weight_sum_DF, bias_sum_DF = summed(torch.stack([weight_grad_DF, bias_grad_DF]))
         if shared_S is None:
-            x_grad_CF = normal_CF * _gather(weight_grad_DF, domain_row_C, buffer_CF)
-            x_grad_CF += _gather(bias_grad_DF, domain_row_C, buffer_CF)
+            x_grad_CF = normal_CF * _gather(weight_sum_DF, domain_row_C, buffer_CF)
+            x_grad_CF += _gather(bias_sum_DF, domain_row_C, buffer_CF)
             torch.addcmul(grad_CF, x_grad_CF, share_S1, value=-1, out=x_grad_CF)
         else:
             domain_S = domain_C.index_select(0, shared_S)
-            through_SF = weight_grad_DF.index_select(0, domain_S).mul_(normal_CF.index_select(0, shared_S))
-            through_SF += bias_grad_DF.index_select(0, domain_S)
+            through_SF = weight_sum_DF.index_select(0, domain_S).mul_(normal_CF.index_select(0, shared_S))
+            through_SF += bias_sum_DF.index_select(0, domain_S)
             x_grad_CF = grad_CF.index_add(0, shared_S, through_SF.mul_(share_S1), alpha=-1)
         x_grad_CF *= _gather(invstd_RF, row_C, buffer_CF)
         x_grad_CF *= _gather(weight_DF, domain_row_C, buffer_CF)
@@ -90,6 +96,8 @@ class DomainBatchNorm(nn.Module):
     Equal to one ``torch.nn.BatchNorm1d`` per domain, each applied to its domain's rows (tested), but all domains at once:
     parameters and statistics are stacked, so that every parameter takes part in every step. The arithmetic depends on the
     minibatch alone; the number of known domains costs the memory of dense gradients.
+
+    Of a minibatch that several processes share, the statistics are those of all its cells, on each process (tested).
 
     A domain with one cell in the minibatch has no variance: that cell is normalized with the domain's running
     statistics, which stay as they are.
@@ -139,7 +147,7 @@ class DomainBatchNorm(nn.Module):
         x_CF = x_CF.float()
         if not self.training:
             return self.normalize(x_CF, domain_C, self.running_mean, self.running_var)
-        if len(self.weight) == 1 and len(x_CF) > 1:
+        if len(self.weight) == 1 and len(x_CF) > 1 and n_processes() == 1:
             statistics = self.running_mean[0], self.running_var[0]
             return F.batch_norm(x_CF, *statistics, self.weight[0], self.bias[0], training=True, momentum=self.momentum, eps=self.eps)
         normalized = self._normalize_minibatch(x_CF.detach(), domain_C)
@@ -163,7 +171,7 @@ class DomainBatchNorm(nn.Module):
     @torch.no_grad()
     def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor) -> _Normalized:
         """Take the statistics out of a minibatch; the running ones move towards them."""
-        count_D = torch.bincount(domain_C, minlength=len(self.weight))
+        count_D = summed(torch.bincount(domain_C, minlength=len(self.weight)))
         present_P = torch.nonzero(count_D)[:, 0]
         position_C = (torch.cumsum(count_D > 0, 0) - 1)[domain_C]
         count_P = count_D[present_P]
@@ -179,7 +187,7 @@ class DomainBatchNorm(nn.Module):
         invstd_CF = _gather(self.running_var, domain_C, buffer_CF).add_(self.eps).rsqrt_()
         normal_CF *= invstd_CF
         shared_S = torch.nonzero(many_P[position_C])[:, 0]
-        if len(shared_S):
+        if bool(many_P.any()):
             position_S = (torch.cumsum(many_P, 0) - 1)[position_C[shared_S]]
             x_SF = x_CF.index_select(0, shared_S)
             normal_SF, invstd_PF = self._normalize_shared(x_SF, present_P[many_P], position_S, count_P[many_P])
@@ -191,11 +199,11 @@ class DomainBatchNorm(nn.Module):
         """Normalized rows (C, F), and 1 / standard deviation (P, F), of domains with two cells or more."""
         row_C = position_C if len(present_P) > 1 else None
         count_P1 = count_P[:, None].to(x_CF.dtype)
-        mean_PF = x_CF.new_zeros(len(count_P), x_CF.shape[1]).index_add_(0, position_C, x_CF).div_(count_P1)
+        mean_PF = summed(x_CF.new_zeros(len(count_P), x_CF.shape[1]).index_add_(0, position_C, x_CF)).div_(count_P1)
         buffer_CF = torch.empty_like(x_CF)
         normal_CF = x_CF - _gather(mean_PF, row_C, buffer_CF)
         torch.mul(normal_CF, normal_CF, out=buffer_CF)
-        var_PF = torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF).div_(count_P1)
+        var_PF = summed(torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF)).div_(count_P1)
         unbiased_PF = var_PF * (count_P1 / (count_P1 - 1))
         for running_DF, now_PF in ((self.running_mean, mean_PF), (self.running_var, unbiased_PF)):
             running_DF.index_copy_(0, present_P, torch.lerp(running_DF.index_select(0, present_P), now_PF, self.momentum))

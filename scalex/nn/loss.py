@@ -38,7 +38,7 @@ class _SummedBinaryCrossEntropy(Function):
 
 
 def reconstruction_loss(logits_CG: Tensor, x_CG: Tensor) -> Tensor:
-    """Binary cross-entropy of the input against the reconstruction, summed over features, averaged over cells.
+    """Binary cross-entropy of the input against the reconstruction, summed over features and cells.
 
     Parameters
     ----------
@@ -48,10 +48,10 @@ def reconstruction_loss(logits_CG: Tensor, x_CG: Tensor) -> Tensor:
         (n_cells, n_features) in [0, 1].
     """
     total: Tensor = _SummedBinaryCrossEntropy.apply(logits_CG.float(), x_CG)  # type: ignore[no-untyped-call]
-    return total / len(x_CG)
+    return total
 
 
 def kl_divergence(posterior: Posterior) -> Tensor:
-    """KL(q(z | x) || N(0, I)), summed over latent dimensions, averaged over cells (Kingma & Welling 2014, appendix B)."""
+    """KL(q(z | x) || N(0, I)), summed over latent dimensions and cells (Kingma & Welling 2014, appendix B)."""
     mean_CZ, logvar_CZ = posterior
-    return 0.5 * torch.sum(mean_CZ.square() + logvar_CZ.exp() - logvar_CZ - 1) / len(mean_CZ)
+    return 0.5 * torch.sum(mean_CZ.square() + logvar_CZ.exp() - logvar_CZ - 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scalex.nn.dsbn import DomainBatchNorm
+from scalex.nn.processes import share_of_minibatch
 
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]
 
@@ -22,8 +23,13 @@ class Posterior(NamedTuple):
     logvar_CZ: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw z = mean + std * noise, (n_cells, n_latent)."""
-        noise_CZ = torch.empty_like(self.mean_CZ).normal_(generator=generator)
+        """Draw z = mean + std * noise, (n_cells, n_latent).
+
+        Of a minibatch that several processes share, each cell gets the noise that it would get from one process.
+        """
+        n_cells, n_before = share_of_minibatch(len(self.mean_CZ), self.mean_CZ.device)
+        noise_CZ = self.mean_CZ.new_empty(n_cells, self.mean_CZ.shape[1]).normal_(generator=generator)
+        noise_CZ = noise_CZ[n_before : n_before + len(self.mean_CZ)]
         return torch.addcmul(self.mean_CZ, noise_CZ, torch.exp(0.5 * self.logvar_CZ))
 
 

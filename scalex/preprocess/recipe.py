@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol, Self, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -34,6 +35,17 @@ class FittedRecipe(NamedTuple):
 
     preprocessor: Preprocessor
     rows: NDArray[np.int64]
+
+
+    def save(self, path: Path) -> None:
+        """Write it as plain values."""
+        torch.save({"preprocessor": self.preprocessor.to_plain(), "rows": torch.from_numpy(self.rows)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The inverse of `save`."""
+        plain = torch.load(path, weights_only=True)
+        return cls(Preprocessor.from_plain(plain["preprocessor"]), plain["rows"].numpy())
 
 
 class Recipe(Protocol):

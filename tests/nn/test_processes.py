@@ -1,0 +1,93 @@
+"""Two processes that share a minibatch do what one does with all of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+
+from scalex.nn import VAE, DomainBatchNorm, share_of_minibatch
+
+SPLITS = {"halves": 40, "unequal": 25, "one cell": 1, "none": 0}
+
+
+def batch_norm(rows: slice, domain: torch.Tensor, x: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Output, gradients and running statistics for some rows."""
+    torch.manual_seed(0)
+    norm = DomainBatchNorm(5, 4)
+    norm.weight.data.normal_()
+    own = x[rows].clone().requires_grad_()
+    out = norm(own, domain[rows])
+    ((out - target[rows]) ** 2).sum().backward()
+    assert own.grad is not None
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    found = {"out": out.detach(), "x": own.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
+    return found | {"mean": norm.running_mean, "var": norm.running_var}
+
+
+def single_row(rows: slice, domain: torch.Tensor, x: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same with one set of statistics, as the encoder has it."""
+    torch.manual_seed(0)
+    norm = DomainBatchNorm(5, 1)
+    own = x[rows].clone().requires_grad_()
+    out = norm(own, torch.zeros_like(domain[rows]))
+    ((out - target[rows]) ** 2).sum().backward()
+    assert own.grad is not None
+    assert norm.weight.grad is not None
+    return {"out": out.detach(), "x": own.grad, "weight": norm.weight.grad, "mean": norm.running_mean, "var": norm.running_var}
+
+
+def noise(rows: slice, domain: torch.Tensor, x: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a network makes of some rows, with the noise that they get."""
+    torch.manual_seed(0)
+    net = VAE(5, 4, n_latent=3, n_hidden=8).train()
+    logits, _ = net(x[rows], domain[rows], torch.Generator().manual_seed(1))
+    return {"out": logits.detach()}
+
+
+CASES: dict[str, Any] = {"batch norm": batch_norm, "one set of statistics": single_row, "noise": noise}
+
+
+def cells() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    domain = torch.randint(0, 3, (80,), generator=generator)
+    # The only cell of its domain.
+    domain[70] = 3
+    return domain, torch.randn(80, 5, generator=generator) + domain[:, None], torch.randn(80, 5, generator=generator)
+
+
+def take_part(rank: int, first: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    rows = slice(0, first) if rank == 0 else slice(first, 80)
+    found = {name: case(rows, *cells()) for name, case in CASES.items()}
+    found["share"] = share_of_minibatch(rows.stop - rows.start, torch.device("cpu"))
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("first", SPLITS.values(), ids=SPLITS)
+def test_two_processes_do_what_one_does(first: int, tmp_path: Path) -> None:
+    running = [subprocess.Popen([sys.executable, __file__, str(rank), str(first), str(tmp_path)]) for rank in (0, 1)]
+    assert [process.wait(120) for process in running] == [0, 0]
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, case in CASES.items():
+        for what, expected in case(slice(0, 80), *cells()).items():
+            one, other = (part[name][what] for part in parts)
+            if what in ("out", "x"):
+                torch.testing.assert_close(torch.cat([one, other]), expected, atol=1e-5, rtol=1e-5)
+            elif what in ("weight", "bias"):
+                torch.testing.assert_close(one + other, expected, atol=1e-4, rtol=1e-5)
+            else:
+                torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+                assert torch.equal(one, other)
+    assert [part["share"] for part in parts] == [(80, 0), (80, first)]
+
+
+if __name__ == "__main__":
+    take_part(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
