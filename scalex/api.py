@@ -106,7 +106,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     use_layer
         Another layer, or an entry of obsm, as the input; it is used as it is, only scaled.
     backed
-        Read from disk as it goes: not there yet.
+        Leave cells in their .h5ad files and read them piece by piece, so that memory does not grow with their matrix. The result then has
+        latents and annotation, but no expression.
     batch_size
         Most cells in a training minibatch.
     lr
@@ -170,7 +171,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     (600, 10)
     """
     parameters = {name: value for name, value in locals().items() if name != "data_list"}
-    _refuse_what_is_missing(profile=profile, backed=backed)
+    if profile != "RNA":
+        raise NotImplementedError(f"profile={profile!r} is not there yet; use 'RNA', or processed=True for values that are ready.")
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, the path of an .h5ad file, or a list of them.")
     source = AnnDataSource(
@@ -184,6 +186,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         fraction=fraction,
         n_obs=n_obs,
         seed=seed,
+        backed=backed,
     )
     statistics: Statistics = "running" if eval else "domain"
     if projection is not None:
@@ -318,13 +321,6 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
     for name, column in found.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
     return np.asarray(found["label"].astype(str), dtype=object)
-
-
-def _refuse_what_is_missing(*, profile: str, backed: bool) -> None:
-    if profile != "RNA":
-        raise NotImplementedError(f"profile={profile!r} is not there yet; use 'RNA', or processed=True for values that are ready.")
-    if backed:
-        raise NotImplementedError("backed=True is not there yet: cells are read into memory.")
 
 
 @contextmanager

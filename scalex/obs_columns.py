@@ -53,7 +53,7 @@ def _column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
     if isinstance(dtype, pd.CategoricalDtype):
         if values is None:
             return pd.Series(pd.Categorical.from_codes(np.full(len(index), -1), dtype=dtype), index=index)
-        if values.dtype == dtype:
+        if values.dtype == dtype and list(values.cat.categories) == list(dtype.categories):
             return values
         # By categories and not by cells, of which there may be many more.
         position = dtype.categories.get_indexer(values.cat.categories.astype(str))

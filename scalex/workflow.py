@@ -76,7 +76,7 @@ def fit(
         If the loss is not finite.
     """
     cells = source.open()
-    n_cells, n_features = len(cells.obs), len(cells.var)
+    n_cells, n_features = len(cells.domain), len(cells.var)
     domains = cells.domain.categories
     logger.info("Cells: %s x %s features, %s domain(s): %s", *_counts(n_cells, n_features, len(domains)), _sizes(cells.domain))
     if n_cells < 2:

@@ -70,7 +70,6 @@ def test_the_docstring_describes_every_parameter() -> None:
     ("kwargs", "said"),
     [
         ({"profile": "ATAC"}, "profile='ATAC' is not there yet"),
-        ({"backed": True}, "backed=True is not there yet"),
     ],
 )
 def test_what_is_not_there_yet_says_so(demo: AnnData, kwargs: dict[str, Any], said: str) -> None:
@@ -269,3 +268,18 @@ def test_imputation_through_a_domain_that_is_not_there_is_said_before_the_traini
     with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain9.* It knows: domain0, domain1, domain2"):
         quick(demo, impute="domain9", outdir=tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+def test_cells_that_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
+    halves = [demo[demo.obs["batch"] == name].copy() for name in ("domain0", "domain1")]
+    paths = [tmp_path / f"{i}.h5ad" for i in range(2)]
+    for half, path in zip(halves, paths, strict=True):
+        half.write_h5ad(path)
+    options = {"max_iteration": 10, "min_features": 0, "ignore_umap": True}
+    adata = scalex.SCALEX([str(path) for path in paths], backed=True, outdir=tmp_path / "run", **options)
+    assert adata.X is None
+    assert list(adata.obs["batch"].unique()) == ["0", "1"]
+    assert list(adata.obs_names) == [name for half in halves for name in half.obs_names]
+    # The same cells, projected from memory.
+    found = scalex.Reference.load(tmp_path / "run").embed(demo[adata.obs_names].copy(), batch_key="batch")
+    assert found.shape == adata.obsm["latent"].shape

@@ -117,3 +117,9 @@ def test_any_join_can_be_written(tmp_path: Any) -> None:
     read = ad.read_h5ad(tmp_path / "cells.h5ad").obs
     assert read["text"].astype(str).tolist() == found["text"].tolist()
     assert list(read.index) == list(found.index)
+
+
+def test_columns_keep_one_order_of_categories() -> None:
+    tables = [pd.DataFrame({"a": pd.Categorical(["x"], categories=order)}) for order in (["x", "y"], ["y", "x"])]
+    types = common_types(tables)
+    assert len({tuple(conform(table, types)["a"].cat.categories) for table in tables}) == 1

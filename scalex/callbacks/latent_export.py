@@ -61,7 +61,8 @@ class LatentExport(Callback):
             decoded_domain(self.impute, trainer.datamodule.domains)  # type: ignore[attr-defined]
         if stage == "fit" and self.path is not None:
             data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            check_writable(data.cells.obs)
+            # Columns that come from a file can be written to one.
+            check_writable(data.cells.annotation(slice(0, len(data.cells.domain) if data.in_memory else 1)))
             check_writable(data.cells.var)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,5 +4,6 @@ from scalex.cells.anndata_source import AnnDataSource
 from scalex.cells.backed import BackedCells
 from scalex.cells.in_memory import InMemoryCells
 from scalex.cells.protocol import Cells, CellSource, chunks
+from scalex.cells.stored_matrix import StoredMatrix
 
-__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "chunks"]
+__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "StoredMatrix", "chunks"]

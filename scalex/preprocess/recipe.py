@@ -36,7 +36,6 @@ class FittedRecipe(NamedTuple):
     preprocessor: Preprocessor
     rows: NDArray[np.int64]
 
-
     def save(self, path: Path) -> None:
         """Write it as plain values."""
         torch.save({"preprocessor": self.preprocessor.to_plain(), "rows": torch.from_numpy(self.rows)}, path)
@@ -117,14 +116,14 @@ class RnaRecipe:
             logger.warning(
                 "The values look normalized, not like counts (%s of %s cells hold fractions): if so, use preprocess=none "
                 "(SCALEX: processed=True).",
-                f"{found.n_fractional:,}", f"{len(cells.obs):,}",
+                f"{found.n_fractional:,}", f"{len(cells.domain):,}",
             )  # fmt: skip
         n_detected = found.statistics.n_detected.sum(0)
         expressed = n_detected >= max(self.min_cells, 1)
         _log_filter(f"features in >= {self.min_cells} cells (min_cells)", len(total_features), int(expressed.sum()))
         if not expressed.any():
             if n_detected.max() == 0:
-                raise ValueError(f"All {len(cells.obs):,} cells are empty: there is no value above 0.")
+                raise ValueError(f"All {len(cells.domain):,} cells are empty: there is no value above 0.")
             raise ValueError(
                 f"min_cells={self.min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
                 f"Use min_cells={n_detected.max()} or less."
@@ -143,7 +142,7 @@ class RnaRecipe:
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=self.min_features,
-            fractional=2 * found.n_fractional > len(cells.obs),
+            fractional=2 * found.n_fractional > len(cells.domain),
         )
         return FittedRecipe(preprocessor, found.rows)
 
@@ -201,7 +200,7 @@ class AsIsRecipe:
             domains=tuple(cells.domain.categories.astype(str)),
             scaling=self.scaling,
             min_features=0,
-            fractional=2 * found.n_fractional > len(cells.obs),
+            fractional=2 * found.n_fractional > len(cells.domain),
         )
         return FittedRecipe(preprocessor, found.rows)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells import AnnDataSource, InMemoryCells, stored_table
 from scalex.cells.backed import BackedCells, table_rows
 
 ROWS: dict[str, slice | NDArray[np.int64]] = {
@@ -139,6 +141,58 @@ def test_names_of_features_are_made_unique(demo: AnnData, tmp_path: Path) -> Non
     assert list(backed.var.index[:2]) == list(in_memory.var.index[:2]) == ["twice", "twice-1"]
 
 
+@pytest.mark.filterwarnings("ignore:Observation names are not unique", "ignore:Suffix used")
+@pytest.mark.parametrize("piece_rows", [40, 100_000])
+def test_names_of_cells_are_made_unique(
+    annotated: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, piece_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_table, "PIECE_ROWS", piece_rows)
+    annotated.obs_names = ["x", "x-1", *["x"] * 70, "é", "é", *annotated.obs_names[74:]]
+    annotated.obs_names.name = "barcode"
+    backed, in_memory = opened(written(annotated, tmp_path))
+    assert list(in_memory.obs.index[[2, 71, 73]]) == ["x-2", "x-71", "é-1"]
+    pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
+    for rows in (slice(0, 2), slice(1, 4), slice(60, 90), slice(73, 74), slice(200, 300)):
+        pd.testing.assert_frame_equal(backed.annotation(rows), in_memory.annotation(rows))
+    assert caplog.text.count("cells: 2 cell names occur more than once (x, é); repeats are numbered -1, -2, ...") == 2
+
+
+def test_cells_can_be_pickled(annotated: AnnData, tmp_path: Path) -> None:
+    backed, in_memory = opened(written(annotated, tmp_path), batch_key="batch")
+    backed.read(slice(0, 3))
+    assert_same(pickle.loads(pickle.dumps(backed)), in_memory)
+
+
+def test_another_number_of_cells_than_the_annotation_has_is_refused(demo: AnnData, tmp_path: Path) -> None:
+    path = written(demo, tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        ad.io.write_elem(file, "X", demo.X[:-1])
+    with pytest.raises(ValueError, match=r"cells\.h5ad: X is 299 x 500, but obs has 300 rows and var has 500\. The file is damaged"):
+        AnnDataSource(path=path, backed=True).open()
+
+
+def test_annotation_of_a_file_that_changed_is_not_read(demo: AnnData, tmp_path: Path) -> None:
+    backed, _ = opened(written(demo, tmp_path))
+    (tmp_path / "cells.h5ad").unlink()
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(OSError, match=r"cells\.h5ad changed while it was being read"):
+        backed.annotation(slice(0, 3))
+
+
+def test_annotation_that_cannot_be_decompressed_is_named(demo: AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "cells.h5ad"
+    demo.write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        chunk = file["obs/path"].id.get_chunk_info(0)
+    with path.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\xff" * chunk.size)
+    cells = AnnDataSource(path=path, backed=True).open()
+    with pytest.raises(OSError, match=r"cells\.h5ad: obs, rows 20 to 39, cannot be read \(.*\)\. The file is damaged"):
+        cells.annotation(slice(20, 40))
+
+
 def test_a_single_domain_and_no_label(demo: AnnData, tmp_path: Path) -> None:
     del demo.obs["batch"], demo.obs["cell_type"]
     backed, in_memory = opened(written(demo, tmp_path))
@@ -158,10 +212,7 @@ def test_only_the_columns_that_are_asked_for_are_read_at_once(annotated: AnnData
 @pytest.mark.parametrize(
     ("path_of", "options", "reason"),
     [
-        (lambda adata, path: [path, path], {}, "there are several sources"),
         (lambda adata, path: adata, {}, "it is there already"),
-        (lambda adata, path: path, {"fraction": 0.5}, "only a sample is asked for"),
-        (lambda adata, path: path, {"n_obs": 20}, "only a sample is asked for"),
         (lambda adata, path: path, {"layer": "by column"}, "layers/by column is stored as csc_matrix, not by rows"),
         (lambda adata, path: path, {"layer": "embedding"}, "layers/embedding is not in it"),
     ],
@@ -200,6 +251,17 @@ def test_a_table_in_an_old_format_is_read_and_said(demo: AnnData, tmp_path: Path
     assert isinstance(cells, InMemoryCells)
     assert "Read into memory, although backed=true: obs is in an old format" in caplog.text
     assert list(cells.domain) == list(demo.obs["batch"])
+
+
+@pytest.mark.filterwarnings("ignore:Transforming to str index")
+def test_cells_whose_names_are_numbers_are_read_and_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = written(demo, tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["obs/_index"]
+        ad.io.write_elem(file, "obs/_index", np.arange(300))
+    assert isinstance(AnnDataSource(path=path, backed=True).open(), InMemoryCells)
+    assert "Read into memory, although backed=true: the names of its cells are not stored as text" in caplog.text
 
 
 @pytest.mark.parametrize("backed", [True, False])

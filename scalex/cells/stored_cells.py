@@ -1,0 +1,103 @@
+"""Matrix and annotation of the cells of one .h5ad file, read from it piece by piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.cells.joined_columns import JoinedColumns
+from scalex.cells.names import unique
+from scalex.cells.stored_matrix import StoredMatrix
+from scalex.cells.stored_table import StoredTable
+
+__all__ = ["StoredCells", "not_backed_because"]
+
+
+class StoredCells:
+    """Matrix and annotation of the cells of one file, which stay there.
+
+    Parameters
+    ----------
+    path
+        The .h5ad file, of which `not_backed_because` finds nothing to say.
+    matrix
+        Where in it the matrix is: "X" or "layers/<name>".
+    source
+        Whose cells they are, for messages.
+
+    Attributes
+    ----------
+    var : DataFrame
+        Annotation of the features, with unique names.
+    table : StoredTable
+        Annotation of the cells.
+    n_cells : int
+        Number of cells.
+
+    Raises
+    ------
+    ValueError
+        The parts of the file do not fit together.
+    """
+
+    def __init__(self, path: str | Path, matrix: str, source: str) -> None:
+        self.matrix = StoredMatrix(path, matrix)
+        stored = self.matrix.file.open()["var"]
+        with self.matrix.file.reading("var"):
+            self.var = unique(ad.io.read_elem(stored), "feature", source)
+        self.table = StoredTable(self.matrix.file, source)
+        self.n_cells = self.table.n_rows
+        if self.matrix.shape != (self.n_cells, len(self.var)):
+            raise ValueError(
+                f"{path}: {matrix} is {self.matrix.shape[0]} x {self.matrix.shape[1]}, but obs has {self.n_cells} rows and var has "
+                f"{len(self.var)}. The file is damaged: write it again."
+            )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the annotation."""
+        return self.table.columns
+
+    def column(self, name: str) -> pd.Series:
+        """A column of all cells, without their names; text as categories."""
+        return JoinedColumns([self.table]).column(name)
+
+    def names(self, rows: slice) -> pd.Index:
+        """Names of a run of cells."""
+        return self.table.names(rows)
+
+    def annotation(self, rows: slice) -> pd.DataFrame:
+        """The annotation of a run of cells."""
+        return self.table.rows(rows)
+
+    def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
+        """See `StoredMatrix.read`."""
+        return self.matrix.read(rows)
+
+
+def not_backed_because(path: Path, matrix: str) -> str | None:
+    """Why the cells of a file cannot be read piece by piece; None if they can."""
+    try:
+        with h5py.File(path) as file:
+            if matrix not in file:
+                return f"{matrix} is not in it"
+            stored, obs = file[matrix], file["obs"]
+            if isinstance(stored, h5py.Dataset):
+                if stored.shape is None or len(stored.shape) != 2:
+                    return f"{matrix} is not a table of cells and features"
+            elif stored.attrs.get("encoding-type") != "csr_matrix":
+                return f"{matrix} is stored as {stored.attrs.get('encoding-type', 'an old format')}, not by rows"
+            if obs.attrs.get("encoding-type") != "dataframe" or "__categories" in obs:
+                return "obs is in an old format"
+            names = obs[obs.attrs["_index"]]
+            if not isinstance(names, h5py.Dataset) or h5py.check_string_dtype(names.dtype) is None:
+                return "the names of its cells are not stored as text"
+    except (OSError, KeyError):
+        return "it is not an .h5ad file of a known format"
+    return None

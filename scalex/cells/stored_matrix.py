@@ -1,0 +1,144 @@
+"""A matrix of an .h5ad file, read from it row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.cells.protocol import chunks
+from scalex.cells.stored_file import StoredFile
+
+__all__ = ["StoredMatrix"]
+
+# Values that are read although nobody asked for them, where that spares a read: so many are copied as fast as a read begins.
+GAP = 4096
+# Values of a dense matrix that are in memory at a time.
+DENSE_VALUES = 1 << 24
+
+
+class StoredMatrix:
+    """A CSR or dense matrix that stays in its file. Several threads may read at once.
+
+    Parameters
+    ----------
+    path
+        The .h5ad file.
+    name
+        Where in it the matrix is: "X" or "layers/<name>".
+
+    Attributes
+    ----------
+    file : StoredFile
+        The file.
+    shape : tuple of int
+        (n_cells, n_features).
+
+    Raises
+    ------
+    OSError
+        The matrix cannot be read.
+    ValueError
+        The parts of the stored matrix do not fit together.
+    """
+
+    def __init__(self, path: str | Path, name: str) -> None:
+        self.file = StoredFile(path)
+        self.name = name
+        stored = self.file.open()[name]
+        dense = isinstance(stored, h5py.Dataset)
+        n_cells, n_features = stored.shape if dense else stored.attrs["shape"]
+        self.shape = (int(n_cells), int(n_features))
+        # Of CSR, where each row begins among the values.
+        self._indptr: NDArray[np.int64] | None = None if dense else self._row_pointers(stored)
+
+    def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
+        """Stored values of `rows`.
+
+        Parameters
+        ----------
+        rows
+            A run of rows, or (n_rows,) ascending ones, each once.
+
+        Returns
+        -------
+        csr_matrix
+            (n_rows, n_features) float32, columns ascending in each row, values stored twice added.
+
+        Raises
+        ------
+        OSError
+            The file is gone, changed or damaged.
+        ValueError
+            A stored column is not one of the matrix.
+        """
+        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        assert len(rows) == 0 or (rows[0] >= 0 and rows[-1] < self.shape[0] and (np.diff(rows) > 0).all()), "rows ascend, each once"
+        stored = self.file.open()[self.name]
+        return self._dense(stored, rows) if self._indptr is None else self._sparse(stored, rows, self._indptr)
+
+    def _sparse(self, stored: h5py.Group, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> sparse.csr_matrix:
+        begin, end = starts[rows], starts[rows + 1]
+        data = self._read(stored["data"], rows, begin, end, GAP).astype(np.float32, copy=False)
+        indices = self._read(stored["indices"], rows, begin, end, GAP)
+        n_features = self.shape[1]
+        if len(indices) and (indices.min() < 0 or indices.max() >= n_features):
+            raise ValueError(
+                f"{self.file.path}: {self.name} names columns from {indices.min()} to {indices.max()} in rows {rows[0]} to {rows[-1]}, but "
+                f"has {n_features} of them, counted from 0. The file is damaged: write it again."
+            )
+        indptr = np.concatenate([[0], np.cumsum(end - begin)])
+        matrix = sparse.csr_matrix((data, indices.astype(np.int32, copy=False), indptr), shape=(len(rows), n_features))
+        matrix.sum_duplicates()
+        return matrix
+
+    def _dense(self, stored: h5py.Dataset, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        n_features = max(self.shape[1], 1)
+        parts = [sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)]
+        for part in chunks(len(rows), max(DENSE_VALUES // n_features, 1)):
+            values = self._read(stored, rows[part], rows[part], rows[part] + 1, GAP // n_features)
+            parts.append(sparse.csr_matrix(values, dtype=np.float32))
+        return parts[1] if len(parts) == 2 else sparse.vstack(parts, format="csr")
+
+    def _read(
+        self, dataset: h5py.Dataset, rows: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], gap: int
+    ) -> NDArray[np.generic]:
+        """What stands from `begin` to `end` of each row, in the type of the file; rows with no more than `gap` between are read at once."""
+        if len(rows) == 0:
+            return np.empty((0, *dataset.shape[1:]), dataset.dtype)
+        skipped = np.append(begin[1:] - end[:-1], 0)
+        last = np.flatnonzero(np.append(skipped[:-1] > gap, True))
+        first = np.append(0, last[:-1] + 1)
+        n_values = end[last] - begin[first]
+        values: NDArray[np.generic] = np.empty((int(n_values.sum()), *dataset.shape[1:]), dataset.dtype)
+        at = 0
+        for i, j, n in zip(first.tolist(), last.tolist(), n_values.tolist(), strict=True):
+            if n == 0:
+                continue
+            with self.file.reading(f"{self.name}, rows {rows[i]} to {rows[j]}"):
+                dataset.read_direct(values[at : at + n], np.s_[int(begin[i]) : int(end[j])])
+            at += n
+        skipped[last] = 0
+        if not skipped.any():
+            return values
+        wanted = np.tile([True, False], len(rows))
+        kept: NDArray[np.generic] = values[np.repeat(wanted, np.stack([end - begin, skipped], axis=1).ravel())]
+        return kept
+
+    def _row_pointers(self, stored: h5py.Group) -> NDArray[np.int64]:
+        with self.file.reading(f"{self.name}/indptr"):
+            indptr = stored["indptr"][()].astype(np.int64)
+        n_values, n_columns = len(stored["data"]), len(stored["indices"])
+        problem = None
+        if len(indptr) != self.shape[0] + 1:
+            problem = f"it has {len(indptr)} row pointers for {self.shape[0]} rows, where one more than rows is needed"
+        elif indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+            problem = "its row pointers do not ascend from 0"
+        elif n_values != n_columns or indptr[-1] > n_values:
+            problem = f"its rows end at value {indptr[-1]}, but {n_values} values and {n_columns} columns are stored"
+        if problem is not None:
+            raise ValueError(f"{self.file.path}: {self.name} is no CSR matrix: {problem}. The file is damaged: write it again.")
+        return np.asarray(indptr)
