@@ -37,7 +37,7 @@ from timing import Figure, LightningSteps, interleaved, ratio
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
-from scalex.data.datamodule import BUFFER_MINIBATCHES, RUN_ROWS
+from scalex.data.datamodule import BUFFER_MINIBATCHES, BUFFER_ROWS, RUN_ROWS
 from scalex.data.read_ahead import read_ahead
 from scalex.logs import logged_to
 from scalex.memory import keep_freed_memory
@@ -227,7 +227,9 @@ def _in_pieces(cells: Cells, n_cells: int) -> Iterator[Any]:
 
 
 def _buffers(domain: NDArray[np.int64]) -> Iterator[Any]:
-    return buffers(domain, BATCH_SIZE, "shuffle", _rng(), run_rows=RUN_ROWS, buffer_minibatches=BUFFER_MINIBATCHES)
+    return buffers(
+        domain, BATCH_SIZE, "shuffle", _rng(), run_rows=RUN_ROWS, buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // BATCH_SIZE)
+    )
 
 
 def _planned(domain: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

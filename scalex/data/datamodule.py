@@ -23,10 +23,10 @@ from scalex.preprocess import FittedRecipe
 __all__ = ["ScalexDataModule"]
 
 # Rows that are read in one piece: long enough that reading them is as fast as reading on, short enough that a buffer holds many.
-RUN_ROWS = 64
+RUN_ROWS = 128
 # A buffer has at least so many minibatches, and rows.
 BUFFER_MINIBATCHES = 64
-BUFFER_ROWS = 16_384
+BUFFER_ROWS = 32_768
 # Rows of a buffer that are in memory as they come from the source, with all their features.
 PIECE_ROWS = 4096
 

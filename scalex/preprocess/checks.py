@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from scalex.cells import Cells
+from scalex.preprocess.kernels import count_fractional_rows
 
 __all__ = ["check_values", "count_fractional"]
 
@@ -39,5 +40,4 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
 
 def count_fractional(rows: sparse.csr_matrix) -> int:
     """Number of cells that hold values other than whole numbers."""
-    fractional = np.concatenate(([0], np.cumsum(rows.data != np.floor(rows.data))))
-    return int(np.count_nonzero(np.diff(fractional[rows.indptr])))
+    return int(count_fractional_rows(rows.data, rows.indptr))

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scalex.preprocess.kernels import add_sums
+
 __all__ = ["FeatureStatistics"]
 
 
@@ -50,18 +52,13 @@ class FeatureStatistics:
     @classmethod
     def of(cls, values: sparse.csr_matrix, domain: NDArray[np.int64], n_domains: int) -> FeatureStatistics:
         """Statistics of (n_cells, n_features) values >= 0, without explicit zeros; `domain` is (n_cells,) codes."""
-        statistics = cls.zeros(n_domains, values.shape[1])
-        statistics.n_cells[:] = np.bincount(domain, minlength=n_domains)
-        for code in np.flatnonzero(statistics.n_cells):
-            own = values[domain == code]
-            data = own.data.astype(np.float64)
-            n_features = values.shape[1]
-            statistics.n_detected[code] = np.bincount(own.indices, minlength=n_features)
-            statistics.total[code] = np.bincount(own.indices, data, n_features)
-            statistics.total_of_squares[code] = np.bincount(own.indices, data * data, n_features)
-            statistics.total_of_logs[code] = np.bincount(own.indices, np.log1p(data), n_features)
-            np.maximum.at(statistics.maximum[code], own.indices, own.data)
-        return statistics
+        sums = np.zeros((n_domains, values.shape[1], 4))
+        maximum = np.zeros((n_domains, values.shape[1]), np.float32)
+        data = values.data.astype(np.float32, copy=False)
+        add_sums(data, np.log1p(data), values.indices, values.indptr, domain, sums, maximum)
+        n_cells = np.bincount(domain, minlength=n_domains)
+        n_detected, total, squares, logs = np.ascontiguousarray(np.moveaxis(sums, 2, 0))
+        return cls(n_cells, n_detected.astype(np.int64), total, squares, logs, maximum)
 
     def __add__(self, other: FeatureStatistics) -> FeatureStatistics:
         return FeatureStatistics(

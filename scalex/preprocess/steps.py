@@ -7,6 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scalex.preprocess.kernels import select_features
+
 __all__ = ["match", "normalize_total", "scale", "select", "without_zeros"]
 
 
@@ -25,11 +27,13 @@ def select(rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int
     position
         The new position of each old feature, -1 to drop it.
     """
-    target = position[rows.indices]
-    kept = target >= 0
-    indptr = np.concatenate(([0], np.cumsum(kept)))[rows.indptr]
-    selected = sparse.csr_matrix((rows.data[kept], target[kept], indptr), shape=(rows.shape[0], n_features))
-    selected.sort_indices()
+    parts = select_features(rows.data, rows.indices, rows.indptr, position.astype(np.int32))
+    selected = sparse.csr_matrix(parts, shape=(rows.shape[0], n_features))
+    kept = position[position >= 0]
+    if rows.has_sorted_indices and (kept[1:] > kept[:-1]).all():
+        selected.has_sorted_indices = True
+    else:
+        selected.sort_indices()
     return selected
 
 
