@@ -38,9 +38,9 @@ from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
 from scalex.data.datamodule import BUFFER_MINIBATCHES, BUFFER_ROWS, RUN_ROWS
-from scalex.data.read_ahead import read_ahead
 from scalex.logs import logged_to
 from scalex.memory import keep_freed_memory
+from scalex.read_ahead import read_ahead
 from scalex.trained_on import TrainedOn
 
 ROOT = Path(__file__).resolve().parents[1]

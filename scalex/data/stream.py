@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from scalex.data.batch import CellBatch, Chunk
 from scalex.data.buffers import Buffer, buffers
-from scalex.data.read_ahead import read_ahead
 from scalex.data.sampling import Sampling, check_sampling, n_minibatches
+from scalex.read_ahead import read_ahead
 
 __all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]
 

@@ -20,12 +20,14 @@ from scalex.preprocess.checks import check_values, count_fractional
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
 from scalex.preprocess.statistics import FeatureStatistics
 from scalex.preprocess.variable_features import highly_variable
+from scalex.read_ahead import read_ahead
 
 __all__ = ["AsIsRecipe", "FittedRecipe", "Recipe", "RnaRecipe"]
 
 logger = logging.getLogger(__name__)
 
-CHUNK_SIZE = 20_000
+# Two chunks, with all their features, are in memory at a time.
+CHUNK_SIZE = 8192
 SPIKE_INS = ("ERCC",)
 MITOCHONDRIAL = ("MT-", "mt-")
 
@@ -223,8 +225,7 @@ def _read_once(
     position = np.where(named, np.cumsum(named) - 1, -1)
     statistics = FeatureStatistics.zeros(n_domains, int(named.sum()))
     kept, most_detected, n_fractional = [], 0, 0
-    for chunk in chunks(n_cells, CHUNK_SIZE):
-        raw = cells.read(chunk)
+    for chunk, raw in read_ahead(chunks(n_cells, CHUNK_SIZE), cells.read):
         check_values(raw, cells, chunk.start)
         n_fractional += count_fractional(raw)
         rows = steps.without_zeros(steps.select(raw, position, statistics.total.shape[1]))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scalex.data.read_ahead import read_ahead
+from scalex.read_ahead import read_ahead
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
