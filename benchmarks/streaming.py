@@ -37,7 +37,8 @@ from timing import Figure, LightningSteps, interleaved, ratio
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
-from scalex.data.datamodule import BUFFER_MINIBATCHES, BUFFER_ROWS, RUN_ROWS
+from scalex.data.datamodule import RUN_ROWS
+from scalex.data.sizes import BUFFER_MINIBATCHES, BUFFER_ROWS
 from scalex.logs import logged_to
 from scalex.memory import keep_freed_memory
 from scalex.read_ahead import read_ahead

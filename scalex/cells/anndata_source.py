@@ -60,6 +60,8 @@ class AnnDataSource:
     backed
         Leave the matrix and the annotation in their files and read them piece by piece: for .h5ad files with a CSR or dense matrix. If
         one of the sources is something else, all are read into memory, with a message.
+    memory_gb
+        Memory that reading may take while cells that stay in their files are trained on, in GB; None: a quarter of what is free then.
     """
 
     path: One | Sequence[One]
@@ -73,6 +75,7 @@ class AnnDataSource:
     n_obs: int | None = None
     seed: int = 124
     backed: bool = False
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.join not in ("inner", "outer"):
@@ -81,6 +84,8 @@ class AnnDataSource:
             raise ValueError("fraction and n_obs are both given: give one of them.")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}: it must be above 0 and at most 1.")
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            raise ValueError(f"memory_gb={self.memory_gb}: it must be above 0.")
         if self.n_obs is not None and self.n_obs < 1:
             raise ValueError(f"n_obs={self.n_obs}: it must be at least 1.")
         if isinstance(self.path, Sequence) and not isinstance(self.path, str) and len(self.path) == 0:
@@ -144,7 +149,7 @@ class AnnDataSource:
             return str(stored.names(slice(at, at + 1))[0])
 
         domain = domains(obs, self.batch_key, self.source_key, several=several, columns=stored.columns, name_of=name_of)
-        return BackedCells(cells, domain, labels(obs, self.label_key))
+        return BackedCells(cells, domain, labels(obs, self.label_key), self.memory_gb)
 
     def _sample(self, n_cells: int) -> NDArray[np.int64] | None:
         """Rows of the cells to use, ascending; None: all."""

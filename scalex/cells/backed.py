@@ -48,11 +48,14 @@ class BackedCells:
         Where they are read.
     domain, label
         As in `Cells`.
+    memory_gb
+        Memory that reading them may take while they are trained on, in GB; None: a quarter of what is free then.
     """
 
     stored: OnDisk
     domain: pd.Categorical
     label: pd.Categorical | None = None
+    memory_gb: float | None = None
 
     @property
     def var(self) -> pd.DataFrame:

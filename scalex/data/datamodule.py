@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from scalex.cells import Cells, InMemoryCells, chunks
 from scalex.data.batch import CellBatch, Chunk
-from scalex.data.sampling import MinibatchSampler, Sampling
+from scalex.data.sampling import MinibatchSampler, Sampling, check_sampling
+from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
 from scalex.data.stream import AsDrawn, ChunksInOrder, PreparedCells, StreamedMinibatches, as_it_is
 from scalex.preprocess import FittedRecipe
 
@@ -24,11 +25,8 @@ __all__ = ["ScalexDataModule"]
 
 # Rows that are read in one piece: long enough that reading them is as fast as reading on, short enough that a buffer holds many.
 RUN_ROWS = 128
-# A buffer has at least so many minibatches, and rows.
-BUFFER_MINIBATCHES = 64
-BUFFER_ROWS = 32_768
-# Rows of a buffer that are in memory as they come from the source, with all their features.
-PIECE_ROWS = 4096
+# Cells that tell how many values a cell has.
+LOOKED_AT = 1000
 
 
 class ScalexDataModule(LightningDataModule):
@@ -58,6 +56,12 @@ class ScalexDataModule(LightningDataModule):
     ----------
     embedding : AnnData or None
         Set by the latent export once the cells are embedded; the callbacks after it add to it.
+    in_memory : bool
+        Whether the cells are in memory, else they stay in their files.
+    sizes : StreamSizes or None
+        How much of cells in files is read at a time.
+    values_per_cell : float
+        Stored values of a cell in a file, from a look at some.
     sample : tuple or None
         Set by those that look at a sample of very many cells; see `scalex.callbacks.clusters`.
     """
@@ -86,10 +90,16 @@ class ScalexDataModule(LightningDataModule):
         self._domain: NDArray[np.int64] = codes.astype(np.int64)[self.rows]
         self.in_memory = isinstance(cells, InMemoryCells)
         self._transform = self.preprocessor.rows_with(cells.var.index)
+        self._piece_rows = PIECE_ROWS
         self._sampler: MinibatchSampler | StreamedMinibatches
-        if self.in_memory:
+        self.sizes: StreamSizes | None = None
+        self.values_per_cell = 0.0
+        if isinstance(cells, InMemoryCells):
             self._sampler = MinibatchSampler(self._domain, batch_size, sampling, seed)
         else:
+            check_sampling(sampling, batch_size)
+            self.sizes = self._sizes(batch_size, getattr(cells, "memory_gb", None))
+            self._piece_rows = self.sizes.piece_rows
             self._sampler = StreamedMinibatches(
                 self._domain,
                 self._read,
@@ -97,7 +107,7 @@ class ScalexDataModule(LightningDataModule):
                 sampling,
                 seed,
                 run_rows=RUN_ROWS,
-                buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // batch_size),
+                buffer_minibatches=self.sizes.buffer_minibatches,
             )
         self._prepared: PreparedCells | None = None
 
@@ -158,8 +168,16 @@ class ScalexDataModule(LightningDataModule):
     def normalized(self, part: slice = slice(None)) -> sparse.csr_matrix:
         """Normalized expression of a run of kept cells, (n_cells, len(preprocessor.expressed)) float32 CSR."""
         rows = self.rows[part]
-        pieces = [self._transform.normalized(self.cells.read(rows[piece])) for piece in chunks(len(rows), PIECE_ROWS)]
+        pieces = [self._transform.normalized(self.cells.read(rows[piece])) for piece in chunks(len(rows), self._piece_rows)]
         return sparse.vstack(pieces, format="csr")
+
+    def _sizes(self, batch_size: int, memory_gb: float | None) -> StreamSizes:
+        """How much to read at a time, by a look at some cells."""
+        some = np.arange(len(self.rows))[:: max(len(self.rows) // LOOKED_AT, 1)][:LOOKED_AT]
+        values = self.cells.read(self.rows[some])
+        used = self._transform(values, self._domain[some])
+        self.values_per_cell = values.nnz / len(some)
+        return stream_sizes(self.values_per_cell, used.nnz / len(some), batch_size, free_share() if memory_gb is None else memory_gb)
 
     def _this_of_processes(self) -> tuple[int, int]:
         """Which process this is, of how many that train together."""
@@ -171,5 +189,5 @@ class ScalexDataModule(LightningDataModule):
     def _read(self, kept: NDArray[np.int64]) -> sparse.csr_matrix:
         """Inputs of some kept cells, ascending, as they come from the source."""
         rows, domain = self.rows[kept], self._domain[kept]
-        pieces = [self._transform(self.cells.read(rows[piece]), domain[piece]) for piece in chunks(len(rows), PIECE_ROWS)]
+        pieces = [self._transform(self.cells.read(rows[piece]), domain[piece]) for piece in chunks(len(rows), self._piece_rows)]
         return sparse.vstack(pieces, format="csr")

@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 
 from scalex.cells import AnnDataSource, BackedCells, Cells, InMemoryCells
-from scalex.data import ScalexDataModule, datamodule
+from scalex.data import ScalexDataModule, sizes
 from scalex.preprocess import FittedRecipe, RnaRecipe
 
 
@@ -89,9 +89,9 @@ def test_cells_in_a_file_are_those_in_memory(
 def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
     demo_in_memory: InMemoryCells, demo_backed: Cells, fitted: FittedRecipe, sampling: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "BUFFER_MINIBATCHES", 3)
-    monkeypatch.setattr(datamodule, "BUFFER_ROWS", 1)
-    monkeypatch.setattr(datamodule, "PIECE_ROWS", 10)
+    monkeypatch.setattr(sizes, "BUFFER_MINIBATCHES", 3)
+    monkeypatch.setattr(sizes, "BUFFER_ROWS", 1)
+    monkeypatch.setattr(sizes, "PIECE_ROWS", 10)
     inputs = made(demo_in_memory, fitted).inputs().toarray()
     data = made(demo_backed, fitted, batch_size=16, sampling=sampling)
     loader = data.train_dataloader()
