@@ -40,8 +40,8 @@ RIDGE = 1.0
 SMOOTHING = 0.4
 # How far a cell goes to the mean of its type, where types are known.
 TO_TYPE = 0.5
-# Pieces of a table of distances, so that it stays small.
-PIECE_CELLS = 1024
+# Distances in a table: as many as stay in the processor's cache while the smallest are found.
+TABLE_SIZE = 1 << 20
 
 
 class Clusters(NamedTuple):
@@ -248,8 +248,11 @@ def _shift_of_neighbors(cell_NZ: Tensor, domain_N: Tensor, own_MZ: Tensor, shift
 
 def _nearest(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Iterator[Tensor]:
     """Which of `among_MZ` are nearest to each cell, piece by piece: (n_cells of the piece, n_neighbors)."""
-    for cell_BZ in torch.split(cell_NZ, PIECE_CELLS):
-        yield _squared_distance(cell_BZ, among_MZ).topk(min(n_neighbors, len(among_MZ)), largest=False).indices
+    # The squared distance, less the square of the cell itself, which is the same for all.
+    squared_M = among_MZ.square().sum(1)
+    for cell_BZ in torch.split(cell_NZ, max(TABLE_SIZE // len(among_MZ), 1)):
+        table_BM = torch.addmm(squared_M, cell_BZ, among_MZ.T, alpha=-2)
+        yield table_BM.topk(min(n_neighbors, len(among_MZ)), largest=False).indices
 
 
 def _squared_distance(cell_NZ: Tensor, other_MZ: Tensor) -> Tensor:
