@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scalex.callbacks.clusters import add_clusters, place_others, sampled
 
@@ -59,3 +59,13 @@ def test_the_others_are_placed_by_their_neighbours(data: Any) -> None:
     assert (expected.predict(data.embedding.obsm["latent"]) == cluster).mean() > 0.95
     # Where types lie apart, clusters are parts of them.
     assert adjusted_rand_score(data.kind, pd.Series(cluster).map(pd.Series(data.kind).groupby(cluster.to_numpy()).first())) > 0.95
+
+
+def test_neighbours_of_more_cells_than_are_compared_one_by_one() -> None:
+    """Scanpy finds those of more than 8,192 cells in another way, which depends on yet another package."""
+    latent = np.random.default_rng(0).normal(size=(8300, 3)).astype(np.float32)
+    adata = AnnData(obsm={"latent": latent})
+    add_clusters(adata, n_neighbors=5, seed=0)
+    nearest = NearestNeighbors(n_neighbors=5).fit(latent).kneighbors(latent[:200], return_distance=False)
+    found = [set(adata.obsp["distances"][i].indices) | {i} for i in range(200)]
+    assert np.mean([len(one & set(other)) / 5 for one, other in zip(found, nearest.tolist(), strict=True)]) > 0.95
