@@ -102,10 +102,10 @@ class ScalexDataModule(LightningDataModule):
             self._piece_rows = self.sizes.piece_rows
             self._sampler = StreamedMinibatches(
                 self._domain,
-                self._read,
                 batch_size,
                 sampling,
                 seed,
+                read=self._read,
                 run_rows=RUN_ROWS,
                 buffer_minibatches=self.sizes.buffer_minibatches,
             )

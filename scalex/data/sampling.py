@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-__all__ = ["MinibatchSampler", "Sampling", "check_sampling", "minibatches", "n_minibatches"]
+__all__ = ["EpochSampler", "MinibatchSampler", "Sampling", "check_sampling", "minibatches", "n_minibatches"]
 
 Sampling = Literal["shuffle", "domain", "balanced"]
+# What a sampler draws.
+Drawn = TypeVar("Drawn")
 
 
 def minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -77,8 +79,16 @@ def _repeat(rows: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArra
     return np.concatenate(rounds)[:n]
 
 
-class MinibatchSampler(Sampler[NDArray[np.int64]]):
-    """`minibatches` as torch's DataLoader wants it; the order depends on `seed` and on the epoch set last."""
+class EpochSampler(Sampler[Drawn]):
+    """Draws the minibatches of an epoch, in an order that depends on the seed and on the epoch set last.
+
+    Parameters
+    ----------
+    domain, batch_size, sampling
+        As in `minibatches`.
+    seed
+        Of the order, with the epoch.
+    """
 
     def __init__(self, domain: NDArray[np.int64], batch_size: int, sampling: Sampling, seed: int) -> None:
         check_sampling(sampling, batch_size)
@@ -90,18 +100,28 @@ class MinibatchSampler(Sampler[NDArray[np.int64]]):
         self._process, self._n_processes = 0, 1
 
     def share(self, process: int, n_processes: int) -> None:
-        """Draw of each minibatch the share of one process."""
+        """Draw of each minibatch the share of one of several processes."""
         self._process, self._n_processes = process, n_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
-        # the epoch.
-        drawn = minibatches(self._domain, self._batch_size, self._sampling, np.random.default_rng([self._seed, self._epoch]))
-        yield from (np.array_split(rows, self._n_processes)[self._process] for rows in drawn)
-
     def __len__(self) -> int:
         return n_minibatches(self._domain, self._batch_size, self._sampling)
+
+    def __iter__(self) -> Iterator[Drawn]:
+        # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
+        # the epoch.
+        yield from self._drawn(np.random.default_rng([self._seed, self._epoch]))
+
+    def _drawn(self, rng: np.random.Generator) -> Iterator[Drawn]:
+        raise NotImplementedError
+
+
+class MinibatchSampler(EpochSampler[NDArray[np.int64]]):
+    """`minibatches` as torch's DataLoader wants it."""
+
+    def _drawn(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        for rows in minibatches(self._domain, self._batch_size, self._sampling, rng):
+            yield np.array_split(rows, self._n_processes)[self._process]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from scalex.data.batch import CellBatch, Chunk
 from scalex.data.buffers import Buffer, buffers
-from scalex.data.sampling import Sampling, check_sampling, n_minibatches
+from scalex.data.sampling import EpochSampler, Sampling
 from scalex.read_ahead import read_ahead
 
 __all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]
@@ -46,19 +46,15 @@ class PreparedCells(Dataset[CellBatch]):
         return CellBatch(dense_rows(self.matrix, rows), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
 
 
-class StreamedMinibatches(Sampler[CellBatch]):
+class StreamedMinibatches(EpochSampler[CellBatch]):
     """The minibatches themselves, read buffer by buffer; the next buffer is read while one is in use.
 
     Parameters
     ----------
-    domain
-        (n_cells,) domain codes.
+    domain, batch_size, sampling, seed
+        As in `EpochSampler`.
     read
         Gives the model's inputs, (len(rows), n_features) CSR float32, of ascending rows.
-    batch_size, sampling
-        As in `scalex.data.minibatches`.
-    seed
-        Of the order, with the epoch.
     run_rows, buffer_minibatches
         As in `scalex.data.buffers`.
     """
@@ -66,43 +62,25 @@ class StreamedMinibatches(Sampler[CellBatch]):
     def __init__(
         self,
         domain: NDArray[np.int64],
-        read: Callable[[NDArray[np.int64]], sparse.csr_matrix],
         batch_size: int,
         sampling: Sampling,
         seed: int,
         *,
+        read: Callable[[NDArray[np.int64]], sparse.csr_matrix],
         run_rows: int,
         buffer_minibatches: int,
     ) -> None:
-        check_sampling(sampling, batch_size)
-        self._domain = domain
+        super().__init__(domain, batch_size, sampling, seed)
         self._read = read
-        self._batch_size = batch_size
-        self._sampling: Sampling = sampling
-        self._seed = seed
         self._run_rows = run_rows
         self._buffer_minibatches = buffer_minibatches
-        self._epoch = 0
-        self._process, self._n_processes = 0, 1
 
-    def share(self, process: int, n_processes: int) -> None:
-        """Draw of each minibatch the share of one process, and read no more."""
-        self._process, self._n_processes = process, n_processes
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return n_minibatches(self._domain, self._batch_size, self._sampling)
-
-    def __iter__(self) -> Iterator[CellBatch]:
-        # A generator: see MinibatchSampler.
+    def _drawn(self, rng: np.random.Generator) -> Iterator[CellBatch]:
         plan = buffers(
             self._domain,
             self._batch_size,
             self._sampling,
-            np.random.default_rng([self._seed, self._epoch]),
+            rng,
             run_rows=self._run_rows,
             buffer_minibatches=self._buffer_minibatches,
             process=self._process,

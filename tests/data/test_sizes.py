@@ -24,9 +24,7 @@ def test_sizes_keep_to_the_memory(values: float, memory_gb: float) -> None:
 
 
 def test_too_little_memory_is_an_error() -> None:
-    with pytest.raises(
-        ValueError, match=r"memory_gb=0.01 is too little .* at least 0.\d+ GB are needed. Raise dataset"
-    ):
+    with pytest.raises(ValueError, match=r"memory_gb=0.01 is too little .* at least 0.\d+ GB are needed. Raise dataset"):
         stream_sizes(1000, 150, 256, 0.01)
 
 
