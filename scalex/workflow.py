@@ -13,14 +13,15 @@ import h5py
 from anndata import AnnData
 from lightning import Trainer
 
-from scalex.cells import Cells, CellSource
+from scalex.cells import BackedCells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.data.sizes import VALUE_BYTES
 from scalex.files import written_whole
+from scalex.input_cache import InputCache
 from scalex.memory import keep_freed_memory, return_freed_memory
 from scalex.module import ScalexModule
 from scalex.preprocess import FittedRecipe, Recipe
-from scalex.processes import made_once
+from scalex.processes import made_once, process_rank, wait_for
 from scalex.projection import project
 from scalex.reference import Reference, write_lineage
 from scalex.report import Report
@@ -85,7 +86,16 @@ def fit(
     if len(domains) == 1:
         logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
     shared = Path(trainer.default_root_dir) / ".fitted.pt"
-    fitted = recipe.fit(cells) if trainer.world_size == 1 else _fitted_once(recipe, cells, shared)
+    cache = None
+    if isinstance(cells, BackedCells) and cells.cache is not None:
+        cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
+
+    def fit_recipe() -> FittedRecipe:
+        return (None if cache is None else cache.fitted()) or recipe.fit(cells)
+
+    # One process passes over the cells, and leaves what it finds for the others.
+    several = trainer.world_size > 1
+    fitted = made_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else fit_recipe()
     if len(fitted.rows) < 2:
         raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: lower it, a model needs more than one.")
     kept = cells.domain[fitted.rows]
@@ -103,16 +113,18 @@ def fit(
         seed=seed,
         parameters=parameters,
     )
+    if cache is not None:
+        if process_rank() > 0:
+            wait_for(cache.path, "Has the first process stopped?")
+        elif cache.fitted() is None:
+            cache.write(data)
+        logger.info("Reads the model's inputs from the cache %s", cache.path)
+        data.read_inputs_from(cache.inputs())
     module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
     adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
-    if trainer.world_size > 1 and trainer.is_global_zero:
+    if several and trainer.is_global_zero:
         shared.unlink(missing_ok=True)
     return adata
-
-
-def _fitted_once(recipe: Recipe, cells: Cells, path: Path) -> FittedRecipe:
-    """What the recipe gives, from one pass over the cells by one of the processes, which leaves it in a file for the others."""
-    return made_once(path, lambda: recipe.fit(cells), FittedRecipe.save, FittedRecipe.load)
 
 
 def train_and_embed(

@@ -62,6 +62,8 @@ class AnnDataSource:
         one of the sources is something else, all are read into memory, with a message.
     memory_gb
         Memory that reading may take while cells that stay in their files are trained on, in GB; None: a quarter of what is free then.
+    cache
+        Folder in which the model's inputs of such cells are kept for later runs with the same sources and preprocessing.
     """
 
     path: One | Sequence[One]
@@ -76,8 +78,11 @@ class AnnDataSource:
     seed: int = 124
     backed: bool = False
     memory_gb: float | None = None
+    cache: str | Path | None = None
 
     def __post_init__(self) -> None:
+        if self.cache is not None and not self.backed:
+            raise ValueError("cache is for cells that stay in their files: set backed=true, or leave cache out.")
         if self.join not in ("inner", "outer"):
             raise ValueError(f"join={self.join!r}: allowed are 'inner' and 'outer'.")
         if self.fraction is not None and self.n_obs is not None:
@@ -149,7 +154,14 @@ class AnnDataSource:
             return str(stored.names(slice(at, at + 1))[0])
 
         domain = domains(obs, self.batch_key, self.source_key, several=several, columns=stored.columns, name_of=name_of)
-        return BackedCells(cells, domain, labels(obs, self.label_key), self.memory_gb)
+        cache = None if self.cache is None else Path(self.cache)
+        return BackedCells(cells, domain, labels(obs, self.label_key), self.memory_gb, cache, self._identity([Path(one) for one in files]))
+
+    def _identity(self, files: Sequence[Path]) -> str:
+        """Which cells these are, as text."""
+        states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        options = (self.batch_key, self.batch_categories, self.source_key, self.join, self.layer, self.fraction, self.n_obs, self.seed)
+        return repr((states, options))
 
     def _sample(self, n_cells: int) -> NDArray[np.int64] | None:
         """Rows of the cells to use, ascending; None: all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -50,12 +51,18 @@ class BackedCells:
         As in `Cells`.
     memory_gb
         Memory that reading them may take while they are trained on, in GB; None: a quarter of what is free then.
+    cache
+        Folder for what is made of them and takes long; None: nothing is kept.
+    identity
+        Text that says which cells they are: the files with their sizes and times, and what is taken of them.
     """
 
     stored: OnDisk
     domain: pd.Categorical
     label: pd.Categorical | None = None
     memory_gb: float | None = None
+    cache: Path | None = None
+    identity: str = ""
 
     @property
     def var(self) -> pd.DataFrame:

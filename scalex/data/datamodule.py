@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch.utils.data import DataLoader
 
-from scalex.cells import Cells, InMemoryCells, chunks
+from scalex.cells import Cells, InMemoryCells, StoredMatrix, chunks
 from scalex.data.batch import CellBatch, Chunk
 from scalex.data.sampling import MinibatchSampler, Sampling, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
@@ -86,8 +86,9 @@ class ScalexDataModule(LightningDataModule):
         self.embedding: AnnData | None = None
         self.sample: Any = None
         self._chunk_size = chunk_size
-        codes = pd.Index(self.preprocessor.domains).get_indexer(pd.Index(cells.domain.astype(str)))
-        self._domain: NDArray[np.int64] = codes.astype(np.int64)[self.rows]
+        # By categories: of millions of cells there is no text each.
+        codes = pd.Index(self.preprocessor.domains).get_indexer(cells.domain.categories.astype(str))
+        self._domain: NDArray[np.int64] = codes.astype(np.int64)[cells.domain.codes[self.rows]]
         self.in_memory = isinstance(cells, InMemoryCells)
         self._transform = self.preprocessor.rows_with(cells.var.index)
         self._piece_rows = PIECE_ROWS
@@ -110,6 +111,12 @@ class ScalexDataModule(LightningDataModule):
                 buffer_minibatches=self.sizes.buffer_minibatches,
             )
         self._prepared: PreparedCells | None = None
+        self._kept_inputs: StoredMatrix | None = None
+
+    def read_inputs_from(self, stored: StoredMatrix) -> None:
+        """Take the inputs of the kept cells from a file that has them, (n_kept, n_features), instead of making them."""
+        assert stored.shape == (len(self.rows), len(self.preprocessor.features))
+        self._kept_inputs = stored
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -187,7 +194,9 @@ class ScalexDataModule(LightningDataModule):
         return Chunk(self.inputs(part), torch.from_numpy(self._domain[part]), torch.arange(part.start, part.stop))
 
     def _read(self, kept: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Inputs of some kept cells, ascending, as they come from the source."""
+        """Inputs of some kept cells, ascending, as they come from the source, or from a file of inputs."""
+        if self._kept_inputs is not None:
+            return self._kept_inputs.read(kept)
         rows, domain = self.rows[kept], self._domain[kept]
         pieces = [self._transform(self.cells.read(rows[piece]), domain[piece]) for piece in chunks(len(rows), self._piece_rows)]
         return sparse.vstack(pieces, format="csr")

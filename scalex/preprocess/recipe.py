@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, get_args
+from typing import BinaryIO, NamedTuple, Protocol, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -38,12 +38,12 @@ class FittedRecipe(NamedTuple):
     preprocessor: Preprocessor
     rows: NDArray[np.int64]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | BinaryIO) -> None:
         """Write it as plain values."""
         torch.save({"preprocessor": self.preprocessor.to_plain(), "rows": torch.from_numpy(self.rows)}, path)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | BinaryIO) -> Self:
         """The inverse of `save`."""
         plain = torch.load(path, weights_only=True)
         return cls(Preprocessor.from_plain(plain["preprocessor"]), plain["rows"].numpy())
@@ -60,6 +60,10 @@ class Recipe(Protocol):
         ValueError
             Where a value is not finite or negative, or where no cell or no feature is left.
         """
+        ...
+
+    def identity(self) -> str:
+        """Text that says all that the result depends on besides the cells."""
         ...
 
 
@@ -148,6 +152,11 @@ class RnaRecipe:
         )
         return FittedRecipe(preprocessor, found.rows)
 
+    def identity(self) -> str:
+        """See `Recipe.identity`; of a file of features its content."""
+        given = self.n_top_features
+        return f"{self!r} {Path(given).read_text()}" if isinstance(given, str | Path) and Path(given).is_file() else repr(self)
+
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
         """Positions of the features to use among `names`."""
         given = self.n_top_features
@@ -205,6 +214,10 @@ class AsIsRecipe:
             fractional=2 * found.n_fractional > len(cells.domain),
         )
         return FittedRecipe(preprocessor, found.rows)
+
+    def identity(self) -> str:
+        """See `Recipe.identity`."""
+        return repr(self)
 
 
 class _Found(NamedTuple):
