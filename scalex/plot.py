@@ -15,6 +15,8 @@ __all__ = ["projection_figure", "umap_figure"]
 
 # Fewer cells have no histogram worth the name.
 LEAST_DRAWN = 10
+# More kinds have no legend: it would be all that one sees.
+MOST_NAMED = 60
 
 
 def umap_figure(adata: AnnData, colors: list[str]) -> Figure:
@@ -32,7 +34,10 @@ def umap_figure(adata: AnnData, colors: list[str]) -> Figure:
     order = np.random.default_rng(0).permutation(adata.n_obs)
     shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
     for axis, color in zip(axes[0], colors, strict=True):
-        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=color, frameon=False)
+        n_kinds = adata.obs[color].nunique()
+        named = n_kinds <= MOST_NAMED
+        title = color if named else f"{color} ({n_kinds:,})"
+        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if named else "none")
     return figure
 
 
