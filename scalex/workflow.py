@@ -147,7 +147,11 @@ def train_and_embed(
     )  # fmt: skip
     for tracker in trainer.loggers:
         tracker.log_hyperparams(dict(parameters or plan))
-    keep_freed_memory()
+    if data.in_memory:
+        keep_freed_memory()
+    else:
+        # What is read passes through several threads, and each would keep what it freed: a million cells took 4 GB.
+        return_freed_memory()
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
     trainer.predict(module, datamodule=data, return_predictions=False)
