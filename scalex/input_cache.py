@@ -44,17 +44,18 @@ class InputCache:
         self.path = Path(folder) / f"inputs-{digest[:20]}.h5ad"
 
     def fitted(self) -> FittedRecipe | None:
-        """The preprocessing; None if there is no file yet, or it cannot be read."""
+        """The preprocessing; None if there is no file yet. One that cannot be read is removed."""
         if not self.path.exists():
             return None
         try:
             with h5py.File(self.path) as file:
                 found = FittedRecipe.load(io.BytesIO(file["uns/fitted"][()].tobytes()))
-                whole = StoredMatrix(self.path, "X").shape == (len(found.rows), len(found.preprocessor.features))
+                StoredMatrix(self.path, "X")
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             logger.warning("The cache %s cannot be read (%s): it is made again.", self.path, error)
+            self.path.unlink()
             return None
-        return found if whole else None
+        return found
 
     def inputs(self) -> StoredMatrix:
         """The inputs, (n_kept, n_features), a row for each kept cell."""

@@ -380,6 +380,8 @@ class ScalexModule(LightningModule):
                 hidden_CH = piece_CH.double()
                 sums_2DH[0].index_add_(0, domain_C[rows], hidden_CH)
                 sums_2DH[1].index_add_(0, domain_C[rows], hidden_CH.square())
+        # Of several processes each has seen its share of the chunks.
+        count_D1, sums_2DH = summed(count_D1), summed(sums_2DH)
         mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
         var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
         # Fewer than two cells have no variance: the running statistics stand in, as in training.

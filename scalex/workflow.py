@@ -116,7 +116,7 @@ def fit(
     if cache is not None:
         if process_rank() > 0:
             wait_for(cache.path, "Has the first process stopped?")
-        elif cache.fitted() is None:
+        elif not cache.path.exists():
             cache.write(data)
         logger.info("Reads the model's inputs from the cache %s", cache.path)
         data.read_inputs_from(cache.inputs())

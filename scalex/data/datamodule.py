@@ -117,6 +117,8 @@ class ScalexDataModule(LightningDataModule):
         """Take the inputs of the kept cells from a file that has them, (n_kept, n_features), instead of making them."""
         assert stored.shape == (len(self.rows), len(self.preprocessor.features))
         self._kept_inputs = stored
+        some = self._some()
+        self.values_per_cell = self._read(some).nnz / len(some)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -180,11 +182,15 @@ class ScalexDataModule(LightningDataModule):
 
     def _sizes(self, batch_size: int, memory_gb: float | None) -> StreamSizes:
         """How much to read at a time, by a look at some cells."""
-        some = np.arange(len(self.rows))[:: max(len(self.rows) // LOOKED_AT, 1)][:LOOKED_AT]
+        some = self._some()
         values = self.cells.read(self.rows[some])
         used = self._transform(values, self._domain[some])
         self.values_per_cell = values.nnz / len(some)
         return stream_sizes(self.values_per_cell, used.nnz / len(some), batch_size, free_share() if memory_gb is None else memory_gb)
+
+    def _some(self) -> NDArray[np.int64]:
+        """Rows of kept cells that tell of all."""
+        return np.arange(len(self.rows))[:: max(len(self.rows) // LOOKED_AT, 1)][:LOOKED_AT]
 
     def _this_of_processes(self) -> tuple[int, int]:
         """Which process this is, of how many that train together."""
