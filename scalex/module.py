@@ -21,11 +21,11 @@ from scalex.data import CellBatch, Chunk, Sampling
 from scalex.nn import (
     VAE,
     HiddenStatistics,
+    MinibatchCounts,
     SparseRows,
     kl_divergence,
     n_processes,
     reconstruction_loss,
-    share_of_minibatch,
     summed,
 )
 from scalex.trained_on import TrainedOn
@@ -250,23 +250,22 @@ class ScalexModule(LightningModule):
         FloatingPointError
             If the loss is not finite.
         """
-        losses = self.losses(batch, self._noise(), self.kl_weight(self.global_step))
+        counts = MinibatchCounts.of(batch.domain_C, len(self.vae.output_norm.weight))
+        losses = self.losses(batch, counts, self._noise(), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
-        n_cells, _ = share_of_minibatch(len(batch.row_C), self.device)
-        self._sums += torch.stack(losses).detach() * n_cells
-        self._entropy += domain_entropy(batch.domain_C, len(self.vae.output_norm.weight)) * n_cells
-        self._n_cells += n_cells
+        self._sums += torch.stack(losses).detach() * counts.n_cells
+        self._entropy += counts.domain_entropy() * counts.n_cells
+        self._n_cells += counts.n_cells
         # Lightning takes the mean over the processes' gradients.
         return losses.total * n_processes()
 
-    def losses(self, batch: CellBatch, generator: torch.Generator, kl_weight: float) -> Losses:
+    def losses(self, batch: CellBatch, counts: MinibatchCounts, generator: torch.Generator, kl_weight: float) -> Losses:
         """The loss of a minibatch and its terms, means over its cells; of one that several processes share, this process's summands."""
-        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator)
-        n_cells, _ = share_of_minibatch(len(batch.row_C), self.device)
-        reconstruction = reconstruction_loss(logits_CG, batch.x_CG) / n_cells
-        kl = kl_divergence(posterior) / n_cells
-        correction = self._correction.distance(posterior.mean_CZ, batch.row_C) / n_cells
+        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator, counts)
+        reconstruction = reconstruction_loss(logits_CG, batch.x_CG) / counts.n_cells
+        kl = kl_divergence(posterior) / counts.n_cells
+        correction = self._correction.distance(posterior.mean_CZ, batch.row_C) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 
@@ -489,22 +488,6 @@ class ScalexModule(LightningModule):
         except RuntimeError as error:
             raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
         return module.eval()
-
-
-def domain_entropy(domain_C: Tensor, n_domains: int) -> Tensor:
-    """Entropy of the domain of a cell of a minibatch, a scalar in nats: how well the domains are mixed in it.
-
-    Parameters
-    ----------
-    domain_C
-        (n_cells,) int64 codes.
-    n_domains
-        Number of domains.
-    """
-    one_C = torch.ones(len(domain_C), device=domain_C.device)
-    count_D = summed(torch.zeros(n_domains, device=domain_C.device).index_add_(0, domain_C, one_C))
-    entropy: Tensor = torch.special.entr(count_D / count_D.sum()).sum()
-    return entropy
 
 
 def _padded(rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.loss import kl_divergence, reconstruction_loss
-from scalex.nn.processes import n_processes, share_of_minibatch, summed
+from scalex.nn.processes import MinibatchCounts, n_processes, summed
 from scalex.nn.sparse_rows import SparseRows
 from scalex.nn.vae import VAE, HiddenStatistics, Posterior
 
@@ -10,11 +10,11 @@ __all__ = [
     "VAE",
     "DomainBatchNorm",
     "HiddenStatistics",
+    "MinibatchCounts",
     "Posterior",
     "SparseRows",
     "kl_divergence",
     "n_processes",
     "reconstruction_loss",
-    "share_of_minibatch",
     "summed",
 ]

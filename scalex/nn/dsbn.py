@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scalex.nn.processes import n_processes, summed
+from scalex.nn.processes import MinibatchCounts, gathered, n_processes, process, summed
 
 __all__ = ["DomainBatchNorm"]
 
@@ -130,7 +130,7 @@ class DomainBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(n_domains, n_features))
         self.register_buffer("running_var", torch.ones(n_domains, n_features))
 
-    def forward(self, x_CF: Tensor, domain_C: Tensor) -> Tensor:
+    def forward(self, x_CF: Tensor, domain_C: Tensor, counts: MinibatchCounts | None = None) -> Tensor:
         """Normalize each row by its domain.
 
         Parameters
@@ -139,6 +139,8 @@ class DomainBatchNorm(nn.Module):
             (n_cells, n_features) float.
         domain_C
             (n_cells,) int64 in [0, n_domains).
+        counts
+            Of the minibatch, if they are known already.
 
         Returns
         -------
@@ -150,7 +152,7 @@ class DomainBatchNorm(nn.Module):
         if len(self.weight) == 1 and len(x_CF) > 1 and n_processes() == 1:
             statistics = self.running_mean[0], self.running_var[0]
             return F.batch_norm(x_CF, *statistics, self.weight[0], self.bias[0], training=True, momentum=self.momentum, eps=self.eps)
-        normalized = self._normalize_minibatch(x_CF.detach(), domain_C)
+        normalized = self._normalize_minibatch(x_CF.detach(), domain_C, counts or MinibatchCounts.of(domain_C, len(self.weight)))
         out: Tensor = _ScalePerDomain.apply(x_CF, self.weight, self.bias, domain_C, normalized)  # type: ignore[no-untyped-call]
         return out
 
@@ -169,9 +171,9 @@ class DomainBatchNorm(nn.Module):
         return torch.addcmul(self.bias[own_C], x_CF.float() - mean_DF[given_C], scale_CF)
 
     @torch.no_grad()
-    def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor) -> _Normalized:
+    def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor, counts: MinibatchCounts) -> _Normalized:
         """Take the statistics out of a minibatch; the running ones move towards them."""
-        count_D = summed(torch.bincount(domain_C, minlength=len(self.weight)))
+        count_D = counts.by_domain()
         present_P = torch.nonzero(count_D)[:, 0]
         position_C = (torch.cumsum(count_D > 0, 0) - 1)[domain_C]
         count_P = count_D[present_P]
@@ -179,7 +181,7 @@ class DomainBatchNorm(nn.Module):
         many_P = count_P > 1
         if bool(many_P.all()):
             row_C = position_C if len(present_P) > 1 else None
-            normal_CF, invstd_PF = self._normalize_shared(x_CF, present_P, position_C, count_P)
+            normal_CF, invstd_PF = self._normalize_shared(x_CF, present_P, position_C, counts)
             return _Normalized(normal_CF, invstd_PF, row_C, None, share_C1)
         # With many domains most of those present have one cell, and need no sums.
         buffer_CF = torch.empty_like(x_CF)
@@ -190,23 +192,37 @@ class DomainBatchNorm(nn.Module):
         if bool(many_P.any()):
             position_S = (torch.cumsum(many_P, 0) - 1)[position_C[shared_S]]
             x_SF = x_CF.index_select(0, shared_S)
-            normal_SF, invstd_PF = self._normalize_shared(x_SF, present_P[many_P], position_S, count_P[many_P])
+            normal_SF, invstd_PF = self._normalize_shared(x_SF, present_P[many_P], position_S, counts)
             normal_CF.index_copy_(0, shared_S, normal_SF)
             invstd_CF.index_copy_(0, shared_S, invstd_PF.index_select(0, position_S))
         return _Normalized(normal_CF, invstd_CF, None, shared_S, share_C1[shared_S])
 
-    def _normalize_shared(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalize_shared(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, counts: MinibatchCounts) -> tuple[Tensor, Tensor]:
         """Normalized rows (C, F), and 1 / standard deviation (P, F), of domains with two cells or more."""
         row_C = position_C if len(present_P) > 1 else None
-        count_P1 = count_P[:, None].to(x_CF.dtype)
-        mean_PF = summed(x_CF.new_zeros(len(count_P), x_CF.shape[1]).index_add_(0, position_C, x_CF)).div_(count_P1)
+        count_RP1 = counts.count_RD[:, present_P, None].to(x_CF.dtype)
+        count_P1 = count_RP1.sum(0)
+        own_P1 = count_RP1[process()].clamp(min=1)
+        mean_PF = x_CF.new_zeros(len(present_P), x_CF.shape[1]).index_add_(0, position_C, x_CF).div_(own_P1)
         buffer_CF = torch.empty_like(x_CF)
         normal_CF = x_CF - _gather(mean_PF, row_C, buffer_CF)
         torch.mul(normal_CF, normal_CF, out=buffer_CF)
-        var_PF = summed(torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF)).div_(count_P1)
+        squares_PF = torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF)
+        if n_processes() > 1:
+            own_mean_PF = mean_PF
+            mean_PF, squares_PF = _combined(gathered(torch.stack([mean_PF, squares_PF])), count_RP1)
+            normal_CF += _gather(own_mean_PF - mean_PF, row_C, buffer_CF)
+        var_PF = squares_PF.div_(count_P1)
         unbiased_PF = var_PF * (count_P1 / (count_P1 - 1))
         for running_DF, now_PF in ((self.running_mean, mean_PF), (self.running_var, unbiased_PF)):
             running_DF.index_copy_(0, present_P, torch.lerp(running_DF.index_select(0, present_P), now_PF, self.momentum))
         invstd_PF = var_PF.add_(self.eps).rsqrt_()
         normal_CF *= _gather(invstd_PF, row_C, buffer_CF)
         return normal_CF, invstd_PF
+
+
+def _combined(statistics_R2PF: Tensor, count_RP1: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of all rows and sum of the squared distances to it, (P, F) each, from those of each process (Chan et al. 1979)."""
+    mean_RPF, squares_RPF = statistics_R2PF.unbind(1)
+    mean_PF = (mean_RPF * count_RP1).sum(0) / count_RP1.sum(0)
+    return mean_PF, (squares_RPF + count_RP1 * (mean_RPF - mean_PF).square()).sum(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scalex.nn.dsbn import DomainBatchNorm
-from scalex.nn.processes import share_of_minibatch
+from scalex.nn.processes import MinibatchCounts
 
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]
 
@@ -22,14 +22,13 @@ class Posterior(NamedTuple):
     mean_CZ: Tensor
     logvar_CZ: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: torch.Generator, counts: MinibatchCounts) -> Tensor:
         """Draw z = mean + std * noise, (n_cells, n_latent).
 
         Of a minibatch that several processes share, each cell gets the noise that it would get from one process.
         """
-        n_cells, n_before = share_of_minibatch(len(self.mean_CZ), self.mean_CZ.device)
-        noise_CZ = self.mean_CZ.new_empty(n_cells, self.mean_CZ.shape[1]).normal_(generator=generator)
-        noise_CZ = noise_CZ[n_before : n_before + len(self.mean_CZ)]
+        noise_CZ = self.mean_CZ.new_empty(counts.n_cells, self.mean_CZ.shape[1]).normal_(generator=generator)
+        noise_CZ = noise_CZ[counts.n_before : counts.n_before + len(self.mean_CZ)]
         return torch.addcmul(self.mean_CZ, noise_CZ, torch.exp(0.5 * self.logvar_CZ))
 
 
@@ -72,16 +71,19 @@ class VAE(nn.Module):
         self.output_weight = nn.Parameter(nn.Linear(n_latent, n_features, bias=False).weight.detach().t().contiguous())
         self.output_norm = DomainBatchNorm(n_features, n_domains)
 
-    def posterior(self, x_CG: Tensor) -> Posterior:
+    def posterior(self, x_CG: Tensor, counts: MinibatchCounts | None = None) -> Posterior:
         """q(z | x) of cells, with the batch norm as the train or eval mode of this module says.
 
         Parameters
         ----------
         x_CG
             (n_cells, n_features) float32 in [0, 1].
+        counts
+            Of the minibatch, if they are known already.
         """
         hidden_CH = self.hidden(x_CG)
-        return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64)))
+        all_as_one = None if counts is None else counts.regardless_of_domain()
+        return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64), all_as_one))
 
     def encode(self, hidden_CH: Tensor, domain_C: Tensor, statistics: HiddenStatistics | None = None) -> Tensor:
         """Latent of cells: the posterior mean, (n_cells, n_latent) float32. Never depends on train or eval mode.
@@ -99,15 +101,15 @@ class VAE(nn.Module):
         mean_DH, var_DH = statistics or (norm.running_mean, norm.running_var)
         return self._heads(norm.normalize(hidden_CH, domain_C, mean_DH, var_DH)).mean_CZ
 
-    def decode(self, z_CZ: Tensor, domain_C: Tensor) -> Tensor:
+    def decode(self, z_CZ: Tensor, domain_C: Tensor, counts: MinibatchCounts | None = None) -> Tensor:
         """Logits of the reconstruction, (n_cells, n_features): their sigmoid is scaled expression in [0, 1]."""
-        logits_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C)
+        logits_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C, counts)
         return logits_CG
 
-    def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator) -> tuple[Tensor, Posterior]:
+    def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator, counts: MinibatchCounts) -> tuple[Tensor, Posterior]:
         """Logits of the reconstruction of `x_CG` from a sample of its posterior, and the posterior."""
-        posterior = self.posterior(x_CG)
-        return self.decode(posterior.sample(generator), domain_C), posterior
+        posterior = self.posterior(x_CG, counts)
+        return self.decode(posterior.sample(generator, counts), domain_C, counts), posterior
 
     def _heads(self, hidden_CH: Tensor) -> Posterior:
         mean_CZ, logvar_CZ = self.heads(torch.relu_(hidden_CH)).float().chunk(2, dim=1)

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import distributed
 
-from scalex.nn import VAE, DomainBatchNorm, share_of_minibatch
+from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts
 
 SPLITS = {"halves": 40, "unequal": 25, "one cell": 1, "none": 0}
 
@@ -47,7 +49,7 @@ def noise(rows: slice, domain: torch.Tensor, x: torch.Tensor, target: torch.Tens
     """What a network makes of some rows, with the noise that they get."""
     torch.manual_seed(0)
     net = VAE(5, 4, n_latent=3, n_hidden=8).train()
-    logits, _ = net(x[rows], domain[rows], torch.Generator().manual_seed(1))
+    logits, _ = net(x[rows], domain[rows], torch.Generator().manual_seed(1), MinibatchCounts.of(domain[rows], 4))
     return {"out": logits.detach()}
 
 
@@ -66,7 +68,8 @@ def take_part(rank: int, first: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     rows = slice(0, first) if rank == 0 else slice(first, 80)
     found = {name: case(rows, *cells()) for name, case in CASES.items()}
-    found["share"] = share_of_minibatch(rows.stop - rows.start, torch.device("cpu"))
+    counts = MinibatchCounts.of(cells()[0][rows], 4)
+    found["counts"] = {"sizes": (counts.n_cells, counts.n_before), "count": counts.by_domain(), "entropy": counts.domain_entropy()}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -86,7 +89,17 @@ def test_two_processes_do_what_one_does(first: int, tmp_path: Path) -> None:
             else:
                 torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
                 assert torch.equal(one, other)
-    assert [part["share"] for part in parts] == [(80, 0), (80, first)]
+    assert [part["counts"]["sizes"] for part in parts] == [(80, 0), (80, first)]
+    count = np.bincount(cells()[0], minlength=4)
+    for part in parts:
+        assert part["counts"]["count"].tolist() == count.tolist()
+        assert part["counts"]["entropy"].item() == pytest.approx(stats.entropy(count), abs=1e-6)
+
+
+@pytest.mark.parametrize("codes", [[0], [2, 2, 2], [0, 1, 1, 3, 3, 3, 3], list(range(4)) * 5])
+def test_domain_entropy_is_that_of_scipy(codes: list[int]) -> None:
+    expected = stats.entropy(np.bincount(codes, minlength=5))
+    assert MinibatchCounts.of(torch.tensor(codes), 5).domain_entropy().item() == pytest.approx(expected, abs=1e-6)
 
 
 if __name__ == "__main__":
