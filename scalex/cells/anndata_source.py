@@ -58,12 +58,13 @@ class AnnDataSource:
     seed
         Seed of that choice.
     backed
-        Leave the matrix and the annotation in their files and read them piece by piece: for .h5ad files with a CSR or dense matrix. If
-        one of the sources is something else, all are read into memory, with a message.
+        Leave the matrix and the annotation in their files and read them piece by piece: for .h5ad files with a CSR or dense matrix, or
+        with a CSC matrix and `cache`. If one of the sources is something else, all are read into memory, with a message.
     memory_gb
         Memory that reading may take while cells that stay in their files are trained on, in GB; None: a quarter of what is free then.
     cache
-        Folder in which the model's inputs of such cells are kept for later runs with the same sources and preprocessing.
+        Folder in which the model's inputs of such cells are kept for later runs with the same sources and preprocessing; a matrix
+        that is stored by columns is kept there by rows.
     """
 
     path: One | Sequence[One]
@@ -129,14 +130,15 @@ class AnnDataSource:
 
     def _open_backed(self, paths: Sequence[One], names: Sequence[str]) -> BackedCells | None:
         matrix = self.layer if self.layer == "X" else f"layers/{self.layer}"
+        cache = None if self.cache is None else Path(self.cache)
         files = []
         for one, name in zip(paths, names, strict=True):
-            reason = "it is there already" if isinstance(one, ad.AnnData) else not_backed_because(_existing(one), matrix)
+            reason = "it is there already" if isinstance(one, ad.AnnData) else not_backed_because(_existing(one), matrix, cache)
             if isinstance(one, ad.AnnData) or reason is not None:
                 logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if len(paths) > 1 else "", reason)
                 return None
             files.append(one)
-        sources = [StoredCells(path, matrix, name) for path, name in zip(files, names, strict=True)]
+        sources = [StoredCells(path, matrix, name, cache) for path, name in zip(files, names, strict=True)]
         for path, source in zip(files, sources, strict=True):
             logger.info("Opened %s: %s x %s; it stays on disk", path, f"{source.n_cells:,}", f"{len(source.var):,}")
         several = len(sources) > 1
@@ -154,7 +156,6 @@ class AnnDataSource:
             return str(stored.names(slice(at, at + 1))[0])
 
         domain = domains(obs, self.batch_key, self.source_key, several=several, columns=stored.columns, name_of=name_of)
-        cache = None if self.cache is None else Path(self.cache)
         return BackedCells(cells, domain, labels(obs, self.label_key), self.memory_gb, cache, self._identity([Path(one) for one in files]))
 
     def _identity(self, files: Sequence[Path]) -> str:

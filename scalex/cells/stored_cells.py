@@ -11,8 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scalex.cells.by_rows import stored_by_rows
 from scalex.cells.joined_columns import JoinedColumns
 from scalex.cells.names import unique
+from scalex.cells.stored_file import StoredFile
 from scalex.cells.stored_matrix import StoredMatrix
 from scalex.cells.stored_table import StoredTable
 
@@ -30,6 +32,8 @@ class StoredCells:
         Where in it the matrix is: "X" or "layers/<name>".
     source
         Whose cells they are, for messages.
+    cache
+        Folder in which a matrix that is stored by columns is kept by rows.
 
     Attributes
     ----------
@@ -46,12 +50,14 @@ class StoredCells:
         The parts of the file do not fit together.
     """
 
-    def __init__(self, path: str | Path, matrix: str, source: str) -> None:
-        self.matrix = StoredMatrix(path, matrix)
-        stored = self.matrix.file.open()["var"]
-        with self.matrix.file.reading("var"):
-            self.var = unique(ad.io.read_elem(stored), "feature", source)
-        self.table = StoredTable(self.matrix.file, source)
+    def __init__(self, path: str | Path, matrix: str, source: str, cache: Path | None = None) -> None:
+        file = StoredFile(path)
+        by_columns = file.open()[matrix].attrs.get("encoding-type") == "csc_matrix"
+        assert cache is not None or not by_columns, "not_backed_because says so"
+        self.matrix = stored_by_rows(file.path, matrix, cache) if cache is not None and by_columns else StoredMatrix(path, matrix)
+        with file.reading("var"):
+            self.var = unique(ad.io.read_elem(file.open()["var"]), "feature", source)
+        self.table = StoredTable(file, source)
         self.n_cells = self.table.n_rows
         if self.matrix.shape != (self.n_cells, len(self.var)):
             raise ValueError(
@@ -81,8 +87,8 @@ class StoredCells:
         return self.matrix.read(rows)
 
 
-def not_backed_because(path: Path, matrix: str) -> str | None:
-    """Why the cells of a file cannot be read piece by piece; None if they can."""
+def not_backed_because(path: Path, matrix: str, cache: Path | None = None) -> str | None:
+    """Why the cells of a file cannot be read piece by piece; None if they can, with what is kept in a folder for it, if there is one."""
     try:
         with h5py.File(path) as file:
             if matrix not in file:
@@ -91,6 +97,9 @@ def not_backed_because(path: Path, matrix: str) -> str | None:
             if isinstance(stored, h5py.Dataset):
                 if stored.shape is None or len(stored.shape) != 2:
                     return f"{matrix} is not a table of cells and features"
+            elif stored.attrs.get("encoding-type") == "csc_matrix":
+                if cache is None:
+                    return f"{matrix} is stored by columns; name a folder as cache, and it is written there by rows, once"
             elif stored.attrs.get("encoding-type") != "csr_matrix":
                 return f"{matrix} is stored as {stored.attrs.get('encoding-type', 'an old format')}, not by rows"
             if obs.attrs.get("encoding-type") != "dataframe" or "__categories" in obs:

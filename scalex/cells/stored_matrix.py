@@ -21,7 +21,7 @@ DENSE_VALUES = 1 << 24
 
 
 class StoredMatrix:
-    """A CSR or dense matrix that stays in its file. Several threads may read at once.
+    """A CSR or dense matrix that stays in its file; of a CSC matrix, its transpose. Several threads may read at once.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class StoredMatrix:
     file : StoredFile
         The file.
     shape : tuple of int
-        (n_cells, n_features).
+        (n_cells, n_features); of a CSC matrix (n_features, n_cells).
 
     Raises
     ------
@@ -50,8 +50,10 @@ class StoredMatrix:
         self.name = name
         stored = self.file.open()[name]
         dense = isinstance(stored, h5py.Dataset)
-        n_cells, n_features = stored.shape if dense else stored.attrs["shape"]
-        self.shape = (int(n_cells), int(n_features))
+        n_cells, n_features = map(int, stored.shape if dense else stored.attrs["shape"])
+        transposed = not dense and stored.attrs.get("encoding-type") == "csc_matrix"
+        self.shape = (n_features, n_cells) if transposed else (n_cells, n_features)
+        self._row, self._column = ("column", "row") if transposed else ("row", "column")
         # Of CSR, where each row begins among the values.
         self._indptr: NDArray[np.int64] | None = None if dense else self._row_pointers(stored)
 
@@ -80,6 +82,10 @@ class StoredMatrix:
         stored = self.file.open()[self.name]
         return self._dense(stored, rows) if self._indptr is None else self._sparse(stored, rows, self._indptr)
 
+    def values_per_row(self) -> NDArray[np.int64]:
+        """How many values are stored of each row."""
+        return np.full(self.shape[0], self.shape[1]) if self._indptr is None else np.diff(self._indptr)
+
     def _sparse(self, stored: h5py.Group, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> sparse.csr_matrix:
         begin, end = starts[rows], starts[rows + 1]
         data = self._read(stored["data"], rows, begin, end, GAP).astype(np.float32, copy=False)
@@ -87,8 +93,8 @@ class StoredMatrix:
         n_features = self.shape[1]
         if len(indices) and (indices.min() < 0 or indices.max() >= n_features):
             raise ValueError(
-                f"{self.file.path}: {self.name} names columns from {indices.min()} to {indices.max()} in rows {rows[0]} to {rows[-1]}, but "
-                f"has {n_features} of them, counted from 0. The file is damaged: write it again."
+                f"{self.file.path}: {self.name} names {self._column}s from {indices.min()} to {indices.max()} in {self._row}s {rows[0]} to "
+                f"{rows[-1]}, but has {n_features} of them, counted from 0. The file is damaged: write it again."
             )
         indptr = np.concatenate([[0], np.cumsum(end - begin)])
         matrix = sparse.csr_matrix((data, indices.astype(np.int32, copy=False), indptr), shape=(len(rows), n_features))
@@ -118,7 +124,7 @@ class StoredMatrix:
         for i, j, n in zip(first.tolist(), last.tolist(), n_values.tolist(), strict=True):
             if n == 0:
                 continue
-            with self.file.reading(f"{self.name}, rows {rows[i]} to {rows[j]}"):
+            with self.file.reading(f"{self.name}, {self._row}s {rows[i]} to {rows[j]}"):
                 dataset.read_direct(values[at : at + n], np.s_[int(begin[i]) : int(end[j])])
             at += n
         skipped[last] = 0
@@ -134,11 +140,12 @@ class StoredMatrix:
         n_values, n_columns = len(stored["data"]), len(stored["indices"])
         problem = None
         if len(indptr) != self.shape[0] + 1:
-            problem = f"it has {len(indptr)} row pointers for {self.shape[0]} rows, where one more than rows is needed"
+            problem = f"it has {len(indptr)} {self._row} pointers for {self.shape[0]} {self._row}s, where one more is needed"
         elif indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
-            problem = "its row pointers do not ascend from 0"
+            problem = f"its {self._row} pointers do not ascend from 0"
         elif n_values != n_columns or indptr[-1] > n_values:
-            problem = f"its rows end at value {indptr[-1]}, but {n_values} values and {n_columns} columns are stored"
+            problem = f"its {self._row}s end at value {indptr[-1]}, but {n_values} values and {n_columns} {self._column}s are stored"
         if problem is not None:
-            raise ValueError(f"{self.file.path}: {self.name} is no CSR matrix: {problem}. The file is damaged: write it again.")
+            kind = "CSR" if self._row == "row" else "CSC"
+            raise ValueError(f"{self.file.path}: {self.name} is no {kind} matrix: {problem}. The file is damaged: write it again.")
         return np.asarray(indptr)

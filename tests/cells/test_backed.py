@@ -213,7 +213,11 @@ def test_only_the_columns_that_are_asked_for_are_read_at_once(annotated: AnnData
     ("path_of", "options", "reason"),
     [
         (lambda adata, path: adata, {}, "it is there already"),
-        (lambda adata, path: path, {"layer": "by column"}, "layers/by column is stored as csc_matrix, not by rows"),
+        (
+            lambda adata, path: path,
+            {"layer": "by column"},
+            "layers/by column is stored by columns; name a folder as cache",
+        ),
         (lambda adata, path: path, {"layer": "embedding"}, "layers/embedding is not in it"),
     ],
 )

@@ -356,9 +356,7 @@ class TestErrorsAreThoseOfReadingIntoMemory:
             AnnDataSource(path=[*written(sources, tmp_path), tmp_path / "none.h5ad"], backed=backed).open()
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"), [("AnnData", "1: it is there already"), ("csc", "csc: X is stored as csc_matrix, not by rows")]
-)
+@pytest.mark.parametrize(("kind", "reason"), [("AnnData", "1: it is there already"), ("csc", "csc: X is stored by columns; name a folder")])
 def test_if_one_source_cannot_stay_on_disk_all_are_read(
     sources: list[AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, reason: str
 ) -> None:

@@ -227,7 +227,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("part", "change", "problem"),
         [
-            ("indptr", lambda x: x[:-1], r"it has 400 row pointers for 400 rows, where one more than rows is needed"),
+            ("indptr", lambda x: x[:-1], r"it has 400 row pointers for 400 rows, where one more is needed"),
             ("indptr", lambda x: x + 1, "its row pointers do not ascend from 0"),
             ("indptr", lambda x: np.concatenate([x[:5], [x[-1]], x[6:]]), "its row pointers do not ascend from 0"),
             ("indptr", lambda x: np.append(x[:-1], x[-1] + 1), r"its rows end at value \d+, but \d+ values and \d+ columns are stored"),
