@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["COMPOSED", "RESULTS", "new_folder", "not_given", "written_whole"]
+__all__ = ["COMPOSED", "RESULTS", "made_by_the_first", "new_folder", "not_given", "written_whole"]
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
 # What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
 RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+# What the system says of a full disk, a spent quota and a limited size of files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Bytes.
+LITTLE_ROOM = 1 << 20
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the place of `path` if nothing goes wrong, else it is removed."""
+    """A temporary path beside `path` to write to; it takes the place of `path` if nothing goes wrong, else it is removed.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays last: some writers choose the format by it.
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
         yield unfinished
         unfinished.replace(path)
+    except (OSError, RuntimeError) as error:
+        if not _is_for_want_of_room(error, path.parent):
+            raise
+        raise OSError(f"There is no room for {path}, of which nothing is left. Make room on its disk, or choose another folder.") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def made_by_the_first(path: Path) -> Iterator[Path]:
+    """As `written_whole`, for a file that several processes may make at once, each alike: the first that is whole stays."""
+    own = path.with_name(f".{os.getpid()}-{path.name}")
+    with written_whole(own) as unfinished:
+        yield unfinished
+    try:
+        # Unlike a change of name, this never replaces a file that another process reads already.
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        # A disk without links.
+        own.replace(path)
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _is_for_want_of_room(error: OSError | RuntimeError, folder: Path) -> bool:
+    # torch does not say what failed.
+    return error.errno in FULL if isinstance(error, OSError) else shutil.disk_usage(folder).free < LITTLE_ROOM
 
 
 def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
@@ -59,9 +99,9 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / "writable") as probe:
-            probe.touch()
-        (folder / "writable").unlink()
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
     return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 from pathlib import Path
 
 import anndata as ad
@@ -16,7 +15,7 @@ import pandas as pd
 from scalex.block_writer import BlockWriter
 from scalex.cells import StoredMatrix
 from scalex.data import ScalexDataModule
-from scalex.files import written_whole
+from scalex.files import made_by_the_first
 from scalex.preprocess import FittedRecipe
 
 __all__ = ["InputCache"]
@@ -64,11 +63,10 @@ class InputCache:
     def write(self, data: ScalexDataModule) -> None:
         """Read all kept cells of a data module once, and write what the model gets of them.
 
-        Of several runs that do so at once each writes a file of its own; the last one stays.
+        Of several runs that do so at once each writes a file of its own; the first one stays.
         """
         logger.info("Writes the inputs of %s cells to the cache %s", f"{len(data.rows):,}", self.path)
-        own = self.path.with_name(f".{os.getpid()}-{self.path.name}")
-        with written_whole(own) as path, h5py.File(path, "w") as file:
+        with made_by_the_first(self.path) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file)
             var = pd.DataFrame(index=data.preprocessor.features)
             for part in data.parts():
@@ -78,4 +76,3 @@ class InputCache:
             saved = io.BytesIO()
             FittedRecipe(data.preprocessor, data.rows).save(saved)
             writer.finish(uns={"fitted": np.frombuffer(saved.getvalue(), np.uint8)})
-        own.replace(self.path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import h5py
 from anndata import AnnData
 from lightning import Trainer
+from torch.distributed import DistBackendError
 
 from scalex.cells import BackedCells, CellSource
 from scalex.data import ScalexDataModule
@@ -152,9 +154,10 @@ def train_and_embed(
     else:
         # What is read passes through several threads, and each would keep what it freed: a million cells took 4 GB.
         return_freed_memory()
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
-    logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
-    trainer.predict(module, datamodule=data, return_predictions=False)
+    with _others_alive(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
+        logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
+        trainer.predict(module, datamodule=data, return_predictions=False)
     assert data.embedding is not None, "the trainer needs the callback LatentExport"
     return data.embedding
 
@@ -217,6 +220,27 @@ def _say_what_is_read(data: ScalexDataModule, plan: Mapping[str, Any]) -> None:
         f"{n_cells:,}", f"{data.values_per_cell:,.0f}", n_times, n_times * n_cells * data.values_per_cell * VALUE_BYTES / 1e9, n_epochs,
         data.sizes.megabytes,
     )  # fmt: skip
+
+
+@contextmanager
+def _others_alive(trainer: Trainer) -> Iterator[None]:
+    """Say what has happened where another of several processes does not answer.
+
+    Raises
+    ------
+    ConnectionError
+        If one has stopped.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no type of its own for it.
+        if trainer.world_size == 1 or not (isinstance(error, DistBackendError) or "gloo" in str(error)):
+            raise
+        raise ConnectionError(
+            f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
+            f"from the last checkpoint with resume={trainer.default_root_dir}."
+        ) from error
 
 
 def stopped_at(folder: Path) -> Path | None:

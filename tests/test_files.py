@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalex.files import COMPOSED, RESULTS, new_folder, written_whole
+from scalex.files import COMPOSED, RESULTS, made_by_the_first, new_folder, written_whole
 
 
 def listed(folder: Path) -> list[str]:
@@ -49,6 +49,30 @@ def test_nothing_half_written_is_left(tmp_path: Path, error: BaseException, old:
         fail()
     assert listed(tmp_path) == (["table.csv"] if old else [])
     assert not old or path.read_text() == old
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(OSError, match=rf"There is no room for {path}, of which nothing is left. Make room"), written_whole(path):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match=r"^cells.h5ad is gone$"), written_whole(path):
+        raise OSError("cells.h5ad is gone")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_a_file_at_once_the_first_stays(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "Operation not permitted")))
+    path = tmp_path / "cache"
+    with made_by_the_first(path) as mine:
+        mine.write_text("mine")
+        with monkeypatch.context() as other, other.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            with made_by_the_first(path) as unfinished:
+                unfinished.write_text("the other's")
+    assert path.read_text() == ("the other's" if links else "mine")
+    assert listed(tmp_path) == ["cache"]
 
 
 def test_an_error_before_the_first_byte_is_passed_on(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 
 from scalex.block_writer import BlockWriter
 from scalex.cells.stored_matrix import StoredMatrix
-from scalex.files import written_whole
+from scalex.files import made_by_the_first
 from scalex.processes import process_rank, wait_for
 
 __all__ = ["stored_by_rows"]
@@ -64,15 +63,13 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
             found = StoredMatrix(target, "X")
         except (OSError, KeyError, ValueError) as error:
             logger.warning("%s cannot be read (%s): it is written again.", target, error)
+            target.unlink()
         else:
             logger.info("%s of %s is stored by columns: its rows are read from %s", name, path, target)
             return found
     logger.info("%s of %s is stored by columns: it is written by rows, once, to %s", name, path, target)
-    # Of several runs that do so at once each writes a file of its own; the last one stays.
-    own = target.with_name(f".{os.getpid()}-{target.name}")
-    with written_whole(own) as unfinished, h5py.File(unfinished, "w") as file:
+    with made_by_the_first(target) as unfinished, h5py.File(unfinished, "w") as file:
         _write_by_rows(StoredMatrix(path, name), file, folder, block_values)
-    own.replace(target)
     return StoredMatrix(target, "X")
 
 

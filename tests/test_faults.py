@@ -1,0 +1,169 @@
+"""What can happen to a run of cells in files, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+from scalex.demo import demo_cells
+
+ROOT = Path(__file__).parents[1]
+# Whatever happens in this process, it happens to train.py.
+WITHIN = """
+import os, resource, runpy, signal, sys
+sys.argv[0] = {train!r}
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+{before}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+SETTINGS = [
+    "dataset=h5ad", "dataset.path=cells.h5ad", "dataset.batch_key=batch", "dataset.backed=true", "preprocess.min_features=0", "trainer=cpu",
+    "model=paper", "model.n_hidden=16", "model.max_steps=30", "callbacks=[checkpoint,latent_export]",
+    "callbacks.checkpoint.every_seconds=0.1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> list[str]:
+    demo_cells(400, 400, 2).write_h5ad(tmp_path / "cells.h5ad")
+    return SETTINGS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The latents of a run to which nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    demo_cells(400, 400, 2).write_h5ad(folder / "cells.h5ad")
+    ended(begun([*SETTINGS, "output=run"], folder))
+    return latents(folder / "run")
+
+
+def begun(settings: list[str], cwd: Path, before: str = "") -> subprocess.Popen[str]:
+    """`python train.py`, after something else in the same process."""
+    code = WITHIN.format(train=str(ROOT / "train.py"), before=before)
+    command = [sys.executable, "-c", code] if before else [sys.executable, str(ROOT / "train.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *settings], cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str], returncode: int = 0) -> str:
+    """What it said."""
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == returncode, said
+    return said
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> Path:
+    last = folder / "checkpoint" / "last.ckpt"
+    while not last.exists():
+        assert process.poll() is None, "it ended too early"
+        time.sleep(0.01)
+    return last
+
+
+def latents(folder: Path) -> np.ndarray:
+    return np.asarray(ad.read_h5ad(folder / "adata.h5ad").obsm["latent"])
+
+
+def touch(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize(("happens", "said"), [(touch, "changed while it was being read"), (Path.unlink, "is gone")])
+def test_a_source_that_changes_or_disappears_stops_the_run(
+    settings: list[str], tmp_path: Path, happens: Callable[[Path], None], said: str
+) -> None:
+    process = begun([*settings, "model.max_steps=1000000", "output=run"], tmp_path)
+    last = wait_for_checkpoint(tmp_path / "run", process)
+    happens(tmp_path / "cells.h5ad")
+    line = ended(process, 1).splitlines()[-1]
+    assert line.startswith("OSError: ")
+    assert f"{tmp_path / 'cells.h5ad'} {said}" in line
+    assert torch.load(last, weights_only=True)["global_step"] > 0
+    assert not (tmp_path / "run" / "adata.h5ad").exists()
+
+
+def test_one_of_two_processes_is_killed(settings: list[str], tmp_path: Path) -> None:
+    settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "model.max_steps=200"]
+    ended(begun([*settings, "output=whole"], tmp_path))
+    process = begun([*settings, "output=killed"], tmp_path)
+    wait_for_checkpoint(tmp_path / "killed", process)
+    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(other), signal.SIGKILL)
+    line = ended(process, 1).splitlines()[-1]
+    assert line.startswith("ConnectionError: Another of the 2 processes that train together has stopped")
+    assert "resume=killed" in line
+    assert not (tmp_path / "killed" / "adata.h5ad").exists()
+    ended(begun(["resume=killed"], tmp_path))
+    np.testing.assert_array_equal(latents(tmp_path / "killed"), latents(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("while_writing", ["cache", "results"])
+def test_killed_while_writing(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
+    settings = [*settings, "dataset.cache=cache", "callbacks.latent_export.expression=true"]
+    unfinished = {"cache": "inputs", "results": "adata"}[while_writing]
+    before = f"""
+from scalex.block_writer import BlockWriter
+finish = BlockWriter.finish
+BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._file.filename else finish(self, **elements)
+"""
+    ended(begun([*settings, "output=killed"], tmp_path, before), -9)
+    assert not (tmp_path / "killed" / "adata.h5ad").exists()
+    assert len(list((tmp_path / "cache").glob("inputs-*"))) == (while_writing == "results")
+    ended(begun(["resume=killed"], tmp_path))
+    np.testing.assert_array_equal(latents(tmp_path / "killed"), undisturbed)
+
+
+# The cache takes 890,000 bytes, the results 430,000, a checkpoint 240,000.
+@pytest.mark.parametrize("while_writing", ["cache", "results"])
+def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
+    limited = [*settings, "output=run", *(["dataset.cache=cache"] if while_writing == "cache" else [])]
+    process = begun(limited, tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)")
+    _, said = process.communicate(timeout=180)
+    assert process.returncode != 0
+    left = {path.name for path in (tmp_path / "run").rglob("*")}
+    if while_writing == "cache":
+        assert "OSError: There is no room for cache/" in said
+        assert list((tmp_path / "cache").iterdir()) == []
+        assert left == {"config.yaml", ".composed.yaml", "log.txt"}
+    else:
+        assert "OSError: There is no room for run/adata.h5ad, of which nothing is left. Make room on its disk" in said
+        assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", "best.ckpt", "last.ckpt"}
+    ended(begun(["resume=run"], tmp_path))
+    np.testing.assert_array_equal(latents(tmp_path / "run"), undisturbed)
+
+
+def test_two_runs_make_one_cache_at_once(settings: list[str], tmp_path: Path, undisturbed: np.ndarray) -> None:
+    settings = [*settings, "dataset.cache=cache"]
+    # Each is held up before its cache is whole until the other has come as far.
+    meet = """
+import time
+from pathlib import Path
+import scalex.input_cache
+finish = scalex.input_cache.BlockWriter.finish
+def met(self, **elements):
+    finish(self, **elements)
+    Path(f"met-{os.getpid()}").touch()
+    while len(list(Path().glob("met-*"))) < 2:
+        time.sleep(0.01)
+scalex.input_cache.BlockWriter.finish = met
+"""
+    running = [begun([*settings, f"output={name}"], tmp_path, meet) for name in ("one", "two")]
+    for process in running:
+        ended(process)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for name in ("one", "two"):
+        np.testing.assert_array_equal(latents(tmp_path / name), undisturbed)
