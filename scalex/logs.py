@@ -36,6 +36,8 @@ def logged_to(path: Path | None) -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             # Cells in memory are gathered faster than worker processes could send them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # The option has another name in newer versions of torch, which older ones do not know.
+            warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
             yield
     except BaseException as error:
         # For the file alone: on the screen, the error speaks for itself.

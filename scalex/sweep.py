@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from scalex.files import COMPOSED, written_whole
+from scalex.files import COMPOSED
 
 __all__ = ["write_sweep_table"]
 
@@ -18,18 +20,29 @@ __all__ = ["write_sweep_table"]
 def write_sweep_table(folder: str | Path) -> pd.DataFrame:
     """Write ``sweep.csv``: a row for each finished run below `folder`, with the settings that differ between them and their scores.
 
-    Made anew from the runs' own files each time, so that runs may finish in any order.
+    Made anew from the runs' own files each time, so that runs may finish in any order, and at once. No table if none has scores.
     """
+    folder = Path(folder)
+    # Two runs may have one process number on two machines.
+    own = folder / f".{socket.gethostname()}-{os.getpid()}-sweep.csv"
+    table, runs = pd.DataFrame(), set[Path]()
+    # A run that finishes while the table is written may write its row, and lose it at once.
+    while (finished := set(folder.glob("*/metrics.json"))) != runs:
+        runs = finished
+        table = _table(runs)
+        table.to_csv(own)
+        own.replace(folder / "sweep.csv")
+    return table
+
+
+def _table(runs: Iterable[Path]) -> pd.DataFrame:
     settings, results = {}, {}
-    for path in sorted(Path(folder).glob("*/metrics.json"), key=lambda path: (len(path.parent.name), path.parent.name)):
+    for path in sorted(runs, key=lambda path: (len(path.parent.name), path.parent.name)):
         settings[path.parent.name] = _flat(yaml.safe_load((path.parent / COMPOSED).read_text()))
         results[path.parent.name] = json.loads(path.read_text())
     asked = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
     differing = asked.loc[:, asked.astype(str).nunique() > 1]
-    table = differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
-    with written_whole(Path(folder) / "sweep.csv") as unfinished:
-        table.to_csv(unfinished)
-    return table
+    return differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

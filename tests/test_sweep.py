@@ -88,3 +88,23 @@ def test_a_single_run_shows_its_scores(add: Add, tmp_path: Path) -> None:
     add("0", {"total": 0.1})
     assert list(write_sweep_table(tmp_path).columns) == ["total"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "sweep.csv"]
+
+
+def test_a_run_that_finishes_while_the_table_is_written_has_its_row(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("0", {"total": 0.1}, 8)
+    other = add("1", None, 16)
+    to_csv = pd.DataFrame.to_csv
+
+    def slow(self: pd.DataFrame, path: Path) -> None:
+        to_csv(self, path)
+        (other / "metrics.json").write_text('{"total": 0.2}')
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", slow)
+    write_sweep_table(tmp_path)
+    assert list(pd.read_csv(tmp_path / "sweep.csv")["total"]) == [0.1, 0.2]
+
+
+def test_runs_without_scores_have_no_table(add: Add, tmp_path: Path) -> None:
+    add("0", None, 8)
+    assert write_sweep_table(tmp_path).empty
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]

@@ -166,6 +166,13 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "sweep" / str(run)).iterdir()} == FILES
 
 
+def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
+    done = typed("-m", "launch=local", *QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", ".submitit", "multirun.yaml"}
+    assert ad.read_h5ad(tmp_path / "sweep" / "0" / "adata.h5ad").obsm["latent"].shape[1] == 3
+
+
 def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
     for arguments, said in (
         (["dataset=h5ad", "dataset.path=none.h5ad"], "FileNotFoundError: No such file: none.h5ad"),
