@@ -2,10 +2,10 @@
 
 Run by the interpreter that has it (``scalex==1.0.4``, NumPy 1); `quality.py` does so.
 
-usage: python peer_published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed]
+usage: python peer_published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed] [short]
 
 CELLS.h5ad holds counts, or with "processed" values that are ready, and obs["batch"]. Writes "names" (n_cells,), "latent" (n_cells, 10) and
-"seconds" of processor time that the whole run took.
+"seconds" of processor time that the whole run took. "short" trains 300 steps, where the memory is what matters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from scalex import SCALEX
 
 
-def main(cells: str, latents: str, seed: int, min_features: int, *, processed: bool) -> None:
+def main(cells: str, latents: str, seed: int, min_features: int, *, processed: bool, max_iteration: int) -> None:
     """Fit with the paper's settings, which are the package's defaults; without UMAP."""
     torch.set_num_threads(1)
     start = process_time()
@@ -44,6 +44,7 @@ def main(cells: str, latents: str, seed: int, min_features: int, *, processed: b
             n_top_features=2000,
             processed=processed,
             seed=seed,
+            max_iteration=max_iteration,
             outdir=folder,
             ignore_umap=True,
             show=False,
@@ -57,4 +58,11 @@ def main(cells: str, latents: str, seed: int, min_features: int, *, processed: b
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), processed="processed" in sys.argv[5:])
+    options = sys.argv[5:]
+    main(
+        *sys.argv[1:3],
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        processed="processed" in options,
+        max_iteration=300 if "short" in options else 30_000,
+    )

@@ -51,6 +51,7 @@ BATCH_SIZE = 256
 # Rows of a piece when a file is read from its beginning to its end.
 PIECE = 4096
 N_FILES = 4
+PUBLISHED_CELLS = 100_000
 
 Table = tuple[str, Sequence[str], list[list[str]]]
 
@@ -69,12 +70,15 @@ class Options:
         Cells whose reading is measured.
     sizes
         Cells whose training's memory is compared.
+    published
+        Interpreter that has the published package.
     """
 
     real: ad.AnnData
     rounds: int
     cells: int
     sizes: tuple[int, ...]
+    published: str | None
 
 
 def reading(options: Options, folder: Path) -> Table:
@@ -187,6 +191,14 @@ def memory(options: Options, folder: Path) -> Table:
         rows.append([f"{n_cells:,}", f"{peaks[-1]:,.0f} MB", f"{peaks[-1] / peaks[0]:.2f}", "< 4,000 MB; <= 1.10", f"{seconds:,.0f}"])
         for path in paths:
             path.unlink()
+    if options.published is not None:
+        path = folder / "published.h5ad"
+        write_resampled(options.real, PUBLISHED_CELLS, path)
+        start = perf_counter()
+        command = [options.published, str(ROOT / "benchmarks" / "peer_published.py"), str(path), str(folder / "latents.npz"), "1", "100"]
+        peak = peak_memory([*command, "short"])
+        seconds = perf_counter() - start
+        rows.append([f"{PUBLISHED_CELLS:,}, published package", f"{peak:,.0f} MB", "", "", f"{seconds:,.0f}"])
     columns = ["cells", "peak resident memory", "of the first", "target", "whole command, s"]
     return f"memory of train.py: cells of {options.real.n_vars:,} features in {N_FILES} files, 300 steps", columns, rows
 
@@ -291,6 +303,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
     parser.add_argument("--cells", type=int, default=50_000, help="cells whose reading is measured")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250_000, 1_000_000], help="cells whose training's memory is compared")
+    parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
     return parser.parse_args()
 
@@ -303,7 +316,7 @@ def main() -> None:
     data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
     real = ad.read_h5ad(data / "hemato_tusi.h5ad")
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    options = Options(real, arguments.rounds, arguments.cells, tuple(arguments.sizes))
+    options = Options(real, arguments.rounds, arguments.cells, tuple(arguments.sizes), arguments.published)
     for name in arguments.only:
         with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
             title, columns, rows = BENCHMARKS[name](options, Path(folder))

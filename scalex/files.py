@@ -32,34 +32,37 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays last: some writers choose the format by it.
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
+    with _written(path.with_name(f".unfinished-{path.name}"), path) as unfinished:
         yield unfinished
         unfinished.replace(path)
+
+
+@contextmanager
+def made_by_the_first(path: Path) -> Iterator[Path]:
+    """As `written_whole`, for a file that several processes may make at once, each alike: the first that is whole stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _written(path.with_name(f".unfinished-{os.getpid()}-{path.name}"), path) as unfinished:
+        yield unfinished
+        try:
+            # Unlike a change of name, this never replaces a file that another process reads already.
+            os.link(unfinished, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A disk without links.
+            unfinished.replace(path)
+
+
+@contextmanager
+def _written(unfinished: Path, path: Path) -> Iterator[Path]:
+    try:
+        yield unfinished
     except (OSError, RuntimeError) as error:
         if not _is_for_want_of_room(error, path.parent):
             raise
         raise OSError(f"There is no room for {path}, of which nothing is left. Make room on its disk, or choose another folder.") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def made_by_the_first(path: Path) -> Iterator[Path]:
-    """As `written_whole`, for a file that several processes may make at once, each alike: the first that is whole stays."""
-    own = path.with_name(f".{os.getpid()}-{path.name}")
-    with written_whole(own) as unfinished:
-        yield unfinished
-    try:
-        # Unlike a change of name, this never replaces a file that another process reads already.
-        os.link(own, path)
-    except FileExistsError:
-        pass
-    except OSError:
-        # A disk without links.
-        own.replace(path)
-    finally:
-        own.unlink(missing_ok=True)
 
 
 def _is_for_want_of_room(error: OSError | RuntimeError, folder: Path) -> bool:

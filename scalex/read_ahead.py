@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -12,24 +13,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
-    """Each item with what `read` makes of it, in order; the next one is read in a thread meanwhile.
+def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], *, threads: int = 1) -> Iterator[tuple[Item, Result]]:
+    """Each item with what `read` makes of it, in order; the next ones are read in threads meanwhile.
 
-    Two results are in memory at a time. What `read` raises is raised where its result is due.
+    One result more than there are threads is in memory at a time. What `read` raises is raised where its result is due.
 
     Parameters
     ----------
     items
-        What to read; drawn one ahead.
+        What to read; drawn as far ahead as there are threads.
     read
         Reads one.
+    threads
+        How many are read at once.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-        waiting: tuple[Item, Future[Result]] | None = None
+    with ThreadPoolExecutor(threads, thread_name_prefix="read-ahead") as pool:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
-            following = (item, thread.submit(read, item))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            waiting.append((item, pool.submit(read, item)))
+            if len(waiting) > threads:
+                due, result = waiting.popleft()
+                yield due, result.result()
+        while waiting:
+            due, result = waiting.popleft()
+            yield due, result.result()

@@ -17,8 +17,8 @@ from torch.distributed import DistBackendError
 
 from scalex.cells import BackedCells, CellSource
 from scalex.data import ScalexDataModule
-from scalex.data.sizes import VALUE_BYTES
 from scalex.files import written_whole
+from scalex.forecast import say_what_is_needed
 from scalex.input_cache import InputCache
 from scalex.memory import keep_freed_memory, return_freed_memory
 from scalex.module import ScalexModule
@@ -139,14 +139,14 @@ def train_and_embed(
 ) -> AnnData:
     """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`."""
     plan = module.hparams
-    if data.sizes is not None:
-        _say_what_is_read(data, plan)
     logger.info(
         "Model: %s features -> %d -> %d latent dimensions, %s weights, %d domains; %s",
         f"{len(data.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
         f"{sum(p.numel() for p in module.parameters()):,}", len(data.domains),
         ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("n_hidden", "n_latent")),
     )  # fmt: skip
+    if data.sizes is not None:
+        say_what_is_needed(module, data, trainer.strategy.root_device)
     for tracker in trainer.loggers:
         tracker.log_hyperparams(dict(parameters or plan))
     if data.in_memory:
@@ -204,22 +204,6 @@ def project_to(
     if append:
         logger.info("The reference has grown from %s to %s cells: %s", *_counts(reference.cells.n_obs, n_cells), folder)
     return report
-
-
-def _say_what_is_read(data: ScalexDataModule, plan: Mapping[str, Any]) -> None:
-    """How much is read how often, and how much of it is in memory."""
-    assert data.sizes is not None
-    n_cells = len(data.rows)
-    n_epochs = plan["max_steps"] * plan["batch_size"] / n_cells
-    if plan["max_epochs"] is not None:
-        n_epochs = min(n_epochs, plan["max_epochs"])
-    n_times = n_epochs + len(plan["correct_at"] or ()) + 1
-    logger.info(
-        "The cells stay in their files: %s cells with %s values each are read %.1f times, about %.1f GB in all without compression (%.1f "
-        "epochs at most, corrections and embedding); about %.0f MB of them are in memory at a time (dataset.memory_gb)",
-        f"{n_cells:,}", f"{data.values_per_cell:,.0f}", n_times, n_times * n_cells * data.values_per_cell * VALUE_BYTES / 1e9, n_epochs,
-        data.sizes.megabytes,
-    )  # fmt: skip
 
 
 @contextmanager

@@ -732,7 +732,7 @@ class TestNothingIsLeftBehind:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Report, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="There is no room for"):
             project_to(tmp_path, reference, AnnDataSource(path=query))
         assert list(tmp_path.iterdir()) == []
 

@@ -8,24 +8,26 @@ from scalex.read_ahead import read_ahead
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
-def test_each_item_comes_in_order_with_its_result(n: int) -> None:
-    assert list(read_ahead(range(n), lambda i: i * i)) == [(i, i * i) for i in range(n)]
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_item_comes_in_order_with_its_result(n: int, threads: int) -> None:
+    assert list(read_ahead(range(n), lambda i: i * i, threads=threads)) == [(i, i * i) for i in range(n)]
 
 
-def test_the_next_is_read_while_one_is_in_use_and_no_further() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_next_are_read_while_one_is_in_use_and_no_further(threads: int) -> None:
     begun: list[int] = []
-    second = threading.Event()
+    last = threading.Event()
 
     def read(i: int) -> int:
         begun.append(i)
-        if i == 1:
-            second.set()
+        if i == threads:
+            last.set()
         return i
 
-    found = read_ahead(range(5), read)
+    found = read_ahead(range(5), read, threads=threads)
     assert next(found) == (0, 0)
-    assert second.wait(5)
-    assert begun == [0, 1]
+    assert last.wait(5)
+    assert sorted(begun) == list(range(threads + 1))
     found.close()
 
 

@@ -6,13 +6,13 @@ import numpy as np
 from scipy import sparse
 
 from scalex.cells import Cells
-from scalex.preprocess.kernels import count_fractional_rows
+from scalex.preprocess.kernels import check_rows
 
 __all__ = ["check_values", "count_fractional"]
 
 
-def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
-    """See that all values of a run of rows are finite and not negative.
+def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
+    """See that all values of a run of rows are finite and not negative; the number of rows that hold other than whole numbers.
 
     Parameters
     ----------
@@ -26,9 +26,10 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
     ValueError
         Naming the first cell and feature where they are not.
     """
+    sound, n_fractional = check_rows(rows.data, rows.indptr)
+    if sound:
+        return int(n_fractional)
     bad = ~np.isfinite(rows.data) | (rows.data < 0)
-    if not bad.any():
-        return
     at = int(np.flatnonzero(bad)[0])
     row = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1
     raise ValueError(
@@ -40,4 +41,4 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> None:
 
 def count_fractional(rows: sparse.csr_matrix) -> int:
     """Number of cells that hold values other than whole numbers."""
-    return int(count_fractional_rows(rows.data, rows.indptr))
+    return int(check_rows(rows.data, rows.indptr)[1])

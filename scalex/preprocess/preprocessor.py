@@ -152,8 +152,9 @@ class RowTransform:
         return known_to_wanted[self.match.position]
 
     def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
-        selected = steps.select(rows, position, n_features)
         if self.preprocessor.total_features is None:
-            return selected
-        total = rows @ (self.match.position >= 0).astype(np.float64)
-        return steps.normalize_total(selected, total, self.preprocessor.target_sum).log1p()
+            return steps.pack(rows, position, n_features)
+        counted = self.match.position >= 0
+        packed = steps.pack(rows, position, n_features, counted=counted, target=self.preprocessor.target_sum)
+        np.log1p(packed.data, out=packed.data)
+        return packed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self, get_args
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import Cells, chunks
-from scalex.preprocess import steps
-from scalex.preprocess.checks import check_values, count_fractional
+from scalex.preprocess.checks import check_values
+from scalex.preprocess.kernels import row_totals
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
-from scalex.preprocess.statistics import FeatureStatistics
+from scalex.preprocess.statistics import FeatureStatistics, FeatureSums
 from scalex.preprocess.variable_features import highly_variable
 from scalex.read_ahead import read_ahead
 
@@ -26,8 +26,9 @@ __all__ = ["AsIsRecipe", "FittedRecipe", "Recipe", "RnaRecipe"]
 
 logger = logging.getLogger(__name__)
 
-# Two chunks, with all their features, are in memory at a time.
+# Three chunks, with all their features, are in memory at a time.
 CHUNK_SIZE = 8192
+THREADS = 2
 SPIKE_INS = ("ERCC",)
 MITOCHONDRIAL = ("MT-", "mt-")
 
@@ -113,11 +114,7 @@ class RnaRecipe:
             raise ValueError("keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-. Use keep_mt=true.")
         # Counts are brought to size as they are read, so that one pass gives the filters and the variable features alike.
         total_features = names[named]
-
-        def normalized(rows: sparse.csr_matrix) -> sparse.csr_matrix:
-            return steps.normalize_total(rows, rows.sum(1).A1.astype(np.float64), self.target_sum)
-
-        found = _read_once(cells, named, self.min_features, normalized)
+        found = _read_once(cells, named, self.min_features, self.target_sum)
         if found.n_fractional:
             logger.warning(
                 "The values look normalized, not like counts (%s of %s cells hold fractions): if so, use preprocess=none "
@@ -200,7 +197,7 @@ class AsIsRecipe:
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""
         names = cells.var.index
-        found = _read_once(cells, np.ones(len(names), bool), 0, lambda rows: rows)
+        found = _read_once(cells, np.ones(len(names), bool), min_features=0, target_sum=0.0)
         preprocessor = Preprocessor(
             features=names,
             expressed=names,
@@ -220,33 +217,45 @@ class AsIsRecipe:
         return repr(self)
 
 
+class _Prepared(NamedTuple):
+    """Normalized cells of a chunk, the logarithms of their stored values, and what was found in them."""
+
+    values: sparse.csr_matrix
+    logs: NDArray[np.float32]
+    n_detected: NDArray[np.int64]
+    n_fractional: int
+
+
 class _Found(NamedTuple):
     statistics: FeatureStatistics
     rows: NDArray[np.int64]
     n_fractional: int
 
 
-def _read_once(
-    cells: Cells,
-    named: NDArray[np.bool_],
-    min_features: int,
-    normalized: Callable[[sparse.csr_matrix], sparse.csr_matrix],
-) -> _Found:
+def _read_once(cells: Cells, named: NDArray[np.bool_], min_features: int, target_sum: float) -> _Found:
     """The one pass over all cells: check, filter, normalize, add up."""
     domain = cells.domain.codes.astype(np.int64)
-    n_domains, n_cells = len(cells.domain.categories), len(domain)
-    position = np.where(named, np.cumsum(named) - 1, -1)
-    statistics = FeatureStatistics.zeros(n_domains, int(named.sum()))
+    n_cells, counted = len(domain), named.astype(np.float32)
+
+    def prepared(chunk: slice) -> _Prepared:
+        raw = cells.read(chunk)
+        n_fractional = check_values(raw, cells, chunk.start)
+        total, n_detected = row_totals(raw.data, raw.indices, raw.indptr, counted)
+        factor = target_sum / np.where(total > 0, total, target_sum) if target_sum else np.ones(len(total))
+        # A copy: cells in memory give their own values.
+        data = raw.data * np.repeat(factor.astype(np.float32), np.diff(raw.indptr))
+        values = sparse.csr_matrix((data, raw.indices, raw.indptr), shape=raw.shape)
+        return _Prepared(values, np.log1p(data), n_detected, n_fractional)
+
+    sums = FeatureSums(len(cells.domain.categories), len(named))
     kept, most_detected, n_fractional = [], 0, 0
-    for chunk, raw in read_ahead(chunks(n_cells, CHUNK_SIZE), cells.read):
-        check_values(raw, cells, chunk.start)
-        n_fractional += count_fractional(raw)
-        rows = steps.without_zeros(steps.select(raw, position, statistics.total.shape[1]))
-        n_detected = np.diff(rows.indptr)
-        most_detected = max(most_detected, int(n_detected.max(initial=0)))
-        enough = n_detected >= min_features
-        kept.append(chunk.start + np.flatnonzero(enough))
-        statistics += FeatureStatistics.of(normalized(rows[enough]), domain[chunk][enough], n_domains)
+    # More cells are read and prepared while those before them are added up, in their order.
+    for chunk, found in read_ahead(chunks(n_cells, CHUNK_SIZE), prepared, threads=THREADS):
+        n_fractional += found.n_fractional
+        most_detected = max(most_detected, int(found.n_detected.max(initial=0)))
+        enough = np.flatnonzero(found.n_detected >= min_features)
+        kept.append(chunk.start + enough)
+        sums.add(found.values, found.logs, enough, domain[chunk])
     rows_kept = np.concatenate(kept) if kept else np.empty(0, np.int64)
     if min_features:
         _log_filter(f"cells with >= {min_features} features (min_features)", n_cells, len(rows_kept))
@@ -260,7 +269,7 @@ def _read_once(
             "min_features=%d leaves out %.0f %% of the cells; for shallow data it is set lower.",
             min_features, 100 * (1 - len(rows_kept) / n_cells),
         )  # fmt: skip
-    return _Found(statistics, rows_kept, n_fractional)
+    return _Found(sums.statistics().features(named), rows_kept, n_fractional)
 
 
 def _mean_input(

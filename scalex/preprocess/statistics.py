@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scalex.preprocess.kernels import add_sums
 
-__all__ = ["FeatureStatistics"]
+__all__ = ["FeatureStatistics", "FeatureSums"]
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,14 @@ class FeatureStatistics:
     @classmethod
     def zeros(cls, n_domains: int, n_features: int) -> FeatureStatistics:
         """Statistics of no cells: the start of a sum."""
-        shape = (n_domains, n_features)
-        return cls(
-            np.zeros(n_domains, np.int64),
-            np.zeros(shape, np.int64),
-            np.zeros(shape, np.float64),
-            np.zeros(shape, np.float64),
-            np.zeros(shape, np.float64),
-            np.zeros(shape, np.float32),
-        )
+        return FeatureSums(n_domains, n_features).statistics()
 
     @classmethod
     def of(cls, values: sparse.csr_matrix, domain: NDArray[np.int64], n_domains: int) -> FeatureStatistics:
-        """Statistics of (n_cells, n_features) values >= 0, without explicit zeros; `domain` is (n_cells,) codes."""
-        sums = np.zeros((n_domains, values.shape[1], 4))
-        maximum = np.zeros((n_domains, values.shape[1]), np.float32)
-        data = values.data.astype(np.float32, copy=False)
-        add_sums(data, np.log1p(data), values.indices, values.indptr, domain, sums, maximum)
-        n_cells = np.bincount(domain, minlength=n_domains)
-        n_detected, total, squares, logs = np.ascontiguousarray(np.moveaxis(sums, 2, 0))
-        return cls(n_cells, n_detected.astype(np.int64), total, squares, logs, maximum)
+        """Statistics of (n_cells, n_features) values >= 0; `domain` is (n_cells,) codes."""
+        sums = FeatureSums(n_domains, values.shape[1])
+        sums.add(values, np.log1p(values.data), np.arange(len(domain)), domain)
+        return sums.statistics()
 
     def __add__(self, other: FeatureStatistics) -> FeatureStatistics:
         return FeatureStatistics(
@@ -109,3 +97,44 @@ class FeatureStatistics:
         mean = self.total / n_cells
         variance = (self.total_of_squares / n_cells - mean**2) * (n_cells / np.maximum(n_cells - 1, 1))
         return mean, variance
+
+
+class FeatureSums:
+    """The sums of `FeatureStatistics` while cells are added.
+
+    Parameters
+    ----------
+    n_domains, n_features
+        Numbers of domains and features.
+    """
+
+    def __init__(self, n_domains: int, n_features: int) -> None:
+        self._n_cells = np.zeros(n_domains, np.int64)
+        # What belongs to a feature stands together: a value changes all of it.
+        self._sums = np.zeros((n_domains, n_features, 4))
+        self._maximum = np.zeros((n_domains, n_features), np.float32)
+
+    def add(self, values: sparse.csr_matrix, logs: NDArray[np.float32], rows: NDArray[np.int64], domain: NDArray[np.int64]) -> None:
+        """Add some cells.
+
+        Parameters
+        ----------
+        values
+            (n_cells, n_features) values >= 0.
+        logs
+            log(1 + x) of its stored values.
+        rows
+            Which cells to add.
+        domain
+            (n_cells,) codes.
+        """
+        # Domain by domain: the sums of one fit the processor's cache.
+        rows = rows[np.argsort(domain[rows], kind="stable")]
+        data = values.data.astype(np.float32, copy=False)
+        add_sums(data, logs.astype(np.float32, copy=False), values.indices, values.indptr, rows, domain, self._sums, self._maximum)
+        self._n_cells += np.bincount(domain[rows], minlength=len(self._n_cells))
+
+    def statistics(self) -> FeatureStatistics:
+        """Those of the cells so far."""
+        n_detected, total, squares, logs = np.ascontiguousarray(np.moveaxis(self._sums, 2, 0))
+        return FeatureStatistics(self._n_cells.copy(), n_detected.astype(np.int64), total, squares, logs, self._maximum.copy())

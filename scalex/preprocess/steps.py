@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.preprocess.kernels import select_features
+from scalex.preprocess.kernels import pack_rows
 
-__all__ = ["match", "normalize_total", "scale", "select", "without_zeros"]
+__all__ = ["match", "pack", "scale"]
 
 
 def match(wanted: pd.Index, given: pd.Index) -> NDArray[np.int64]:
@@ -17,39 +17,38 @@ def match(wanted: pd.Index, given: pd.Index) -> NDArray[np.int64]:
     return np.asarray(wanted.get_indexer(given), np.int64)
 
 
-def select(rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
-    """Bring rows to another set of features, (n_cells, n_features); a feature they lack is 0.
+def pack(
+    rows: sparse.csr_matrix,
+    position: NDArray[np.int64],
+    n_features: int,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    target: float = 0.0,
+) -> sparse.csr_matrix:
+    """Bring rows to another set of features, (n_cells, n_features) float32 without zeros; a feature they lack is 0.
 
     Parameters
     ----------
     rows
-        (n_cells, len(position)).
+        (n_cells, len(position)) float32.
     position
         The new position of each old feature, -1 to drop it.
+    n_features
+        Number of new features.
+    counted
+        (len(position),) which of the old features make up a row's total; None: all that are not dropped.
+    target
+        Values are given per `target` of the row's total; 0: as they are. A row whose total is 0 stays as it is.
     """
-    parts = select_features(rows.data, rows.indices, rows.indptr, position.astype(np.int32))
-    selected = sparse.csr_matrix(parts, shape=(rows.shape[0], n_features))
-    kept = position[position >= 0]
-    if rows.has_sorted_indices and (kept[1:] > kept[:-1]).all():
-        selected.has_sorted_indices = True
+    mask = (position >= 0 if counted is None else counted).astype(np.float32)
+    parts = pack_rows(rows.data.astype(np.float32, copy=False), rows.indices, rows.indptr, position.astype(np.int32), mask, float(target))
+    packed = sparse.csr_matrix(parts, shape=(rows.shape[0], n_features))
+    wanted = position[position >= 0]
+    if rows.has_sorted_indices and (wanted[1:] > wanted[:-1]).all():
+        packed.has_sorted_indices = True
     else:
-        selected.sort_indices()
-    return selected
-
-
-def without_zeros(rows: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The same rows without stored zeros."""
-    if (rows.data == 0).any():
-        rows = rows.copy()
-        rows.eliminate_zeros()
-    return rows
-
-
-def normalize_total(rows: sparse.csr_matrix, total: NDArray[np.float64], target: float) -> sparse.csr_matrix:
-    """Values per `target` of each row's `total`, (n_cells,); a row whose total is 0 stays as it is."""
-    factor = target / np.where(total > 0, total, target)
-    data = rows.data * np.repeat(factor, np.diff(rows.indptr)).astype(np.float32)
-    return sparse.csr_matrix((data, rows.indices, rows.indptr), shape=rows.shape)
+        packed.sort_indices()
+    return packed
 
 
 def scale(rows: sparse.csr_matrix, maximum: NDArray[np.float32], domain: NDArray[np.int64]) -> sparse.csr_matrix:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.preprocess import steps
+from scalex.preprocess.kernels import check_rows, row_totals
 
 
 @pytest.fixture
@@ -18,29 +19,31 @@ def values() -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("wanted", [list("abcde"), list("edcba"), list("bd"), list("xbya"), list("xy")])
-def test_select_is_a_reindexing_by_name(values: NDArray[np.float32], wanted: list[str]) -> None:
+def test_packing_is_a_reindexing_by_name(values: NDArray[np.float32], wanted: list[str]) -> None:
     expected = pd.DataFrame(values, columns=list("abcde")).reindex(columns=wanted, fill_value=0).to_numpy()
     position = steps.match(pd.Index(wanted), pd.Index(list("abcde")))
-    selected = steps.select(sparse.csr_matrix(values), position, len(wanted))
-    np.testing.assert_array_equal(selected.toarray(), expected)
-    assert (np.diff(selected.indptr) == (expected != 0).sum(1)).all()
-    assert all((np.diff(selected[i].indices) > 0).all() for i in range(6))
+    packed = steps.pack(sparse.csr_matrix(values), position, len(wanted))
+    np.testing.assert_array_equal(packed.toarray(), expected)
+    assert (np.diff(packed.indptr) == (expected != 0).sum(1)).all()
+    assert all((np.diff(packed[i].indices) > 0).all() for i in range(6))
 
 
-def test_stored_zeros_are_removed_from_a_copy() -> None:
+def test_stored_zeros_are_left_out() -> None:
     rows = sparse.csr_matrix((np.array([1.0, 0, 2]), np.array([0, 1, 2]), np.array([0, 2, 3])), shape=(2, 3))
-    clean = steps.without_zeros(rows)
-    assert clean.nnz == 2
+    packed = steps.pack(rows, np.arange(3), 3)
+    assert packed.nnz == 2
     assert rows.nnz == 3
-    np.testing.assert_array_equal(clean.toarray(), rows.toarray())
-    assert steps.without_zeros(clean) is clean
+    np.testing.assert_array_equal(packed.toarray(), rows.toarray())
 
 
-def test_normalize_total_brings_each_row_to_the_target(values: NDArray[np.float32]) -> None:
-    normalized = steps.normalize_total(sparse.csr_matrix(values), values.sum(1).astype(np.float64), 100.0).toarray()
-    for row, out in zip(values, normalized, strict=True):
-        np.testing.assert_allclose(out, row / row.sum() * 100 if row.any() else row, rtol=1e-6)
-    assert normalized.dtype == np.float32
+@pytest.mark.parametrize("counted", [None, [True, True, False, True, True]])
+def test_each_row_is_brought_to_the_target(values: NDArray[np.float32], counted: list[bool] | None) -> None:
+    mask = None if counted is None else np.array(counted)
+    total = (values if mask is None else values[:, mask]).sum(1)
+    packed = steps.pack(sparse.csr_matrix(values), np.arange(5), 5, counted=mask, target=100.0).toarray()
+    for row, size, out in zip(values, total, packed, strict=True):
+        np.testing.assert_allclose(out, row / size * 100 if size else row, rtol=1e-6)
+    assert packed.dtype == np.float32
 
 
 @pytest.mark.parametrize("per_domain", [False, True], ids=["global", "domain"])
@@ -53,3 +56,22 @@ def test_scale_divides_and_clips(values: NDArray[np.float32], per_domain: bool) 
             largest = maximum[domain[i] if per_domain else 0, j]
             assert scaled[i, j] == np.float32(min(value / (largest if largest > 0 else 1), 1))
     assert scaled.dtype == np.float32
+
+
+@pytest.mark.parametrize(("value", "sound"), [(-1, False), (np.nan, False), (np.inf, False), (-np.inf, False), (3e38, True), (0.5, True)])
+def test_rows_are_checked(values: NDArray[np.float32], value: float, sound: bool) -> None:
+    values[[0, 4], 1] = value
+    rows = sparse.csr_matrix(values)
+    found, n_fractional = check_rows(rows.data, rows.indptr)
+    assert found == sound
+    assert n_fractional == (0 if value in (-1, 3e38) or np.isinf(value) else 2)
+
+
+@pytest.mark.parametrize("counted", [[1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [0, 0, 0, 0, 0]])
+def test_row_totals(values: NDArray[np.float32], counted: list[int]) -> None:
+    rows = sparse.csr_matrix(values)
+    # A stored zero is no detected feature.
+    rows.data[0] = 0
+    total, n_detected = row_totals(rows.data, rows.indices, rows.indptr, np.array(counted, np.float32))
+    np.testing.assert_array_equal(total, rows.toarray() @ np.array(counted))
+    np.testing.assert_array_equal(n_detected, (rows.toarray() > 0) @ np.array(counted))
