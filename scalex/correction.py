@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from sklearn.cluster import KMeans
@@ -16,7 +16,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["completed_types", "correction_targets", "mixed_clusters", "neighbor_mean", "without_domains"]
+__all__ = [
+    "DomainCorrection",
+    "completed_types",
+    "correction_targets",
+    "mixed_clusters",
+    "neighbor_mean",
+    "sample_rows",
+    "without_domains",
+]
 
 # Above this, clusters are found in a sample and the other cells follow their neighbours in it.
 MOST_CELLS = 20_000
@@ -42,6 +50,66 @@ SMOOTHING = 0.4
 TO_TYPE = 0.5
 # Distances in a table: as many as stay in the processor's cache while the smallest are found.
 TABLE_SIZE = 1 << 20
+
+
+class DomainCorrection(NamedTuple):
+    """How the latent of any cell is corrected for its domain, as it was found in a sample of M cells.
+
+    Attributes
+    ----------
+    center_Z, scale
+        Mean of the latents, and root of their total variance, one scale for all dimensions: distances stay as they are.
+    own_MZ, corrected_MZ
+        The sample before and after, less the mean and divided by the scale.
+    domain_M, row_M
+        Domain codes, and rows among all cells, ascending.
+    """
+
+    center_Z: Tensor
+    scale: Tensor
+    own_MZ: Tensor
+    corrected_MZ: Tensor
+    domain_M: Tensor
+    row_M: Tensor
+
+    @classmethod
+    def found(cls, latent_MZ: Tensor, domain_M: Tensor, row_M: Tensor, *, seed: int, attract: bool) -> Self:
+        """Find it in the latents of a sample; the other parameters are those of `correction_targets`."""
+        center_Z = latent_MZ.mean(0)
+        scale = latent_MZ.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
+        own_MZ = (latent_MZ - center_Z) / scale
+        generator = torch.Generator().manual_seed(seed)
+        corrected_MZ = _corrected(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
+        return cls(center_Z, scale, own_MZ, corrected_MZ, domain_M, row_M)
+
+    def corrected(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
+        """Latents without the differences between domains, (n_cells, n_latent), less the mean and divided by the scale.
+
+        Cells that are not of the sample move as their neighbours of the same domain in it.
+
+        Parameters
+        ----------
+        latent_CZ, domain_C, row_C
+            Latents of some cells, their domains and their rows among all.
+        """
+        scaled_CZ = (latent_CZ - self.center_Z) / self.scale
+        position_C = torch.searchsorted(self.row_M, row_C).clamp(max=len(self.row_M) - 1)
+        other_C = self.row_M[position_C] != row_C
+        corrected_CZ = self.corrected_MZ[position_C]
+        if other_C.any():
+            shift_MZ = self.corrected_MZ - self.own_MZ
+            cells = scaled_CZ[other_C]
+            corrected_CZ[other_C] = cells + _shift_of_neighbors(cells, domain_C[other_C], self.own_MZ, shift_MZ, self.domain_M)
+        return corrected_CZ
+
+    def targets(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
+        """What `correction_targets` gives for some cells, where no types are known; the parameters are those of `corrected`."""
+        corrected_CZ = self.corrected(latent_CZ, domain_C, row_C)
+        return self.in_units(torch.lerp(corrected_CZ, neighbor_mean(corrected_CZ, self.corrected_MZ, N_NEIGHBORS), SMOOTHING))
+
+    def in_units(self, scaled_CZ: Tensor) -> Tensor:
+        """What is less the mean and divided by the scale, in the units of the latents."""
+        return scaled_CZ * self.scale + self.center_Z
 
 
 class Clusters(NamedTuple):
@@ -83,25 +151,15 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     ----------
     Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nature Methods 16:1289 (2019).
     """
-    generator = torch.Generator().manual_seed(seed)
-    center_Z = latent_NZ.mean(0)
-    # One scale for all dimensions: distances stay as they are.
-    scale = latent_NZ.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
-    scaled_NZ = (latent_NZ - center_Z) / scale
-    row_M = _sample(domain_N, generator)
-    own_MZ, domain_M = scaled_NZ[row_M], domain_N[row_M]
-    corrected_MZ = _corrected(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
-    corrected_NZ = corrected_MZ
-    if len(row_M) < len(latent_NZ):
-        corrected_NZ = scaled_NZ + _shift_of_neighbors(scaled_NZ, domain_N, own_MZ, corrected_MZ - own_MZ, domain_M)
-        corrected_NZ[row_M] = corrected_MZ
+    row_M = sample_rows(domain_N, torch.Generator().manual_seed(seed))
+    found = DomainCorrection.found(latent_NZ[row_M], domain_N[row_M], row_M, seed=seed, attract=attract)
+    row_N = torch.arange(len(latent_NZ))
     if label_N is None or not (label_N >= 0).any():
-        goal_NZ, way = neighbor_mean(corrected_NZ, corrected_MZ, N_NEIGHBORS), SMOOTHING
-    else:
-        type_N = completed_types(corrected_NZ, label_N, generator)
-        corrected_NZ = without_domains(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
-        goal_NZ, way = _type_means(corrected_NZ, type_N)[type_N], TO_TYPE
-    return torch.lerp(corrected_NZ, goal_NZ, way) * scale + center_Z
+        return found.targets(latent_NZ, domain_N, row_N)
+    corrected_NZ = found.corrected(latent_NZ, domain_N, row_N)
+    type_N = completed_types(corrected_NZ, label_N, torch.Generator().manual_seed(seed))
+    corrected_NZ = without_domains(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
+    return found.in_units(torch.lerp(corrected_NZ, _type_means(corrected_NZ, type_N)[type_N], TO_TYPE))
 
 
 def completed_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,7 +182,7 @@ def completed_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator
     if not unknown_N.any():
         return label_N
     row_M = torch.nonzero(~unknown_N).flatten()
-    row_M = row_M[_sample(label_N[row_M], generator)]
+    row_M = row_M[sample_rows(label_N[row_M], generator)]
     label_M = label_N[row_M]
     parts = _nearest(cell_NZ[unknown_N], cell_NZ[row_M], N_NEIGHBORS)
     type_N = label_N.clone()
@@ -267,7 +325,7 @@ def _penalty(found_KD: Tensor, expected_D: Tensor, most_attraction: float) -> Te
     return penalty_KD.clamp_(min=-most_attraction)
 
 
-def _sample(domain_N: Tensor, generator: torch.Generator) -> Tensor:
+def sample_rows(domain_N: Tensor, generator: torch.Generator) -> Tensor:
     """Rows of about `MOST_CELLS` cells, never twice as many, drawn in proportion to the domains (or types), but some of each; in order."""
     n_cells = len(domain_N)
     if n_cells <= MOST_CELLS:

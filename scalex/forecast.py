@@ -46,7 +46,7 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     if plan["max_epochs"] is not None:
         n_steps = min(n_steps, plan["max_epochs"] * -(-n_cells // batch_size))
     n_epochs = n_steps * batch_size / n_cells
-    n_embedded = len(plan["correct_at"] or ()) + 1
+    n_embedded = module.n_embeddings(n_steps, n_cells) + 1
     n_times = n_epochs + n_embedded
     gigabytes = n_cells * data.values_per_cell * VALUE_BYTES / 1e9
     logger.info(
@@ -60,8 +60,8 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     training = n_steps * max(_seconds_per_step(module, data, batch_size, device), batch_size * per_cell)
     embedding = n_embedded * n_cells * per_cell
     logger.info(
-        "That takes about %s of training and %s of reading for corrections and embedding, if all goes on as fast as at first; neighbours, "
-        "UMAP and scores not counted",
+        "That takes about %s of training and %s of reading for corrections and embedding, if all goes on as fast as at first; the corrections' "
+        "own work, neighbours, UMAP and scores not counted",
         _spoken(training), _spoken(embedding),
     )  # fmt: skip
 

@@ -175,6 +175,11 @@ class ScalexModule(LightningModule):
                 n_hidden=self.hparams["n_hidden"],
             )
 
+    def n_embeddings(self, n_steps: int, n_cells: int) -> int:
+        """How often a training embeds all cells, for its corrections."""
+        plan, batch_size = self._correction, self.hparams["batch_size"]
+        return len(self.hparams["correct_at"] or ()) if self.hparams["use_labels"] else plan.n_of_all(n_steps, batch_size, n_cells)
+
     @property
     def vae(self) -> VAE:
         """The network.
@@ -265,30 +270,41 @@ class ScalexModule(LightningModule):
         logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator, counts)
         reconstruction = reconstruction_loss(logits_CG, batch.x_CG) / counts.n_cells
         kl = kl_divergence(posterior) / counts.n_cells
-        correction = self._correction.distance(posterior.mean_CZ, batch.row_C) / counts.n_cells
+        correction = self._correction.distance(posterior.mean_CZ, batch) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 
     @torch.no_grad()
     def _make_targets(self, n_due: int) -> None:
-        """Embed all cells, and see where they would lie without differences between domains."""
+        """See where the cells would lie without differences between domains: all of them, or a sample if few of them are drawn."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         start = time.monotonic()
-        latent_NZ = torch.zeros(len(data.domain), self.hparams["n_latent"], device=self.device)
-        for chunk in data.predict_dataloader():
-            embedded = self.predict_step(chunk)
-            latent_NZ[embedded.row_C] = embedded.latent_CZ
-        # Each process embeds its share of the chunks.
-        latent_NZ = summed(latent_NZ).cpu()
-        label_N = torch.from_numpy(data.label.codes.astype(np.int64)) if self.hparams["use_labels"] else None
+        plan, domain_N = self._correction, torch.from_numpy(data.domain)
+        n_steps, batch_size = self.trainer.estimated_stepping_batches, self.hparams["batch_size"]
         moved = 0.0
-        if self.trainer.is_global_zero:
-            moved = self._correction.make(latent_NZ, torch.from_numpy(data.domain), n_due, label_N)
-        self._correction.load_plain(self.trainer.strategy.broadcast(self._correction.to_plain()))
-        self._correction.to(self.device)
+        if not self.hparams["use_labels"] and not plan.takes_all(n_due, self.global_step, n_steps, batch_size, len(domain_N)):
+            row_M = plan.sample(domain_N)
+            n_embedded = len(row_M)
+            if self.trainer.is_global_zero:
+                latent_MZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.chunks_of(row_M.numpy())]).cpu()
+                moved = plan.make_from_sample(self.vae, latent_MZ, domain_N[row_M], row_M, n_due)
+        else:
+            n_embedded = len(domain_N)
+            latent_NZ = torch.zeros(n_embedded, self.hparams["n_latent"], device=self.device)
+            for chunk in data.predict_dataloader():
+                embedded = self.predict_step(chunk)
+                latent_NZ[embedded.row_C] = embedded.latent_CZ
+            # Each process embeds its share of the chunks.
+            latent_NZ = summed(latent_NZ).cpu()
+            label_N = torch.from_numpy(data.label.codes.astype(np.int64)) if self.hparams["use_labels"] else None
+            if self.trainer.is_global_zero:
+                moved = plan.make(latent_NZ, domain_N, n_due, label_N)
+        if n_processes() > 1:
+            plan.load_plain(self.trainer.strategy.broadcast(plan.to_plain()), self.vae)
+        plan.to(self.device)
         logger.info(
             "Step %s: corrected the latents of %s cells for their domains in %.1f s; they move by %.2f of their spread",
-            f"{self.global_step:,}", f"{len(latent_NZ):,}", time.monotonic() - start, moved,
+            f"{self.global_step:,}", f"{n_embedded:,}", time.monotonic() - start, moved,
         )  # fmt: skip
 
     def kl_weight(self, step: int) -> float:
@@ -447,21 +463,20 @@ class ScalexModule(LightningModule):
             If training is to go on with other features or domains than it began with.
         """
         saved = TrainedOn.from_plain(checkpoint["trained_on"])
-        if "targets" in checkpoint:
-            self._correction.load_plain(checkpoint["targets"])
-            self._correction.to(self.device)
-        if self.trained_on is None:
-            self.set_trained_on(saved)
-            return
+        known = self.trained_on or saved
+        self.set_trained_on(known)
         for what, then, now in (
-            ("features", saved.preprocessor.features, self.trained_on.preprocessor.features),
-            ("domains", saved.domains, self.trained_on.domains),
+            ("features", saved.preprocessor.features, known.preprocessor.features),
+            ("domains", saved.domains, known.domains),
         ):
             if list(then) != list(now):
                 raise ValueError(
                     f"The {what} are not those this run began with ({len(then)} then, {len(now)} now): its cells or settings have changed. "
                     "Begin a new run."
                 )
+        if "targets" in checkpoint:
+            self._correction.load_plain(checkpoint["targets"], self.vae)
+            self._correction.to(self.device)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scalex import correction
-from scalex.correction import completed_types, correction_targets, mixed_clusters, neighbor_mean, without_domains
+from scalex.correction import completed_types, correction_targets, mixed_clusters, neighbor_mean, sample_rows, without_domains
 
 
 def make_cells(
@@ -136,7 +136,7 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, domain, kind = make_cells({(d, k): 300 for d in (0, 1) for k in range(3)} | {(2, 0): 12})
     monkeypatch.setattr(correction, "MOST_CELLS", 500)
     monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
-    rows = correction._sample(domain, torch.Generator().manual_seed(0))
+    rows = sample_rows(domain, torch.Generator().manual_seed(0))
     assert (rows.diff() > 0).all()
     assert torch.bincount(domain[rows]).tolist()[2] == 10
     assert 480 < len(rows) <= 510
@@ -148,7 +148,7 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sample_of_many_domains_is_not_larger_than_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correction, "MOST_CELLS", 500)
     domain = torch.cat([torch.arange(100).repeat_interleave(20), torch.full((3000,), 100)])
-    rows = correction._sample(domain, torch.Generator().manual_seed(0))
+    rows = sample_rows(domain, torch.Generator().manual_seed(0))
     assert len(rows) <= 1000
     assert len(torch.unique(domain[rows])) == 101
 

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch.nn import functional as F
 
 from scalex.cells import AnnDataSource
+from scalex.correction_plan import CorrectionPlan
 from scalex.data import CellBatch, Chunk, ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.module import LEAST_ROWS, ScalexModule
@@ -324,6 +325,41 @@ def test_targets_are_made_when_they_are_due() -> None:
     assert watched.targets[-1].shape == (200, 3)
 
 
+def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalex.correction.MOST_CELLS", 60)
+    monkeypatch.setattr("scalex.correction_plan.MOST_CELLS", 60)
+    monkeypatch.setattr("scalex.correction.LEAST_OF_A_DOMAIN", 10)
+    data = make_data(batch_size=50)
+    targets = {}
+    for n_draws in (199, 200):
+        monkeypatch.setattr(CorrectionPlan, "n_draws", lambda *_, n=n_draws: n)
+        module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.5])
+        # The last step is the first with targets.
+        train(module, data, max_steps=2)
+        assert (module._correction.target_NZ is None) == (n_draws < 200)
+        rows = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:70]
+        x = torch.from_numpy(data.inputs().toarray())[rows]
+        batch = CellBatch(x, torch.from_numpy(data.domain)[rows], rows)
+        targets[n_draws] = module._correction._targets(batch), module._correction.variance_Z
+    torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
+    # That of a sample.
+    torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
+
+
+@pytest.mark.parametrize(("n_due", "step", "expected"), [(1, 50, 10 * 25), (2, 75, 10 * 25), (1, 51, 10 * 24)])
+def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: int) -> None:
+    assert CorrectionPlan([0.5, 0.75], 0).n_draws(n_due, step, 100, 10) == expected
+
+
+def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:
+    plan = CorrectionPlan([0.5, 0.8], 0)
+    # 100 steps of 1,000 cells: 30,000 are drawn between the corrections, 20,000 after the second.
+    assert [plan.n_of_all(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
+    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000).n_embeddings(100, 30_001) == 0
+    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000, use_labels=True).n_embeddings(100, 30_001) == 2
+    assert ScalexModule(batch_size=1000).n_embeddings(100, 30_001) == 0
+
+
 @pytest.mark.parametrize("use_labels", [False, True])
 def test_corrections_get_what_they_need(monkeypatch: pytest.MonkeyPatch, use_labels: bool) -> None:
     given = []
@@ -356,7 +392,7 @@ def test_the_encoder_is_drawn_to_the_targets() -> None:
     without = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
     assert without.correction == 0
     target = torch.rand(50, 3)
-    module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1})
+    module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
     losses = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
     mean = module.vae.posterior(batch.x_CG).mean_CZ
     expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50

@@ -155,6 +155,12 @@ class ScalexDataModule(LightningDataModule):
         parts = list(chunks(n_cells, min(self._chunk_size, -(-n_cells // n_processes))))[process::n_processes]
         return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self._chunk), collate_fn=as_it_is)
 
+    def chunks_of(self, kept: NDArray[np.int64]) -> Iterator[Chunk]:
+        """Some of the kept cells, ascending, as chunks to embed."""
+        for part in chunks(len(kept), self._chunk_size):
+            rows = kept[part]
+            yield Chunk(self.inputs(rows), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))
+
     def transfer_batch_to_device(self, batch: CellBatch | Chunk, device: torch.device, dataloader_idx: int) -> CellBatch | Chunk:
         """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows.
 
