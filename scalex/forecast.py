@@ -60,8 +60,8 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     training = n_steps * max(_seconds_per_step(module, data, batch_size, device), batch_size * per_cell)
     embedding = n_embedded * n_cells * per_cell
     logger.info(
-        "That takes about %s of training and %s of reading for corrections and embedding, if all goes on as fast as at first; the corrections' "
-        "own work, neighbours, UMAP and scores not counted",
+        "That takes about %s of training and %s of reading for corrections and embedding, if all goes on as fast as at first; besides that "
+        "there are the corrections' own work, neighbours, UMAP and scores",
         _spoken(training), _spoken(embedding),
     )  # fmt: skip
 
