@@ -94,6 +94,8 @@ def reading(options: Options, folder: Path) -> Table:
                 "front": _speed(options.cells, _front_to_back, path),
                 "pieces": _speed(options.cells, _in_pieces, cells, options.cells),
                 "shuffled": _speed(options.cells, _shuffled, cells, domain),
+                "cold front": _cold(path, _speed(options.cells, _front_to_back, path)),
+                "cold shuffled": _cold(path, _speed(options.cells, _shuffled, cells, domain)),
             },
             options.rounds,
         )
@@ -113,6 +115,11 @@ def reading(options: Options, folder: Path) -> Table:
                 ">= 0.6",
                 entropy,
             ],
+        ]
+        cold = f"{ratio(found['cold shuffled'], found['cold front']):.2f}"
+        rows += [
+            [kind, "front to back, not in the page cache", _median(found["cold front"]), "1", "", ""],
+            [kind, "shuffled minibatches, not in the page cache", _median(found["cold shuffled"]), cold, "", ""],
         ]
         path.unlink()
     columns = ["file", "what", "cells/s (median)", "of front to back", "target", "domain entropy, of a full shuffle's"]
@@ -183,7 +190,7 @@ def memory(options: Options, folder: Path) -> Table:
             write_resampled(options.real, last - first, paths[-1], seed=SEED + i, first=first)
         settings = [
             "dataset=h5ad", f"dataset.path=[{','.join(map(str, paths))}]", "dataset.backed=true", "preprocess.min_features=100",
-            "model.max_steps=300", "trainer=cpu", f"output={folder}/run-{n_cells}",
+            "model.max_steps=300", "max_cells=20000", "trainer=cpu", f"output={folder}/run-{n_cells}",
         ]  # fmt: skip
         start = perf_counter()
         peaks.append(peak_memory([sys.executable, str(ROOT / "train.py"), *settings]))
@@ -200,7 +207,7 @@ def memory(options: Options, folder: Path) -> Table:
         seconds = perf_counter() - start
         rows.append([f"{PUBLISHED_CELLS:,}, published package", f"{peak:,.0f} MB", "", "", f"{seconds:,.0f}"])
     columns = ["cells", "peak resident memory", "of the first", "target", "whole command, s"]
-    return f"memory of train.py: cells of {options.real.n_vars:,} features in {N_FILES} files, 300 steps", columns, rows
+    return f"memory of train.py: cells of {options.real.n_vars:,} features in {N_FILES} files, 300 steps, max_cells=20000", columns, rows
 
 
 def plan(options: Options, folder: Path) -> Table:
@@ -236,6 +243,18 @@ def _speed(n_cells: int, work: Callable[..., Iterator[Any] | object], *arguments
             for _ in done:
                 pass
         return n_cells / (perf_counter() - start)
+
+    return measure
+
+
+def _cold(path: Path, figure: Figure) -> Figure:
+    """The same with a file that the system has to read from the disk."""
+
+    def measure() -> float:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return figure()
 
     return measure
 
