@@ -36,10 +36,10 @@ from scalex.trained_on import TrainedOn
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 124
-BATCH_SIZES = (256, 1024, 4096, 8192)
+BATCH_SIZES = (256, 1024, 4096)
 # Cells of an epoch, drawn from the real ones, so that what happens between epochs does not count.
 N_CELLS = 65_536
-STEP_CELLS = 400_000
+STEP_CELLS = 200_000
 LEAST_STEPS = 30
 
 
