@@ -16,22 +16,20 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from omegaconf import OmegaConf
 from tables import circumstances, markdown_table, show
-from timing import StepClock, interleaved, ratio
+from timing import LightningSteps, interleaved, ratio
 
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
-from scalex.callbacks import Checkpoint
 from scalex.cells import AnnDataSource
 from scalex.memory import keep_freed_memory
+from scalex.processes import process_rank
 from scalex.trained_on import TrainedOn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,23 +54,11 @@ def measure(n_processes: int, batch_size: int) -> None:
     module_data = ScalexDataModule(cells, RnaRecipe(min_features=100).fit(cells), batch_size=batch_size, seed=SEED)
     module = ScalexModule(n_latent=30, n_hidden=512, lr=1e-3, seed=SEED)
     module.set_trained_on(TrainedOn(module_data.preprocessor, len(module_data.rows), version("scalex")))
-    clock = StepClock()
-    options: dict[str, Any] = {"accelerator": "cpu", "devices": n_processes}
-    if n_processes > 1:
-        options["strategy"] = instantiate(OmegaConf.load(ROOT / "conf" / "trainer" / "ddp.yaml").strategy)
-    trainer = Trainer(
-        **options,
-        max_steps=max(LEAST_STEPS, STEP_CELLS // batch_size),
-        callbacks=[clock, Checkpoint(None)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, datamodule=module_data)
-    if trainer.is_global_zero:
-        print(f"seconds per step: {clock.seconds_per_step()}", flush=True)
+    strategy = instantiate(OmegaConf.load(ROOT / "conf" / "trainer" / "ddp.yaml").strategy) if n_processes > 1 else "auto"
+    n_steps = max(LEAST_STEPS, STEP_CELLS // batch_size)
+    seconds = LightningSteps(module, module_data, n_steps, devices=n_processes, strategy=strategy).seconds_per_step()
+    if process_rank() == 0:
+        print(f"seconds per step: {seconds}", flush=True)
 
 
 def cells_per_second(n_processes: int, batch_size: int) -> float:

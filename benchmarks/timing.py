@@ -98,19 +98,24 @@ class LightningSteps:
         Steps to measure in a round.
     precision
         Lightning's name for it.
+    devices, strategy
+        Number of processes, and how they work together; Lightning starts the others with the command of the first.
     """
 
     module: ScalexModule
     data: ScalexDataModule
     n_steps: int
     precision: Any = "32-true"
+    devices: int = 1
+    strategy: Any = "auto"
 
     def run(self) -> StepClock:
         """Train for a warm-up and `n_steps`."""
         clock = StepClock()
         trainer = Trainer(
             accelerator="cpu",
-            devices=1,
+            devices=self.devices,
+            strategy=self.strategy,
             precision=self.precision,
             # The first step after the warm-up gives the clock its start.
             max_steps=WARM_UP + 1 + self.n_steps,

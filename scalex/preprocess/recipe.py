@@ -26,8 +26,8 @@ __all__ = ["AsIsRecipe", "FittedRecipe", "Recipe", "RnaRecipe"]
 
 logger = logging.getLogger(__name__)
 
-# Three chunks, with all their features, are in memory at a time.
-CHUNK_SIZE = 8192
+# Three chunks, with all their features, are in memory at a time: small enough that freed memory is used again.
+CHUNK_SIZE = 4096
 THREADS = 2
 SPIKE_INS = ("ERCC",)
 MITOCHONDRIAL = ("MT-", "mt-")
