@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -18,6 +20,16 @@ __all__ = ["StoredMatrix"]
 GAP = 4096
 # Values of a dense matrix that are in memory at a time.
 DENSE_VALUES = 1 << 24
+
+
+@njit(nogil=True, cache=True)
+def _move_together(values: NDArray[Any], start: NDArray[np.int64], length: NDArray[np.int64]) -> None:
+    """Move runs of values, each with its beginning, ascending, and its length, to the front, one after the other."""
+    at = 0
+    for i in range(len(start)):
+        for k in range(start[i], start[i] + length[i]):
+            values[at] = values[k]
+            at += 1
 
 
 class StoredMatrix:
@@ -130,8 +142,11 @@ class StoredMatrix:
         skipped[last] = 0
         if not skipped.any():
             return values
-        wanted = np.tile([True, False], len(rows))
-        kept: NDArray[np.generic] = values[np.repeat(wanted, np.stack([end - begin, skipped], axis=1).ravel())]
+        length = end - begin
+        start = np.cumsum(length + skipped) - length - skipped
+        # As whole numbers of that size: what they mean does not matter.
+        _move_together(values.view(f"u{values.itemsize}"), start, length)
+        kept: NDArray[np.generic] = values[: length.sum()]
         return kept
 
     def _row_pointers(self, stored: h5py.Group) -> NDArray[np.int64]:
