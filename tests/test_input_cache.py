@@ -19,14 +19,15 @@ from scalex.module import ScalexModule
 from scalex.preprocess import RnaRecipe
 
 
-def trained(files: list[Path], folder: Path, cache: Path | None, **recipe: Any) -> AnnData:
+def trained(files: list[Path], folder: Path, cache: Path | None, source: dict[str, Any] | None = None, **recipe: Any) -> AnnData:
     trainer = Trainer(
         accelerator="cpu", max_steps=20, callbacks=[Checkpoint(folder), LatentExport(folder)], logger=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    source = AnnDataSource(path=files, batch_key="batch", source_key="file", backed=True, cache=cache)
+    options: dict[str, Any] = {"path": files, "batch_key": "batch", "source_key": "file"} | (source or {})
+    cells = AnnDataSource(backed=True, cache=cache, **options)
     module = ScalexModule(n_latent=3, n_hidden=16, correct_at=[0.5])
-    return scalex.fit(source, RnaRecipe(**({"min_features": 250, "n_top_features": 80} | recipe)), module, trainer, chunk_size=70)
+    return scalex.fit(cells, RnaRecipe(**({"min_features": 250, "n_top_features": 80} | recipe)), module, trainer, chunk_size=70)
 
 
 @pytest.fixture
@@ -100,6 +101,13 @@ def test_other_cells_or_options_have_another_file(files: list[Path], tmp_path: P
         (tmp_path / "names.txt").write_text("\n".join(names[5:80]))
     trained(files, tmp_path / "other", cache, **recipe)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("chosen", "n_files"), [({}, 1), ({"n_obs": 200}, 2)])
+def test_the_seed_counts_where_cells_are_chosen_with_it(files: list[Path], tmp_path: Path, chosen: dict[str, int], n_files: int) -> None:
+    for seed in (1, 2):
+        trained(files, tmp_path / str(seed), tmp_path / "cache", chosen | {"seed": seed})
+    assert len(list((tmp_path / "cache").iterdir())) == n_files
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "without preprocessing"])

@@ -161,8 +161,10 @@ class AnnDataSource:
     def _identity(self, files: Sequence[Path]) -> str:
         """Which cells these are, as text."""
         states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        options = (self.batch_key, self.batch_categories, self.source_key, self.join, self.layer, self.fraction, self.n_obs, self.seed)
-        return repr((states, options))
+        options = (self.batch_key, self.batch_categories, self.source_key, self.join, self.layer)
+        # The seed is that of the choice: without one it changes nothing.
+        chosen = None if self.fraction is None and self.n_obs is None else (self.fraction, self.n_obs, self.seed)
+        return repr((states, options, chosen))
 
     def _sample(self, n_cells: int) -> NDArray[np.int64] | None:
         """Rows of the cells to use, ascending; None: all."""
