@@ -97,7 +97,7 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
 
 
 def test_one_of_two_processes_is_killed(settings: list[str], tmp_path: Path) -> None:
-    settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "model.max_steps=200"]
+    settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "model.max_steps=120"]
     ended(begun([*settings, "output=whole"], tmp_path))
     process = begun([*settings, "output=killed"], tmp_path)
     wait_for_checkpoint(tmp_path / "killed", process)
