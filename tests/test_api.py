@@ -148,6 +148,12 @@ def test_one_domain_is_integrated_and_said(demo: AnnData, caplog: pytest.LogCapt
     assert np.isfinite(adata.obsm["latent"]).all()
 
 
+def test_types_that_are_all_the_same_are_not_scored(demo: AnnData) -> None:
+    demo.obs["cell_type"] = pd.Categorical(["unlabelled"] * demo.n_obs)
+    scored = quick(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
+    assert scored.keys() == {"entropy_mixing", "silhouette", "umap_entropy_mixing", "umap_silhouette", "total"}
+
+
 def test_a_domain_with_one_cell_is_integrated(demo: AnnData) -> None:
     demo.obs["batch"] = ["one"] + ["rest"] * 299
     for is_eval in (True, False):

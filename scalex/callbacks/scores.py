@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
@@ -58,6 +59,9 @@ class Scores(Callback):
             if "leiden" not in data.embedding.obs:
                 place_others(data.embedding, sample)
             domain, label = adata.obs["domain"].array, data.label
+            if label is not None and len(np.unique(label.codes[label.codes >= 0])) < 2:
+                logger.info("All known cell types are the same one, which tells nothing: the scores that need types are left out")
+                label = None
             if label is not None and sample.rows is not None:
                 label = label[sample.rows]
             found = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
