@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,15 @@ LITTLE_ROOM = 1 << 20
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, by_several: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` if nothing goes wrong, else it is removed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    by_several
+        Several processes may write it at once; the last one stays.
 
     Raises
     ------
@@ -32,7 +40,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays last: some writers choose the format by it.
-    with _written(path.with_name(f".unfinished-{path.name}"), path) as unfinished:
+    with _written(_own(path) if by_several else path.with_name(f".unfinished-{path.name}"), path) as unfinished:
         yield unfinished
         unfinished.replace(path)
 
@@ -41,7 +49,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def made_by_the_first(path: Path) -> Iterator[Path]:
     """As `written_whole`, for a file that several processes may make at once, each alike: the first that is whole stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _written(path.with_name(f".unfinished-{os.getpid()}-{path.name}"), path) as unfinished:
+    with _written(_own(path), path) as unfinished:
         yield unfinished
         try:
             # Unlike a change of name, this never replaces a file that another process reads already.
@@ -51,6 +59,11 @@ def made_by_the_first(path: Path) -> Iterator[Path]:
         except OSError:
             # A disk without links.
             unfinished.replace(path)
+
+
+def _own(path: Path) -> Path:
+    """A temporary path of this process alone: two machines may give one number to two processes."""
+    return path.with_name(f".unfinished-{socket.gethostname()}-{os.getpid()}-{path.name}")
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from scalex.files import COMPOSED
+from scalex.files import COMPOSED, written_whole
 
 __all__ = ["write_sweep_table"]
 
@@ -23,15 +21,13 @@ def write_sweep_table(folder: str | Path) -> pd.DataFrame:
     Made anew from the runs' own files each time, so that runs may finish in any order, and at once. No table if none has scores.
     """
     folder = Path(folder)
-    # Two runs may have one process number on two machines.
-    own = folder / f".{socket.gethostname()}-{os.getpid()}-sweep.csv"
     table, runs = pd.DataFrame(), set[Path]()
     # A run that finishes while the table is written may write its row, and lose it at once.
     while (finished := set(folder.glob("*/metrics.json"))) != runs:
         runs = finished
         table = _table(runs)
-        table.to_csv(own)
-        own.replace(folder / "sweep.csv")
+        with written_whole(folder / "sweep.csv", by_several=True) as unfinished:
+            table.to_csv(unfinished)
     return table
 
 
