@@ -95,7 +95,7 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
 
 
 class ChunksInOrder(Sampler[Chunk]):
-    """Chunks of cells, one after the other; the next two are read while one is in use.
+    """Chunks of cells, one after the other; the next is read while one is in use.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class ChunksInOrder(Sampler[Chunk]):
         return len(self._parts)
 
     def __iter__(self) -> Iterator[Chunk]:
-        for _, chunk in read_ahead(self._parts, self._read, threads=2):
+        for _, chunk in read_ahead(self._parts, self._read):
             yield chunk
 
 
