@@ -242,7 +242,12 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        return fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
+        adata = fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
+    if folder is not None and INPUT_PCA in adata.varm and INPUT_PCA not in adata.obsm:
+        # Of cells that stay in a file they were written only; `label_transfer` needs them.
+        with h5py.File(folder / "adata.h5ad") as file:
+            adata.obsm[INPUT_PCA] = file[f"obsm/{INPUT_PCA}"][()]
+    return adata
 
 
 def _devices(gpu: int) -> list[int] | int:

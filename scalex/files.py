@@ -69,18 +69,34 @@ def _own(path: Path) -> Path:
 @contextmanager
 def _written(unfinished: Path, path: Path) -> Iterator[Path]:
     try:
-        yield unfinished
-    except (OSError, RuntimeError) as error:
-        if not _is_for_want_of_room(error, path.parent):
-            raise
-        raise OSError(f"There is no room for {path}, of which nothing is left. Make room on its disk, or choose another folder.") from error
+        with told_of_a_full_disk(path):
+            yield unfinished
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def told_of_a_full_disk(path: Path) -> Iterator[None]:
+    """Name the file for which there is no room.
+
+    Raises
+    ------
+    OSError
+        If writing to it while this lasts fails for want of room.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not _is_for_want_of_room(error, path.parent):
+            raise
+        raise OSError(f"There is no room for {path}, of which nothing is left. Make room on its disk, or choose another folder.") from error
+
+
 def _is_for_want_of_room(error: OSError | RuntimeError, folder: Path) -> bool:
-    # torch does not say what failed.
-    return error.errno in FULL if isinstance(error, OSError) else shutil.disk_usage(folder).free < LITTLE_ROOM
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # HDF5 says it in words, and torch does not say what failed.
+    return any(f"errno = {number}" in str(error) for number in FULL) or shutil.disk_usage(folder).free < LITTLE_ROOM
 
 
 def new_folder(folder: str | Path, *, resume: bool = False) -> Path:

@@ -61,11 +61,12 @@ class InputPca:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
-    def add_to(self, adata: AnnData, coordinates: NDArray[np.float32]) -> None:
-        """Keep the components, and the coordinates of the cells in them."""
+    def add_to(self, adata: AnnData, coordinates: NDArray[np.float32] | None) -> None:
+        """Keep the components and, unless they are kept elsewhere (None), the coordinates of the cells in them."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
-        adata.obsm[INPUT_PCA] = coordinates
+        if coordinates is not None:
+            adata.obsm[INPUT_PCA] = coordinates
 
     def coordinates(self, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone.

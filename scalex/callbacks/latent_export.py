@@ -18,7 +18,8 @@ from scalex.block_writer import BlockWriter
 from scalex.data import Chunk, ScalexDataModule
 from scalex.files import written_whole
 from scalex.impute import decoded_domain
-from scalex.input_pca import InputPca
+from scalex.input_pca import INPUT_PCA, InputPca
+from scalex.kept_rows import KeptRows
 from scalex.module import Embedded, ScalexModule
 from scalex.nn import summed
 from scalex.plain import writable
@@ -44,6 +45,10 @@ class LatentExport(Callback):
     expression
         Whether X and raw are written. None: if the cells are in memory. Those of cells that stay in a file are written block by block, and
         are not in the AnnData in memory.
+
+    Notes
+    -----
+    obsm["input_pca"] of cells that stay in a file is written, but is in memory only where nothing is written.
     """
 
     def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None, expression: bool | None = None) -> None:
@@ -53,7 +58,7 @@ class LatentExport(Callback):
         self._latent: np.ndarray | None = None
         self._times: np.ndarray = np.zeros(0, np.int8)
         self._pca: InputPca | None = None
-        self._coordinates: np.ndarray | None = None
+        self._coordinates: np.ndarray | KeptRows | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that the cells' annotation can be written, and the domain to decode through is there, before the long work."""
@@ -71,11 +76,16 @@ class LatentExport(Callback):
         n_cells = len(data.rows)
         self._times = np.zeros(n_cells, np.int8)
         self._latent = np.zeros((n_cells, pl_module.hparams["n_latent"]), np.float32)
-        if min(n_cells, len(data.preprocessor.features)) > 2:
-            fitted = InputPca.fit(data.inputs(InputPca.rows(n_cells))) if trainer.is_global_zero else None
-            self._pca = trainer.strategy.broadcast(fitted)
-            assert self._pca is not None
-            self._coordinates = np.zeros((n_cells, self._pca.components.shape[1]), np.float32)
+        if min(n_cells, len(data.preprocessor.features)) <= 2:
+            return
+        fitted = InputPca.fit(data.inputs(InputPca.rows(n_cells))) if trainer.is_global_zero else None
+        self._pca = trainer.strategy.broadcast(fitted)
+        assert self._pca is not None
+        n_components = self._pca.components.shape[1]
+        if data.in_memory or self.path is None:
+            self._coordinates = np.zeros((n_cells, n_components), np.float32)
+        else:
+            self._coordinates = KeptRows(self.path.with_name(".input_pca"), n_components)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -87,8 +97,13 @@ class LatentExport(Callback):
         rows = outputs.row_C.cpu().numpy()
         self._times[rows] += 1
         self._latent[rows] = outputs.latent_CZ.cpu().numpy()
-        if self._pca is not None and self._coordinates is not None:
-            self._coordinates[rows] = self._pca.coordinates(batch.inputs)
+        if self._pca is not None:
+            coordinates = self._pca.coordinates(batch.inputs)
+            if isinstance(self._coordinates, KeptRows):
+                self._coordinates.write(int(rows[0]), coordinates)
+            else:
+                assert self._coordinates is not None
+                self._coordinates[rows] = coordinates
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the AnnData."""
@@ -104,12 +119,12 @@ class LatentExport(Callback):
         adata = _as_anndata(data)
         adata.obsm["latent"] = gathered(self._latent)
         assert np.isfinite(adata.obsm["latent"]).all()
-        if self._pca is not None and self._coordinates is not None:
-            self._pca.add_to(adata, gathered(self._coordinates))
+        if self._pca is not None:
+            self._pca.add_to(adata, gathered(self._coordinates) if isinstance(self._coordinates, np.ndarray) else None)
         if data.in_memory:
             self._add_values(adata, slice(None), data, pl_module)
         data.embedding = adata
-        self._latent = self._pca = self._coordinates = None
+        self._latent = self._pca = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the AnnData with all that was added to it."""
@@ -118,12 +133,20 @@ class LatentExport(Callback):
             return
         assert isinstance(pl_module, ScalexModule)
         with written_whole(self.path) as path:
-            if data.in_memory or not (self.expression or self.impute):
+            if data.in_memory:
                 data.embedding.write_h5ad(path, compression="gzip")
             else:
                 self._write_blocks(path, data.embedding, data, pl_module)
+        if isinstance(self._coordinates, KeptRows):
+            self._coordinates.remove()
+        self._coordinates = None
         without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
         logger.info("Wrote %s (%s cells x %s features%s)", self.path, *(f"{n:,}" for n in data.embedding.shape), without)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing half done."""
+        if isinstance(self._coordinates, KeptRows):
+            self._coordinates.remove()
 
     def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: ScalexModule) -> None:
         """Add to a run of cells what has a value for each feature, as far as it is asked for."""
@@ -142,6 +165,8 @@ class LatentExport(Callback):
             for part in data.parts():
                 obsm = {name: np.asarray(values[part]) for name, values in adata.obsm.items()}
                 block = ad.AnnData(obs=adata.obs.iloc[part], var=adata.var, obsm=obsm, varm=dict(adata.varm))
+                if isinstance(self._coordinates, KeptRows):
+                    block.obsm[INPUT_PCA] = self._coordinates.read(part)
                 self._add_values(block, part, data, module)
                 writer.append(block)
             writer.finish(uns=adata.uns, obsp=adata.obsp)

@@ -46,6 +46,10 @@ class StoredFile:
             self._opened = opened = (process, h5py.File(self.path))
         return opened[1]
 
+    def descriptor(self) -> int:
+        """The open file's descriptor, to read bytes at a place of it; raises as `open` does."""
+        return int(self.open().id.get_vfd_handle())
+
     @contextmanager
     def reading(self, what: str) -> Iterator[None]:
         """Name the file and what is read from it where that fails.

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex.cells.protocol import chunks
 from scalex.cells.stored_file import StoredFile
+from scalex.cells.stored_values import StoredValues
 
 __all__ = ["StoredMatrix"]
 
@@ -68,6 +69,8 @@ class StoredMatrix:
         self._row, self._column = ("column", "row") if transposed else ("row", "column")
         # Of CSR, where each row begins among the values.
         self._indptr: NDArray[np.int64] | None = None if dense else self._row_pointers(stored)
+        if not dense:
+            self._data, self._indices = (StoredValues(self.file, f"{name}/{part}") for part in ("data", "indices"))
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`.
@@ -92,16 +95,16 @@ class StoredMatrix:
         rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows, np.int64)
         assert len(rows) == 0 or (rows[0] >= 0 and rows[-1] < self.shape[0] and (np.diff(rows) > 0).all()), "rows ascend, each once"
         stored = self.file.open()[self.name]
-        return self._dense(stored, rows) if self._indptr is None else self._sparse(stored, rows, self._indptr)
+        return self._dense(stored, rows) if self._indptr is None else self._sparse(rows, self._indptr)
 
     def values_per_row(self) -> NDArray[np.int64]:
         """How many values are stored of each row."""
         return np.full(self.shape[0], self.shape[1]) if self._indptr is None else np.diff(self._indptr)
 
-    def _sparse(self, stored: h5py.Group, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> sparse.csr_matrix:
+    def _sparse(self, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> sparse.csr_matrix:
         begin, end = starts[rows], starts[rows + 1]
-        data = self._read(stored["data"], rows, begin, end, GAP).astype(np.float32, copy=False)
-        indices = self._read(stored["indices"], rows, begin, end, GAP)
+        data = self._read(self._data, rows, begin, end, GAP).astype(np.float32, copy=False)
+        indices = self._read(self._indices, rows, begin, end, GAP)
         n_features = self.shape[1]
         if len(indices) and (indices.min() < 0 or indices.max() >= n_features):
             raise ValueError(
@@ -122,22 +125,28 @@ class StoredMatrix:
         return parts[1] if len(parts) == 2 else sparse.vstack(parts, format="csr")
 
     def _read(
-        self, dataset: h5py.Dataset, rows: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], gap: int
+        self,
+        stored: h5py.Dataset | StoredValues,
+        rows: NDArray[np.int64],
+        begin: NDArray[np.int64],
+        end: NDArray[np.int64],
+        gap: int,
     ) -> NDArray[np.generic]:
         """What stands from `begin` to `end` of each row, in the type of the file; rows with no more than `gap` between are read at once."""
+        of_row = stored.shape[1:] if isinstance(stored, h5py.Dataset) else ()
         if len(rows) == 0:
-            return np.empty((0, *dataset.shape[1:]), dataset.dtype)
+            return np.empty((0, *of_row), stored.dtype)
         skipped = np.append(begin[1:] - end[:-1], 0)
         last = np.flatnonzero(np.append(skipped[:-1] > gap, True))
         first = np.append(0, last[:-1] + 1)
         n_values = end[last] - begin[first]
-        values: NDArray[np.generic] = np.empty((int(n_values.sum()), *dataset.shape[1:]), dataset.dtype)
+        values: NDArray[np.generic] = np.empty((int(n_values.sum()), *of_row), stored.dtype)
         at = 0
         for i, j, n in zip(first.tolist(), last.tolist(), n_values.tolist(), strict=True):
             if n == 0:
                 continue
             with self.file.reading(f"{self.name}, {self._row}s {rows[i]} to {rows[j]}"):
-                dataset.read_direct(values[at : at + n], np.s_[int(begin[i]) : int(end[j])])
+                stored.read_direct(values[at : at + n], np.s_[int(begin[i]) : int(end[j])])
             at += n
         skipped[last] = 0
         if not skipped.any():

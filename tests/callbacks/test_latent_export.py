@@ -53,6 +53,9 @@ def test_cells_that_stay_in_a_file_are_written_as_those_in_memory(file: Path, tm
     # The order of training differs, the components of the inputs do not.
     np.testing.assert_allclose(np.abs(written.obsm["input_pca"][:, :3]), np.abs(memory.obsm["input_pca"][:, :3]), atol=1e-3)
     np.testing.assert_array_equal(written.obsm["latent"], backed.obsm["latent"])
+    # Written, but not in memory.
+    assert "input_pca" not in backed.obsm
+    assert not (tmp_path / "backed" / ".input_pca").exists()
     assert ("impute" in written.layers) == (impute is not None)
     if impute is not None:
         expected = scalex.Reference.load(tmp_path / "backed").module.impute(written.obsm["latent"], np.full(written.n_obs, 1))
@@ -78,3 +81,10 @@ def test_many_cells_are_laid_out_by_a_sample(file: Path, tmp_path: Path) -> None
     assert 0 <= adata.uns["scalex"]["scores"]["entropy_mixing"] <= 1
     assert "connectivities" not in adata.obsp
     assert (tmp_path / "run" / "umap.png").exists()
+
+
+def test_in_a_notebook_the_components_of_the_inputs_are_there(file: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"backed": True, "min_features": 0, "max_iteration": 5, "ignore_umap": True}
+    alone = scalex.SCALEX(str(file), **options)
+    kept = scalex.SCALEX(str(file), outdir=tmp_path / "run", **options)
+    np.testing.assert_array_equal(kept.obsm["input_pca"], alone.obsm["input_pca"])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import StoredMatrix, stored_matrix
+from scalex.cells.stored_values import StoredValues
 
 N_CELLS, N_FEATURES = 400, 60
 
@@ -115,8 +116,8 @@ def test_values_in_any_order_and_twice_are_sorted_and_added(matrix: sparse.csr_m
 def test_rows_that_are_close_are_read_at_once(matrix: sparse.csr_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = StoredMatrix(written(matrix, tmp_path), "X")
     read: list[slice] = []
-    original = h5py.Dataset.read_direct
-    monkeypatch.setattr(h5py.Dataset, "read_direct", lambda self, to, part: (read.append(part), original(self, to, part)))
+    original = StoredValues.read_direct
+    monkeypatch.setattr(StoredValues, "read_direct", lambda self, to, part: (read.append(part), original(self, to, part)))
     monkeypatch.setattr(stored_matrix, "GAP", int(matrix.indptr[30] - matrix.indptr[20]))
     stored.read(np.array([10, 11, 19, 30, 31, 300]))
     assert read == 2 * [slice(matrix.indptr[10], matrix.indptr[32]), slice(matrix.indptr[300], matrix.indptr[301])]
