@@ -112,7 +112,7 @@ def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_import
     helped = subprocess.run([*run, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert helped.returncode == 0
     assert "IMPORTED []" in helped.stdout
-    for said in ("python train.py -m", "dataset: base, demo, h5ad", "n_latent: 30", "max_steps"):
+    for said in ("python train.py -m", "dataset: base, demo, files, h5ad", "n_latent: 30", "max_steps"):
         assert said in helped.stdout
     misspelt = subprocess.run([*run, "model.n_latnt=8"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert misspelt.returncode == 1

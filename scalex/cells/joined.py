@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells.joined_columns import JoinedColumns
-from scalex.cells.joining import check_joinable, joined_features
+from scalex.cells.joining import alike, check_joinable, joined_features, renamed_features
+from scalex.cells.peaks import MatchPeaks
 from scalex.cells.stored_cells import StoredCells
 
 __all__ = ["JoinedCells"]
@@ -29,7 +30,7 @@ class JoinedCells:
         The files.
     names
         Of the sources, one each.
-    join, source_key
+    join, source_key, match_peaks
         As in `AnnDataSource`.
 
     Attributes
@@ -45,15 +46,22 @@ class JoinedCells:
         The sources share no feature, and the join is "inner".
     """
 
-    def __init__(self, sources: Sequence[StoredCells], names: Sequence[str], *, join: Literal["inner", "outer"], source_key: str) -> None:
-        features = [source.var for source in sources]
+    def __init__(
+        self,
+        sources: Sequence[StoredCells],
+        names: Sequence[str],
+        *,
+        join: Literal["inner", "outer"],
+        source_key: str,
+        match_peaks: MatchPeaks = "exact",
+    ) -> None:
+        renamed = alike([source.var.index for source in sources], names, match_peaks)
+        features = [renamed_features(source.var, own) for source, own in zip(sources, renamed, strict=True)]
         check_joinable(features, [source.columns for source in sources], names, join=join, source_key=source_key)
-        self.var = joined_features(features, join)
+        self.var = joined_features(features, names, join)
         self._sources, self._names, self._source_key = sources, list(names), source_key
         # Place of each feature of a source among the joined ones, -1 where it is not there; None where they are the same.
-        self._place = [
-            None if var.index.equals(self.var.index) else self.var.index.get_indexer(var.index).astype(np.int32) for var in features
-        ]
+        self._place = [None if own.equals(self.var.index) else self.var.index.get_indexer(own).astype(np.int32) for own in renamed]
         self._columns = JoinedColumns([source.table for source in sources])
         # Where each source begins and ends among all cells.
         self._end = np.cumsum([source.n_cells for source in sources]).tolist()
@@ -116,7 +124,7 @@ class JoinedCells:
 
 
 def _placed(values: sparse.csr_matrix, place: NDArray[np.int32], n_features: int) -> sparse.csr_matrix:
-    """The values with their columns at other places."""
+    """The values with their columns at other places; those that come to the same one are added."""
     columns = place[values.indices]
     there = columns >= 0
     indptr = np.append(0, np.cumsum(there))[values.indptr]
@@ -124,4 +132,6 @@ def _placed(values: sparse.csr_matrix, place: NDArray[np.int32], n_features: int
     if (np.diff(place[place >= 0]) > 0).all():
         return matrix
     # Columns come in order by transposing twice, in half the time that sorting them takes.
-    return matrix.tocsc().tocsr()
+    matrix = matrix.tocsc().tocsr()
+    matrix.sum_duplicates()
+    return matrix

@@ -11,17 +11,53 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex.cells.names import listed
+from scalex.cells.explained import why_few_are_shared
+from scalex.cells.names import is_ensembl, listed, without_version
+from scalex.cells.peaks import MatchPeaks, matched_by_overlap
 
-__all__ = ["check_joinable", "joined_features", "writable"]
+__all__ = ["alike", "check_joinable", "joined_features", "renamed_features", "writable"]
 
 logger = logging.getLogger(__name__)
 
+# Below this share of the smallest source's features in common, there is a reason to be looked for.
+FEW = 0.05
+# Share of a source's values that may be lacking without a word.
+ABSENT = 0.5
+
+
+def alike(features: Sequence[pd.Index], names: Sequence[str], match_peaks: MatchPeaks) -> list[pd.Index]:
+    """The names under which the features of the sources are joined, which need not be unique.
+
+    Peaks are united if that is asked for. Versions of Ensembl identifiers are left out where the sources have different ones.
+    """
+    if match_peaks == "overlap":
+        united = matched_by_overlap(features, names)
+        logger.info("Peaks that overlap are united: %s become %s regions", *_numbers(features, united))
+        return united
+    if not all(map(is_ensembl, features)):
+        return list(features)
+    plain = [without_version(own) for own in features]
+    if len(set.intersection(*map(set, plain))) <= len(set.intersection(*map(set, features))):
+        return list(features)
+    logger.info("The sources have different versions of Ensembl identifiers: they are joined without them")
+    # What would be the same as another one keeps its version: copies of a gene on the Y chromosome.
+    return [own.where(without.duplicated(keep=False), without) for own, without in zip(features, plain, strict=True)]
+
+
+def _numbers(before: Sequence[pd.Index], after: Sequence[pd.Index]) -> list[str]:
+    return [f"{sum(len(one.unique()) for one in before):,}", f"{len(set().union(*after)):,}"]
+
 
 def check_joinable(
-    features: Sequence[pd.DataFrame], columns: Sequence[Sequence[str]], names: Sequence[str], *, join: str, source_key: str
+    features: Sequence[pd.DataFrame],
+    columns: Sequence[Sequence[str]],
+    names: Sequence[str],
+    *,
+    join: str,
+    source_key: str,
+    cells: Sequence[Sequence[str]] = (),
 ) -> None:
-    """See that the sources have features in common, as far as the join needs it, and say which column of obs is lost.
+    """See that the sources have features in common, and say which column of obs is lost.
 
     Parameters
     ----------
@@ -29,13 +65,21 @@ def check_joinable(
         Of each source: the table of its features, the columns of its obs, its name.
     join, source_key
         As in `AnnDataSource`.
+    cells
+        Some names of the cells of each source.
 
     Raises
     ------
     ValueError
-        An inner join is empty.
+        An inner join is empty, or so little is shared that there is a reason for it, which the message tells.
     """
-    if join == "inner" and not set.intersection(*(set(var.index) for var in features)):
+    shared = set.intersection(*(set(var.index) for var in features))
+    smallest = min(len(var) for var in features)
+    if len(shared) < FEW * smallest:
+        why = why_few_are_shared(features, names, cells)
+        if why is not None:
+            raise ValueError(f"{len(shared):,} features are in all sources, of {smallest:,} in the smallest. {why}")
+    if join == "inner" and not shared:
         examples = "; ".join(f"{n}: {listed(var.index)}" for n, var in zip(names, features, strict=True))
         raise ValueError(
             f"The sources share no feature, so an inner join is empty. Their features: {examples}. "
@@ -45,21 +89,36 @@ def check_joinable(
         logger.warning("obs[%r] of the sources is replaced by the name of the source; choose another column with source_key.", source_key)
 
 
-def joined_features(features: Sequence[pd.DataFrame], join: Literal["inner", "outer"]) -> pd.DataFrame:
-    """The features of the joined cells in the order of `anndata.concat`; of a feature's annotation the first that is there counts."""
+def renamed_features(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """The table of features under the names of `alike`; of those with the same name the first stays."""
+    table = var.set_axis(names)
+    return table[~table.index.duplicated()]
+
+
+def joined_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: Literal["inner", "outer"]) -> pd.DataFrame:
+    """The features of the joined cells in the order of `anndata.concat`; of a feature's annotation the first that is there counts.
+
+    "n_sources" says how many of the sources, which are called `names`, have a feature.
+    """
     # anndata itself, joining no cells, says the order.
     without_cells = [ad.AnnData(sparse.csr_matrix((0, len(var)), dtype=np.float32), var=var[[]]) for var in features]
-    names = ad.concat(without_cells, join=join).var_names
-    joined = features[0].reindex(names)
+    order = ad.concat(without_cells, join=join).var_names
+    joined = features[0].reindex(order)
     for var in features[1:]:
-        joined = joined.combine_first(var.reindex(names))
-    joined = writable(joined).loc[names]
+        joined = joined.combine_first(var.reindex(order))
+    joined = writable(joined).loc[order]
     joined["n_sources"] = sum(joined.index.isin(var.index).astype(int) for var in features)
     smallest = min(len(var) for var in features)
     if len(joined) < smallest / 5:
         logger.warning(
             "Only %s features are in all sources, of at least %s in each: are they named alike?", f"{len(joined):,}", f"{smallest:,}"
         )
+    for var, name in zip(features, names, strict=True):
+        absent = 1 - len(joined.index.intersection(var.index)) / len(joined) if len(joined) else 0
+        if absent > ABSENT:
+            logger.warning(
+                "%s lacks %.0f %% of the joined features, which are 0 in its cells: join=inner leaves them out.", name, 100 * absent
+            )
     return joined
 
 

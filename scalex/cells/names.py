@@ -9,9 +9,15 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
-__all__ = ["listed", "unique"]
+__all__ = ["ENSEMBL", "is_ensembl", "listed", "named_by", "unique", "without_version"]
 
 logger = logging.getLogger(__name__)
+
+# Ensembl stable identifiers of features, and the version that some files append: ENSG00000141510.18, ENSMUSG00000059552.13.
+ENSEMBL = r"ENS[A-Z]*[GTPE]\d{11}"
+VERSIONED = rf"^({ENSEMBL})\.\d+(?:_PAR_Y)?$"
+# Names that are looked at, and the share of them that are identifiers where all are called so.
+LOOKED_AT, MOST = 1000, 0.5
 
 
 def unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
@@ -34,6 +40,45 @@ def unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
         )  # fmt: skip
         table.index = ad.utils.make_index_unique(table.index)
     return table
+
+
+def named_by(var: pd.DataFrame, *, column: str | None, source: str, several: bool) -> pd.DataFrame:
+    """The table of features with the text of a column as their names; where that is missing, the name stays.
+
+    Parameters
+    ----------
+    column
+        The column; None: the names stay.
+    source
+        Whose features they are, for messages.
+    several
+        One of several sources, which keeps its names if it has no such column.
+
+    Raises
+    ------
+    KeyError
+        If the only source has no such column.
+    """
+    if column is None:
+        return var
+    if column not in var:
+        if several:
+            logger.info("%s keeps the names of its features: it has no column %r in var", source, column)
+            return var
+        raise KeyError(f"var_names_from={column!r} is not in var of {source}. Columns: {listed(var.columns, 20)}.")
+    text = var[column].astype(object)
+    return var.set_axis(pd.Index(text.where(text.notna(), var.index.to_numpy()).astype(str)))
+
+
+def without_version(names: pd.Index) -> pd.Index:
+    """The names, Ensembl identifiers without their version."""
+    return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1", regex=True))
+
+
+def is_ensembl(names: pd.Index) -> bool:
+    """Whether most names are Ensembl identifiers, with or without a version."""
+    looked = without_version(names[:LOOKED_AT])
+    return len(looked) > 0 and float(looked.str.fullmatch(ENSEMBL).mean()) > MOST
 
 
 def listed(names: Iterable[Any], most: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -34,6 +35,8 @@ class StoredCells:
         Whose cells they are, for messages.
     cache
         Folder in which a matrix that is stored by columns is kept by rows.
+    name_features
+        Gives the table of features other names; see `named_by`.
 
     Attributes
     ----------
@@ -50,13 +53,21 @@ class StoredCells:
         The parts of the file do not fit together.
     """
 
-    def __init__(self, path: str | Path, matrix: str, source: str, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        matrix: str,
+        source: str,
+        cache: Path | None = None,
+        name_features: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> None:
         file = StoredFile(path)
         by_columns = file.open()[matrix].attrs.get("encoding-type") == "csc_matrix"
         assert cache is not None or not by_columns, "not_backed_because says so"
         self.matrix = stored_by_rows(file.path, matrix, cache) if cache is not None and by_columns else StoredMatrix(path, matrix)
         with file.reading("var"):
-            self.var = unique(ad.io.read_elem(file.open()["var"]), "feature", source)
+            var = ad.io.read_elem(file.open()["var"])
+        self.var = unique(var if name_features is None else name_features(var), "feature", source)
         self.table = StoredTable(file, source)
         self.n_cells = self.table.n_rows
         if self.matrix.shape != (self.n_cells, len(self.var)):
@@ -89,6 +100,8 @@ class StoredCells:
 
 def not_backed_because(path: Path, matrix: str, cache: Path | None = None) -> str | None:
     """Why the cells of a file cannot be read piece by piece; None if they can, with what is kept in a folder for it, if there is one."""
+    if path.suffix != ".h5ad":
+        return "only .h5ad files are read piece by piece"
     try:
         with h5py.File(path) as file:
             if matrix not in file:

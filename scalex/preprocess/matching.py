@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["FeatureMatch", "match_features"]
+from scalex.cells.names import ENSEMBL, without_version
 
-# Ensembl stable identifiers of features, with the version that some files append: ENSG00000141510.18, ENSMUSG00000059552.13.
-VERSIONED = r"^(ENS[A-Z]*[GTPE]\d{11})\.\d+(?:_PAR_Y)?$"
+__all__ = ["FeatureMatch", "match_features"]
 
 
 class FeatureMatch(NamedTuple):
@@ -55,10 +54,10 @@ def match_features(known: pd.Index, given: pd.Index) -> FeatureMatch:
     taken = np.zeros(len(known), bool)
     taken[position[exact]] = True
     # A given name without version may stand for a known one with it, and the other way.
-    plain_known, plain_given = _without_version(known), _without_version(given)
+    plain_known, plain_given = without_version(known), without_version(given)
     by_id = pd.Series(np.arange(len(known)), index=plain_known)
     by_id = by_id[~by_id.index.duplicated()]
-    is_id = plain_given.str.match(r"^ENS[A-Z]*[GTPE]\d{11}$")
+    is_id = plain_given.str.fullmatch(ENSEMBL)
     later = np.flatnonzero(~exact & np.asarray(is_id, bool))
     position[later] = by_id.reindex(plain_given[later]).fillna(-1).to_numpy(np.int64)
     repeated = (position >= 0) & (pd.Series(position).duplicated().to_numpy() | (~exact & taken[position]))
@@ -67,10 +66,6 @@ def match_features(known: pd.Index, given: pd.Index) -> FeatureMatch:
     found[position[position >= 0]] = True
     n_without_version = int(np.count_nonzero(position[later] >= 0))
     return FeatureMatch(position, found, n_without_version, int(repeated.sum()), _case_only(known[~found], given[position < 0]))
-
-
-def _without_version(names: pd.Index) -> pd.Index:
-    return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1", regex=True))
 
 
 def _case_only(known: pd.Index, given: pd.Index) -> list[tuple[str, str]]:

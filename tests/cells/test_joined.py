@@ -310,16 +310,16 @@ def test_a_sample_is_that_of_the_cells_in_memory(
             pd.testing.assert_frame_equal(backed.annotation(rows), in_memory.annotation(rows))
 
 
-def test_only_the_chosen_cells_need_a_domain(sources: list[AnnData], tmp_path: Path) -> None:
-    chosen = AnnDataSource(path=sources[0], n_obs=20).open().obs.index
-    left_out = ~sources[0].obs_names.isin(chosen)
-    sources[0].obs.loc[left_out, "batch"] = np.nan
-    backed, in_memory = opened(written(sources[:1], tmp_path), batch_key="batch", n_obs=20)
+def test_some_cells_are_chosen_by_the_shares_of_the_domains(sources: list[AnnData], tmp_path: Path) -> None:
+    backed, in_memory = opened(written(sources, tmp_path), batch_key="batch", source_key="file", n_obs=90)
     assert_same_roles(backed, in_memory)
-    sources[0].obs.loc[chosen[7], "batch"] = np.nan
-    (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match=rf"1 cells have no value in obs\['batch'\] \(first: {chosen[7]}\)"):
-        AnnDataSource(path=written(sources[:1], tmp_path / "other"), batch_key="batch", n_obs=20, backed=True).open()
+    np.testing.assert_array_equal(backed.read(slice(None)).toarray(), in_memory.read(slice(None)).toarray())
+    whole = AnnDataSource(path=sources, batch_key="batch", source_key="file").open().domain.value_counts()
+    difference = in_memory.domain.value_counts().to_numpy() - whole.to_numpy() * 90 / sum(N)
+    assert (abs(difference) < 1).all()
+    assert len(in_memory.domain) == 90
+    other = AnnDataSource(path=sources, batch_key="batch", source_key="file", n_obs=90, seed=1).open()
+    assert list(other.obs.index) != list(in_memory.obs.index)
 
 
 def test_cells_of_several_files_can_be_pickled(sources: list[AnnData], tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Peaks: regions of a chromosome, by their names; those of several sources matched by overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["MatchPeaks", "are_peaks", "matched_by_overlap", "regions"]
+
+MatchPeaks: TypeAlias = Literal["exact", "overlap"]
+
+# chr1:100-200, chr1-100-200, chr1_100_200; the chromosome with or without "chr", or a scaffold: GL000194.1, chrUn_KI270742v1.
+PEAK = r"^(?P<chromosome>(?:chr)?(?:\d+|X|Y|MT?)|chr[\w.]+|[A-Z]{2}_?\d+\.\d+)[:_\-](?P<start>\d+)[_\-](?P<end>\d+)$"
+# Share of names that are regions, for all to be called peaks.
+MOST = 0.9
+
+
+def regions(names: pd.Index) -> pd.DataFrame:
+    """Chromosome ("chr1"), start and end of each name, in the order of `names`; missing where a name is no region.
+
+    Returns
+    -------
+    DataFrame
+        "chromosome" text, "start" and "end" float64 (bases), indexed by `names`.
+    """
+    found = pd.Series(names.astype(str), index=names).str.extract(PEAK)
+    chromosome = found["chromosome"]
+    bare = chromosome.str.fullmatch(r"\d+|X|Y|M|MT", na=False)
+    found["chromosome"] = chromosome.where(~bare, "chr" + chromosome.replace("MT", "M"))
+    return found.assign(start=found["start"].astype(float), end=found["end"].astype(float))
+
+
+def are_peaks(names: pd.Index) -> bool:
+    """Whether names are, but for a few, regions of chromosomes."""
+    return len(names) > 0 and float(regions(names[:1000])["start"].notna().mean()) >= MOST
+
+
+def matched_by_overlap(sources: Sequence[pd.Index], names: Sequence[str]) -> list[pd.Index]:
+    """For each peak of each source, the region that it becomes: the union of all peaks that overlap, in a chain, of any source.
+
+    Parameters
+    ----------
+    sources
+        Names of the peaks of each source.
+    names
+        Of the sources, for messages.
+
+    Returns
+    -------
+    list of Index
+        For each source the new names, as "chr1:100-900", in the order of its peaks. Several peaks may have the same one.
+
+    Raises
+    ------
+    ValueError
+        If a name is no region.
+    """
+    tables = [regions(one) for one in sources]
+    for table, source in zip(tables, names, strict=True):
+        wrong = table.index[table["start"].isna() | ~(table["start"] < table["end"])]
+        if len(wrong):
+            raise ValueError(
+                f"match_peaks='overlap': {len(wrong):,} features of {source} are no regions, such as {', '.join(map(str, wrong[:3]))}. A "
+                "peak is called chr1:100-200, with its start before its end."
+            )
+    together = pd.concat(tables, ignore_index=True)
+    order = together.sort_values(["chromosome", "start"], kind="stable").index
+    ordered = together.loc[order]
+    # A region goes on as long as a peak begins before the end of one before it.
+    reached = ordered.groupby("chromosome", sort=False)["end"].cummax()
+    new_chromosome = (ordered["chromosome"] != ordered["chromosome"].shift()).to_numpy()
+    begins = new_chromosome | (ordered["start"].to_numpy() >= reached.shift(fill_value=-1.0).to_numpy())
+    region = np.cumsum(begins) - 1
+    first = ordered[begins]
+    last = ordered["end"].groupby(region).max()
+    text = first["chromosome"].to_numpy() + [f":{int(start)}-{int(end)}" for start, end in zip(first["start"], last, strict=True)]
+    renamed: NDArray[np.object_] = np.empty(len(together), object)
+    renamed[order] = text[region]
+    ends = np.cumsum([len(one) for one in sources])
+    return [pd.Index(part) for part in np.split(renamed, ends[:-1])]

@@ -1,0 +1,6 @@
+"""Files of cells, each format read by the library that owns it."""
+
+from scalex.formats.located import located, name_of_source
+from scalex.formats.read import FORMATS, ReadOptions, read_cells
+
+__all__ = ["FORMATS", "ReadOptions", "located", "name_of_source", "read_cells"]

@@ -1,0 +1,180 @@
+"""One source of cells, of any format, as an AnnData."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import scanpy as sc
+
+from scalex.formats.located import inside_h5mu
+from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
+from scalex.formats.text import ENDINGS as TEXT_ENDINGS
+from scalex.formats.text import read_text
+from scalex.formats.types import of_one_type
+
+__all__ = ["FORMATS", "ReadOptions", "read_cells"]
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (
+    ".h5ad, .zarr, .csv, .tsv and .txt (also .gz), a folder of 10x .mtx files, a .mtx(.gz) file beside its barcodes and features, 10x .h5, "
+    "file.h5mu/modality, .loom"
+)
+
+
+# As loompy's own conventions have it, and as anndata writes them.
+LOOM_CELLS = ("CellID", "obs_names")
+LOOM_FEATURES = ("Gene", "var_names", "Accession")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What formats other than AnnData's own leave open.
+
+    Attributes
+    ----------
+    transpose
+        Text files: False, a row for each feature and a column for each cell; True, the other way.
+    feature_type
+        10x files with several types of features: the one to use; None: "Gene Expression".
+    """
+
+    transpose: bool = False
+    feature_type: str | None = None
+
+
+def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
+    """Read the cells of a file or folder.
+
+    Parameters
+    ----------
+    path
+        As `located` gives it.
+    options
+        How to read it.
+
+    Returns
+    -------
+    AnnData
+        Cells x features, with names as they are in the file.
+
+    Raises
+    ------
+    ValueError
+        If the format is not known, the file is damaged or its parts do not fit together; the message says what to do.
+    ImportError
+        If the format needs a package that is not installed.
+    """
+    modality = inside_h5mu(path)
+    if modality is not None:
+        return _read_h5mu(*modality)
+    return _reader(path)(path, options)
+
+
+def _reader(path: Path) -> Callable[[Path, ReadOptions], ad.AnnData]:
+    name = path.name.lower()
+    if name.endswith(".h5ad"):
+        return lambda path, _: _sound(path, "AnnData", lambda: ad.read_h5ad(path))
+    if name.endswith((".zarr", ".zarr.zip")):
+        return lambda path, _: _sound(path, "AnnData zarr", lambda: ad.read_zarr(_zarr_store(path)))
+    if name.endswith(".h5"):
+        return _read_tenx_h5
+    if name.endswith(TEXT_ENDINGS):
+        return lambda path, options: read_text(path, transpose=options.transpose)
+    if name.endswith((".mtx", ".mtx.gz")) or (path.is_dir() and is_tenx_folder(path)):
+        return lambda path, options: read_tenx_folder(path, options.feature_type)
+    if name.endswith(".loom"):
+        return lambda path, _: _read_loom(path)
+    if name.endswith(".h5mu"):
+        return lambda path, _: _choose_modality(path)
+    if path.is_dir():
+        there = sorted(one.name for one in path.iterdir())
+        raise ValueError(
+            f"{path} is a folder that holds neither a zarr store nor a 10x matrix (matrix.mtx, barcodes.tsv, features.tsv), but "
+            f"{', '.join(there[:5]) or 'nothing'}. For several files give a list or a glob, such as {path}/*.h5ad."
+        )
+    raise ValueError(f"{path}: cells cannot be read from this format. Known are {FORMATS}.")
+
+
+def _sound(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
+    """What is read; damage is told in plain words."""
+    try:
+        return read()
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is not a readable {kind} file ({type(error).__name__}: {error}). It may be cut off or damaged: copy it again from "
+            "where it came, or write it again."
+        ) from error
+
+
+def _zarr_store(path: Path) -> object:
+    if path.is_dir():
+        return path
+    from zarr.storage import ZipStore
+
+    return ZipStore(path, mode="r")
+
+
+def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
+    adata = _sound(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
+    return of_one_type(adata, options.feature_type, path)
+
+
+def _read_loom(path: Path) -> ad.AnnData:
+    try:
+        import loompy  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{path}: .loom files are read by loompy, which is not installed: pip install 'scalex[loom]'.") from error
+    cells, features = _loom_names(path)
+    return _sound(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
+
+
+def _loom_names(path: Path) -> tuple[str, str]:
+    """Under what the names of cells and features are in a .loom file."""
+    names = []
+    for what, group, usual in (("cells", "col_attrs", LOOM_CELLS), ("features", "row_attrs", LOOM_FEATURES)):
+        try:
+            with h5py.File(path) as file:
+                there = list(file[group])
+        except (OSError, KeyError) as error:
+            raise ValueError(f"{path} is not a readable .loom file ({error}). It may be cut off or damaged: copy it again.") from error
+        found = [name for name in usual if name in there]
+        if not found:
+            raise ValueError(
+                f"{path} has no names of its {what}: they are looked for in {group} as {' or '.join(usual)}, and there is: "
+                f"{', '.join(there) or 'nothing'}."
+            )
+        names.append(found[0])
+    return names[0], names[1]
+
+
+def _choose_modality(path: Path) -> ad.AnnData:
+    there = _modalities(path)
+    raise ValueError(f"{path} holds several modalities: name one of them, as in {path}/{there[0]}. There is: {', '.join(there)}.")
+
+
+def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
+    import mudata
+
+    there = _modalities(path)
+    if modality not in there:
+        raise ValueError(f"{path} has no modality {modality!r}. There is: {', '.join(there)}.")
+    return _sound(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
+
+
+def _modalities(path: Path) -> list[str]:
+    try:
+        with h5py.File(path) as file:
+            there = list(file["mod"])
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is not a readable .h5mu file ({error}). Copy it again, or write it with MuData.write.") from error
+    if not there:
+        raise ValueError(f"{path} holds no modality.")
+    return there

@@ -1,0 +1,197 @@
+"""Matrices as text: .csv, .tsv and .txt, and their .gz."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+__all__ = ["ENDINGS", "read_text"]
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+# What separates values, by the ending; of .txt whichever there is.
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SPOKEN = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "spaces"}
+# Values that are in memory at a time, besides those above 0 that were read before.
+VALUES_AT_A_TIME = 1 << 24
+# Names as sequencing leaves them, with or without a sample's name before or after.
+CELL_NAME = re.compile(r"(?:.*[_\-#:.])?[ACGT]{10,}(?:[_\-.].*)?", re.IGNORECASE)
+# Ensembl identifiers, regions of a chromosome, mitochondrial genes.
+FEATURE_NAME = re.compile(r"ENS[A-Z]*G\d{11}(?:\.\d+)?|chr\w+[:\-_]\d+[\-_]\d+|MT-.+|mt-.+")
+# Genes of almost every data set of mammals.
+COMMON_GENES = frozenset(["ACTB", "ACTG1", "B2M", "EEF1A1", "FTL", "GAPDH", "MALAT1", "RPL13", "RPLP0", "RPS18", "TMSB4X", "UBC"])
+
+
+class _Header(NamedTuple):
+    delimiter: str
+    names: list[str]
+
+
+def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
+    """Read a table of numbers with names in its first row and its first column.
+
+    Parameters
+    ----------
+    path
+        The file.
+    transpose
+        False: a row for each feature and a column for each cell. True: the other way.
+
+    Returns
+    -------
+    AnnData
+        Cells x features, float32 CSR. In memory at a time are 16 million values, besides those that are not 0.
+
+    Raises
+    ------
+    ValueError
+        If it is no such table; the message names the row and the column.
+    """
+    with _told(path):
+        header = _header(path)
+        names, parts = [], []
+        for piece in _pieces(path, header):
+            names.append(piece.index)
+            parts.append(sparse.csr_matrix(piece.to_numpy(np.float32)))
+    if not parts:
+        raise ValueError(f"{path} has names in its first row, but no other row.")
+    rows, columns = pd.Index(np.concatenate(names)).astype(str), pd.Index(header.names)
+    matrix = sparse.vstack(parts, format="csr")
+    cells, features = (rows, columns) if transpose else (columns, rows)
+    _say_if_turned(path, cells, features, transpose)
+    return ad.AnnData(matrix if transpose else matrix.T.tocsr(), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=features))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in plain words what is wrong with a file."""
+    try:
+        yield
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path}: {str(error).strip()}. All rows need as many values as there are names in the first row.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text ({error.reason} at byte {error.start}). Is it compressed, or a spreadsheet? Save it as text."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}). It may be cut off or damaged: copy it again.") from error
+
+
+def _opened(path: Path) -> TextIO:
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+
+
+def _header(path: Path) -> _Header:
+    """What separates the values, and the names of the columns; the first row may or may not have a field above the names of the rows."""
+    with _opened(path) as file:
+        lines = [file.readline().rstrip("\r\n") for _ in range(2)]
+    if not lines[0]:
+        raise ValueError(f"{path} is empty.")
+    delimiter = _delimiter(path, lines[0])
+    fields, values = (next(csv.reader([line], delimiter=delimiter)) if line else [] for line in lines)
+    if values and len(values) not in (len(fields), len(fields) + 1):
+        raise ValueError(
+            f"{path}: the first row has {len(fields)} fields and the second {len(values)}. There must be as many, or one less in the "
+            "first, which has no need of a name above those of the rows."
+        )
+    return _Header(delimiter, fields if len(values) == len(fields) + 1 else fields[1:])
+
+
+def _delimiter(path: Path, line: str) -> str:
+    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    counts = {one: line.count(one) for one in SPOKEN}
+    most = max(counts, key=lambda one: counts[one])
+    if counts[most] == 0:
+        raise ValueError(f"{path} has one column: nothing in its first row separates values ({line[:60]!r}).")
+    wanted = DELIMITERS.get(ending.lower())
+    if wanted is None:
+        return most
+    if counts[wanted] == 0:
+        better = {"\t": ".tsv", ",": ".csv"}.get(most, ".txt")
+        raise ValueError(
+            f"{path}: its values are separated by {SPOKEN[most]}, and not by {SPOKEN[wanted]} as {ending} says. Rename it to {better}."
+        )
+    return wanted
+
+
+def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
+    """Rows of numbers, some at a time."""
+    n_columns = len(header.names)
+    at_a_time = max(VALUES_AT_A_TIME // max(n_columns, 1), 1)
+    columns = range(1, n_columns + 1)
+    options: dict[str, Any] = {
+        "sep": header.delimiter, "header": None, "names": range(n_columns + 1), "index_col": 0, "skiprows": 1, "skip_blank_lines": True,
+    }  # fmt: skip
+    with _opened(path) as file:
+        pieces = pd.read_csv(
+            file, chunksize=at_a_time, dtype={0: str} | dict.fromkeys(columns, np.float32), keep_default_na=False, **options
+        )
+        first = 0
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                return
+            except pd.errors.ParserError:
+                raise
+            except ValueError:
+                _raise_for_text(path, header, options | {"skiprows": 1 + first})
+                raise
+            yield piece
+            first += len(piece)
+
+
+def _raise_for_text(path: Path, header: _Header, options: dict[str, Any]) -> None:
+    """Name the first value that is no number."""
+    with _opened(path) as file:
+        for piece in pd.read_csv(file, chunksize=1000, dtype=str, keep_default_na=False, **options):
+            numbers = piece.apply(pd.to_numeric, errors="coerce")
+            bad = np.argwhere(numbers.isna().to_numpy())
+            if len(bad):
+                row, column = bad[0]
+                value = piece.iat[row, column]
+                said = f"{value!r}" if value else "empty"
+                hint = " Numbers need a point, not a comma." if re.fullmatch(r"\d+,\d+", value) else ""
+                raise ValueError(
+                    f"{path}: the value in row {piece.index[row]!r}, column {header.names[column]!r} is {said}, which is no number.{hint} "
+                    "Text about cells or features does not belong into the matrix: take such rows and columns out."
+                )
+
+
+def _say_if_turned(path: Path, cells: pd.Index, features: pd.Index, transpose: bool) -> None:
+    """Warn where what is read as cells is called like features, or the other way."""
+    turned = _share(features, CELL_NAME) > 0.5 or _are_features(cells)
+    right = _share(cells, CELL_NAME) > 0.5 or _are_features(features)
+    said = f"a {'row' if transpose else 'column'} for each cell (transpose={str(transpose).lower()})"
+    logger.info("%s: read with %s: %s cells x %s features", path, said, f"{len(cells):,}", f"{len(features):,}")
+    if turned and not right:
+        logger.warning(
+            "%s looks turned: its cells are called %s and its features %s. It was read with %s; if that is wrong, use transpose=%s.",
+            path, _some(cells), _some(features), said, str(not transpose).lower(),
+        )  # fmt: skip
+
+
+def _are_features(names: pd.Index) -> bool:
+    return _share(names, FEATURE_NAME) > 0.5 or len(COMMON_GENES & {name.upper() for name in names}) >= 3
+
+
+def _share(names: pd.Index, pattern: re.Pattern[str]) -> float:
+    looked: Sequence[str] = names[:1000].tolist()
+    return sum(pattern.fullmatch(name) is not None for name in looked) / max(len(looked), 1)
+
+
+def _some(names: pd.Index) -> str:
+    return ", ".join(names[:3])

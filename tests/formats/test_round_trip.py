@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from formats.written import WRITERS, write_text
+
+import scalex
+from scalex.cells import AnnDataSource
+
+OPTIONS: dict[str, Any] = {"min_features": 0, "max_iteration": 10, "ignore_umap": True, "batch_size": 32, "n_top_features": 100}
+
+
+@pytest.fixture(scope="session")
+def latents(counts: AnnData) -> np.ndarray:
+    return scalex.SCALEX(counts, **OPTIONS).obsm["latent"]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_same_cells_in_any_format_have_the_same_latents(counts: AnnData, latents: np.ndarray, tmp_path: Path, kind: str) -> None:
+    path = WRITERS[kind](counts, tmp_path)
+    adata = scalex.SCALEX(str(path), **OPTIONS)
+    assert list(adata.obs_names) == list(counts.obs_names)
+    np.testing.assert_array_equal(adata.obsm["latent"], latents)
+
+
+def test_text_with_a_row_for_each_cell(counts: AnnData, tmp_path: Path) -> None:
+    path = write_text(counts, tmp_path / "cells.csv", ",", turned=True)
+    cells = AnnDataSource(path=path, transpose=True).open()
+    assert list(cells.var.index) == list(counts.var_names)
+    np.testing.assert_array_equal(cells.read(slice(None)).toarray(), counts.X.toarray())
+
+
+def test_a_list_may_mix_all_of_them(counts: AnnData, tmp_path: Path) -> None:
+    parts = [counts[start : start + 60] for start in range(0, 300, 60)]
+    kinds = ["h5ad", "csv.gz", "10x new", "h5mu"]
+    paths: list[Any] = []
+    for kind, part in zip(kinds, parts[:4], strict=True):
+        folder = tmp_path / kind
+        folder.mkdir()
+        paths.append(WRITERS[kind](part.copy(), folder))
+    cells = AnnDataSource(path=[*paths, parts[-1]]).open()
+    assert list(cells.domain.categories) == sorted(["cells-0", "cells-1", "new", "cells-rna", "4"])
+    np.testing.assert_array_equal(cells.read(slice(None)).toarray(), counts.X.toarray())

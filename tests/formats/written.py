@@ -1,0 +1,108 @@
+"""The same cells as a file of every format."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from scipy.io import mmwrite
+
+
+def compressed(path: Path) -> Path:
+    with path.open("rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    path.unlink()
+    return path.with_name(f"{path.name}.gz")
+
+
+def write_text(cells: AnnData, path: Path, separator: str, *, turned: bool = False, corner: bool = True) -> Path:
+    table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
+    text = (table if turned else table.T).to_csv(sep=separator)
+    path.write_text(text if corner else text[1:])
+    return path
+
+
+def write_tenx(cells: AnnData, folder: Path, *, features: str = "features", prefix: str = "", gz: bool = True, n_columns: int = 3) -> Path:
+    folder.mkdir(exist_ok=True)
+    matrix = folder / f"{prefix}matrix.mtx"
+    mmwrite(matrix, sparse.coo_matrix(cells.X.T).astype(int), field="integer")
+    columns = {"id": [f"ENSG{i:011d}" for i in range(cells.n_vars)], "name": cells.var_names, "type": "Gene Expression"}
+    table = pd.DataFrame(columns).iloc[:, :n_columns] if n_columns > 1 else pd.DataFrame({"name": cells.var_names})
+    table.to_csv(folder / f"{prefix}{features}.tsv", sep="\t", header=False, index=False)
+    pd.Series(cells.obs_names).to_csv(folder / f"{prefix}barcodes.tsv", header=False, index=False)
+    if gz:
+        for name in ("matrix.mtx", f"{features}.tsv", "barcodes.tsv"):
+            compressed(folder / f"{prefix}{name}")
+    return folder
+
+
+def write_tenx_h5(cells: AnnData, path: Path) -> Path:
+    """As Cell Ranger 3 does."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        matrix = sparse.csr_matrix(cells.X)
+        group["data"], group["indices"], group["indptr"] = matrix.data.astype("int32"), matrix.indices.astype("int64"), matrix.indptr
+        group["shape"] = [cells.n_vars, cells.n_obs]
+        group["barcodes"] = cells.obs_names.to_numpy().astype("S")
+        features = group.create_group("features")
+        features["id"] = np.array([f"ENSG{i:011d}" for i in range(cells.n_vars)], "S")
+        features["name"] = cells.var_names.to_numpy().astype("S")
+        features["feature_type"] = np.array(["Gene Expression"] * cells.n_vars, "S")
+        features["genome"] = np.array(["GRCh38"] * cells.n_vars, "S")
+    return path
+
+
+def write_h5mu(cells: AnnData, path: Path) -> Path:
+    other = AnnData(cells.X[:, :5].copy(), obs=cells.obs.copy(), var=cells.var.iloc[:5].set_axis([f"protein{i}" for i in range(5)]))
+    mudata.set_options(pull_on_update=False)
+    mudata.MuData({"rna": cells.copy(), "adt": other}).write(path)
+    return path
+
+
+def write_zarr(cells: AnnData, path: Path) -> Path:
+    with warnings.catch_warnings(action="ignore"):
+        # Of what will be the default of later versions.
+        cells.write_zarr(path)
+    return path
+
+
+def write_h5ad(cells: AnnData, path: Path) -> Path:
+    cells.write_h5ad(path)
+    return path
+
+
+def write_loom(cells: AnnData, path: Path) -> Path:
+    pytest.importorskip("loompy")
+    ad.io.write_loom(path, cells)
+    return path
+
+
+WRITERS: dict[str, Callable[[AnnData, Path], Path]] = {
+    "h5ad": lambda cells, folder: write_h5ad(cells, folder / "cells.h5ad"),
+    "zarr": lambda cells, folder: write_zarr(cells, folder / "cells.zarr"),
+    "csv": lambda cells, folder: write_text(cells, folder / "cells.csv", ","),
+    "csv.gz": lambda cells, folder: compressed(write_text(cells, folder / "cells.csv", ",")),
+    "tsv": lambda cells, folder: write_text(cells, folder / "cells.tsv", "\t"),
+    "tsv without corner": lambda cells, folder: write_text(cells, folder / "cells.tsv", "\t", corner=False),
+    "txt": lambda cells, folder: write_text(cells, folder / "cells.txt", " "),
+    "txt.gz": lambda cells, folder: compressed(write_text(cells, folder / "cells.txt", "\t")),
+    "10x new": lambda cells, folder: write_tenx(cells, folder / "new"),
+    "10x old": lambda cells, folder: write_tenx(cells, folder / "old", features="genes", gz=False, n_columns=2),
+    "10x with a sample's name": lambda cells, folder: write_tenx(cells, folder / "named", prefix="GSM1_"),
+    "10x names alone": lambda cells, folder: write_tenx(cells, folder / "alone", n_columns=1, gz=False),
+    "mtx": lambda cells, folder: write_tenx(cells, folder / "mtx", prefix="GSM1.") / "GSM1.matrix.mtx.gz",
+    "10x h5": lambda cells, folder: write_tenx_h5(cells, folder / "cells.h5"),
+    "h5mu": lambda cells, folder: write_h5mu(cells, folder / "cells.h5mu") / "rna",
+    "loom": lambda cells, folder: write_loom(cells, folder / "cells.loom"),
+}
