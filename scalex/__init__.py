@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from scalex.data import ScalexDataModule
     from scalex.demo import DemoSource, demo_cells
     from scalex.module import ScalexModule
-    from scalex.preprocess import AsIsRecipe, Preprocessor, RnaRecipe
+    from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, RnaRecipe
     from scalex.reference import Reference
     from scalex.workflow import fit
 
 __all__ = [
     "SCALEX",
+    "AdtRecipe",
     "AnnDataSource",
     "AsIsRecipe",
+    "AtacRecipe",
     "DemoSource",
     "Preprocessor",
     "Reference",
@@ -32,8 +34,10 @@ __all__ = [
 
 _HOME = {
     "SCALEX": "api",
+    "AdtRecipe": "preprocess",
     "AnnDataSource": "cells",
     "AsIsRecipe": "preprocess",
+    "AtacRecipe": "preprocess",
     "DemoSource": "demo",
     "Preprocessor": "preprocess",
     "Reference": "reference",

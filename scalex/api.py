@@ -20,19 +20,22 @@ from lightning import Callback, Trainer
 from numpy.typing import NDArray
 
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
-from scalex.cells import AnnDataSource
+from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.epoch_table import EpochTable
 from scalex.files import new_folder
 from scalex.input_pca import INPUT_PCA
 from scalex.logs import logged_to
 from scalex.module import ScalexModule, Statistics
-from scalex.preprocess import AsIsRecipe, Recipe, RnaRecipe
+from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
 from scalex.projection import project
 from scalex.reference import Reference
 from scalex.transfer import LabelTransfer
 from scalex.workflow import fit, project_to
 
 __all__ = ["SCALEX", "label_transfer"]
+
+# And the detected features that a cell needs if nothing else is said.
+PROFILES = {"RNA": 600, "ATAC": 100, "ADT": 1}
 
 
 def SCALEX(  # noqa: N802 -- the signature and the name are given
@@ -42,7 +45,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     batch_name: str = "batch",
     min_features: int = 600,
     min_cells: int = 3,
-    target_sum: int | None = None,
+    target_sum: float | None = None,
     n_top_features: int | str | Sequence[str] | None = None,
     join: Literal["inner", "outer"] = "inner",
     batch_key: str = "batch",
@@ -69,7 +72,13 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     num_workers: int = 4,
     *,
     keep_mt: bool = False,
+    binarize: bool = True,
+    normalization: Literal["total", "tfidf"] = "tfidf",
     cell_type: str = "cell_type",
+    transpose: bool = False,
+    feature_type: str | None = None,
+    var_names_from: str | None = None,
+    match_peaks: MatchPeaks = "exact",
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
@@ -79,22 +88,27 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     Parameters
     ----------
     data_list
-        An AnnData, the path of an .h5ad file, or a list of them; each member of a list is a source.
+        An AnnData, a path, or a list of them; each file and each AnnData is a source. Paths are those of .h5ad files, zarr stores, text
+        (.csv, .tsv, .txt and their .gz), 10x folders of .mtx files and 10x .h5, ``file.h5mu/modality`` and .loom; globs
+        (``data/*.h5ad``); and names of what is in ``~/.scalex/``.
     batch_categories
         Names of the sources, one each. None: the files' names without ending; 0, 1, ... for AnnData objects.
     profile
-        "RNA". "ATAC" and "ADT" are not there yet.
+        "RNA": counts of genes. "ATAC": counts of peaks. "ADT": counts of surface proteins, of which all are used.
     batch_name
         Column of obs that holds each cell's domain; several columns, separated by commas, are joined. With the default, several
         sources are the domains, and a single source without that column is one domain.
     min_features
-        Cells with fewer detected features are left out.
+        Cells with fewer detected features are left out. 600, the default, is that of RNA: with "ATAC" it stands for 100, and with "ADT"
+        for 1.
     min_cells
         Features detected in fewer cells are left out.
     target_sum
-        Counts per cell after normalization. None: 10,000.
+        Counts per cell after normalization. None: 10,000, as the published package has it. For the median of the cells, which scanpy
+        takes for None, give ``np.median(adata.X.sum(1))``.
     n_top_features
-        How many highly variable features to use, a list of features, or a text file of them. None: 2,000.
+        How many features to use, the most variable genes or the most accessible peaks; or a list of them; or a text file with one a
+        line. None: 2,000 genes, 30,000 peaks.
     join
         Features that all sources have ("inner") or that any has ("outer").
     batch_key
@@ -102,7 +116,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     processed
         The matrix is ready: it is used as it is, only scaled.
     fraction, n_obs
-        Use a random share, or a random number, of the cells.
+        Use a random share, or a random number, of the cells, of each domain its share.
     use_layer
         Another layer, or an entry of obsm, as the input; it is used as it is, only scaled.
     backed
@@ -147,8 +161,12 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Has no effect: cells in memory are gathered faster than worker processes could send them.
     keep_mt
         Keep features whose name starts with ERCC, MT- or mt-.
+    binarize, normalization
+        Of "ATAC": see `AtacRecipe`.
     cell_type
         Column of obs with known cell types, for plots and scores.
+    transpose, feature_type, var_names_from, match_peaks
+        How files are read and joined: see `AnnDataSource`.
 
     Returns
     -------
@@ -158,9 +176,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
 
     Raises
     ------
-    NotImplementedError
-        For what is not there yet.
-    ValueError, KeyError, FileNotFoundError, FileExistsError
+    ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError
         Where the data or the folder are not as the arguments say.
 
     Examples
@@ -171,10 +187,10 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     (600, 10)
     """
     parameters = {name: value for name, value in locals().items() if name != "data_list"}
-    if profile != "RNA":
-        raise NotImplementedError(f"profile={profile!r} is not there yet; use 'RNA', or processed=True for values that are ready.")
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r}: allowed are {', '.join(PROFILES)}; for values that are ready use processed=True.")
     if data_list is None:
-        raise ValueError("data_list is None: give an AnnData, the path of an .h5ad file, or a list of them.")
+        raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
     source = AnnDataSource(
         path=data_list,
         batch_key=None if batch_name == "batch" else batch_name,
@@ -183,6 +199,10 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         join=join,
         layer=use_layer,
         label_key=cell_type,
+        transpose=transpose,
+        feature_type=feature_type,
+        var_names_from=var_names_from,
+        match_peaks=match_peaks,
         fraction=fraction,
         n_obs=n_obs,
         seed=seed,
@@ -205,16 +225,26 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
                 parameters=parameters,
             )
     recipe: Recipe
+    size = 10_000 if target_sum is None else target_sum
+    least = PROFILES[profile] if min_features == PROFILES["RNA"] else min_features
     if processed or use_layer != "X":
         recipe = AsIsRecipe()
-    else:
-        recipe = RnaRecipe(
-            min_features=min_features,
+    elif profile == "RNA":
+        n_genes = 2000 if n_top_features is None else n_top_features
+        recipe = RnaRecipe(min_features=least, min_cells=min_cells, target_sum=size, n_top_features=n_genes, keep_mt=keep_mt)
+    elif profile == "ATAC":
+        recipe = AtacRecipe(
+            min_features=least,
             min_cells=min_cells,
-            target_sum=10_000 if target_sum is None else target_sum,
-            n_top_features=2000 if n_top_features is None else n_top_features,
-            keep_mt=keep_mt,
+            binarize=binarize,
+            normalization=normalization,
+            target_sum=size,
+            n_top_features=30_000 if n_top_features is None else n_top_features,
         )
+    else:
+        if n_top_features is not None:
+            raise ValueError(f"n_top_features={n_top_features}: with profile='ADT' all proteins are used. Leave it out.")
+        recipe = AdtRecipe(min_features=least, min_cells=min_cells)
     module = ScalexModule(
         lr=lr,
         batch_size=batch_size,

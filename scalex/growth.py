@@ -100,7 +100,7 @@ def grow(
     after = _with_domains(before, query, new, kept)
     cells = _joined(reference, query, old, new, kept, label)
     # The joined values are normalized already.
-    as_they_are = replace(after, total_features=None)
+    as_they_are = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
     plan = module.hparams
     plan["encoder_lr"] = encoder_lr
     data = ScalexDataModule(

@@ -44,6 +44,10 @@ def check_known(domains: Iterable[str], known: Sequence[str]) -> None:
 
 def units(preprocessor: Preprocessor) -> str:
     """What the decoded values are, as a sentence."""
-    if preprocessor.total_features is None:
+    if preprocessor.normalization == "none":
         return "layers['impute'] is in the units of the training data's values"
+    if preprocessor.normalization == "clr":
+        return "layers['impute'] are centred log-ratios, log(1 + x / geometric mean of 1 + x)"
+    if preprocessor.normalization == "tfidf":
+        return f"layers['impute'] is log1p of TF-IDF x {preprocessor.target_sum:,.0f}"
     return f"layers['impute'] is log1p of counts per {preprocessor.target_sum:,.0f}"

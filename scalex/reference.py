@@ -138,7 +138,7 @@ class Reference:
             "n_latent": self.module.hparams["n_latent"],
             "domains": {str(domain): int(counts[domain]) for domain in counts.index},
             "labels": self.labels,
-            "values": processed if preprocessor.total_features is None else "counts",
+            "values": processed if preprocessor.normalization == "none" else "counts",
             "statistics": self.module.hparams["statistics"],
             "lineage": list(self.lineage),
         }

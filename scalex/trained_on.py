@@ -9,7 +9,7 @@ from scalex.preprocess import Preprocessor
 
 __all__ = ["FORMAT", "TrainedOn"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -66,15 +66,35 @@ def test_the_docstring_describes_every_parameter() -> None:
     assert set(inspect.signature(scalex.SCALEX).parameters) <= described
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "said"),
-    [
-        ({"profile": "ATAC"}, "profile='ATAC' is not there yet"),
-    ],
-)
-def test_what_is_not_there_yet_says_so(demo: AnnData, kwargs: dict[str, Any], said: str) -> None:
-    with pytest.raises(NotImplementedError, match=said):
-        quick(demo, **kwargs)
+def test_an_unknown_profile_is_an_error(demo: AnnData) -> None:
+    with pytest.raises(ValueError, match="profile='DNA': allowed are RNA, ATAC, ADT; for values that are ready use processed=True"):
+        quick(demo, profile="DNA")
+
+
+def test_peaks_are_a_profile(demo: AnnData) -> None:
+    adata = quick(demo, profile="ATAC", n_top_features=50)
+    assert adata.shape == (300, 50)
+    counts = (demo.X > 0).toarray()
+    assert set(adata.var_names) == set(demo.var_names[np.argsort(-counts.sum(0), kind="stable")[:50]])
+    total = quick(demo, profile="ATAC", binarize=False, normalization="total", n_top_features=500)
+    np.testing.assert_allclose(np.expm1(total.raw.X.toarray()).sum(1), 1e4, rtol=1e-4)
+
+
+def test_proteins_are_a_profile_of_which_all_are_used(demo: AnnData) -> None:
+    proteins = demo[:, :40].copy()
+    assert quick(proteins, profile="ADT").shape == (300, 40)
+    with pytest.raises(ValueError, match="n_top_features=10: with profile='ADT' all proteins are used"):
+        quick(proteins, profile="ADT", n_top_features=10)
+
+
+@pytest.mark.parametrize(("profile", "least"), [("RNA", 600), ("ATAC", 100), ("ADT", 1)])
+def test_the_default_of_min_features_is_that_of_the_profile(demo: AnnData, profile: str, least: int) -> None:
+    sparse_cells = AnnData(demo.X[:, :90], obs=demo.obs, var=demo.var.iloc[:90])
+    if least > 90:
+        with pytest.raises(ValueError, match=f"min_features={least} leaves no cell"):
+            quick(sparse_cells, profile=profile, min_features=600)
+    else:
+        assert quick(sparse_cells, profile=profile, min_features=600).n_obs == 300
 
 
 def test_no_data_is_an_error() -> None:

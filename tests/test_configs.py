@@ -52,6 +52,8 @@ def test_each_option_composes(option: str) -> None:
     ("option", "node"),
     [
         ("preprocess=rna", "preprocess"),
+        ("preprocess=atac", "preprocess"),
+        ("preprocess=adt", "preprocess"),
         ("preprocess=none", "preprocess"),
         ("model=paper", "model"),
         ("dataset=h5ad", "dataset"),

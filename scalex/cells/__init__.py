@@ -3,7 +3,8 @@
 from scalex.cells.anndata_source import AnnDataSource
 from scalex.cells.backed import BackedCells
 from scalex.cells.in_memory import InMemoryCells
+from scalex.cells.peaks import MatchPeaks
 from scalex.cells.protocol import Cells, CellSource, chunks
 from scalex.cells.stored_matrix import StoredMatrix
 
-__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "StoredMatrix", "chunks"]
+__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "MatchPeaks", "StoredMatrix", "chunks"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scalex.cells.names import is_ensembl, listed
+from scalex.cells.names import ENSEMBL, is_ensembl, listed, without_version
 from scalex.cells.peaks import are_peaks, regions
 
 __all__ = ["why_few_are_shared"]
@@ -30,31 +30,31 @@ def why_few_are_shared(features: Sequence[pd.DataFrame], names: Sequence[str], c
     cells
         Some names of the cells of each source, if known.
     """
-    first = features[0]
-    for i in range(1, len(features)):
-        why = _why(first, features[i], names[0], names[i])
-        if why is not None:
-            return why
+    # First, since cells differ from features in all the ways in which features do.
     for i, own in enumerate(cells):
         for j, var in enumerate(features):
             if i != j and _share(pd.Index(own), var.index) >= MANY:
                 return (
-                    f"The cells of {names[i]} are called like the features of {names[j]} ({listed(own, 3)}): {names[i]} is turned. "
-                    "Text files are read with transpose=true if they have a row for each cell."
+                    f"The cells of {names[i]} are called like the features of {names[j]} ({listed(own, 3)}): one of the two is turned. "
+                    "Text files are read with transpose=true if they have a row for each cell; they all need to be alike."
                 )
+    for i in range(1, len(features)):
+        why = _why(features[0], features[i], names[0], names[i])
+        if why is not None:
+            return why
     return None
 
 
 def _why(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> str | None:
     if are_peaks(one.index) and are_peaks(other.index):
         return _why_peaks(one.index, other.index, name, other_name)
+    examples = f"{name}: {listed(one.index, 3)}; {other_name}: {listed(other.index, 3)}"
     if are_peaks(one.index) != are_peaks(other.index):
         peaks, genes = (name, other_name) if are_peaks(one.index) else (other_name, name)
-        return f"{peaks} has peaks and {genes} has not: turn the peaks into gene activities first."
-    examples = f"{name}: {listed(one.index, 3)}; {other_name}: {listed(other.index, 3)}"
+        return f"The features of {peaks} are peaks and those of {genes} are not ({examples}): turn the peaks into gene activities first."
     for var, target, source in ((one, other, name), (other, one, other_name)):
         for column in var.columns:
-            if _share(pd.Index(var[column].astype(str)), target.index) >= MANY:
+            if _share(without_version(pd.Index(var[column].astype(str))), without_version(target.index)) >= MANY:
                 kinds = "symbols and Ensembl identifiers" if is_ensembl(one.index) != is_ensembl(other.index) else "other kinds of names"
                 return (
                     f"The sources use {kinds} ({examples}). Those of the other one are in var[{str(column)!r}] of {source}: use "
@@ -65,6 +65,12 @@ def _why(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> 
             f"Some features are called by Ensembl identifiers and some by symbols ({examples}). If a column of var holds the other kind, "
             f"name it with var_names_from (columns of {name}: {listed(one.columns)}; of {other_name}: {listed(other.columns)}); else "
             "translate one of them."
+        )
+    species = [_ensembl_species(var.index) for var in (one, other)]
+    if all(species) and not species[0] & species[1]:
+        return (
+            f"The Ensembl identifiers are of different species ({examples}): those of human begin with ENSG and those of mouse with "
+            "ENSMUSG. Translate one of them by their orthologues first."
         )
     lower = _share(pd.Index(one.index.str.lower()), pd.Index(other.index.str.lower()))
     if lower >= MANY and lower > 2 * _share(one.index, other.index):
@@ -77,7 +83,7 @@ def _why(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> 
 
 def _why_peaks(one: pd.Index, other: pd.Index, name: str, other_name: str) -> str:
     examples = f"{name}: {listed(one, 2)}; {other_name}: {listed(other, 2)}"
-    alike = [pd.Index([f"{c}:{s}-{e}" for c, s, e in regions(names[:LOOKED_AT]).itertuples(index=False)]) for names in (one, other)]
+    alike = [pd.Index([f"{c}:{s}-{e}" for c, s, e in regions(own).itertuples(index=False)]) for own in (one, other)]
     if _share(*alike) >= MANY:
         return (
             f"The same peaks are written in different ways ({examples}). Rename those of one of them, or use match_peaks=overlap, which "
@@ -87,6 +93,12 @@ def _why_peaks(one: pd.Index, other: pd.Index, name: str, other_name: str) -> st
         f"The peaks have different coordinates ({examples}): they were called for each source by itself, or on different genomes. Count "
         "all cells on the same peaks, or use match_peaks=overlap, which unites those that overlap (on one genome)."
     )
+
+
+def _ensembl_species(names: pd.Index) -> set[str]:
+    """What Ensembl identifiers have before the letter of their kind, ENS for human and ENSMUS for mouse; nothing if the names are none."""
+    looked = without_version(names[:LOOKED_AT])
+    return set(looked[looked.str.fullmatch(ENSEMBL)].str.slice(stop=-12)) if is_ensembl(names) else set()
 
 
 def _share(one: pd.Index, other: pd.Index) -> float:

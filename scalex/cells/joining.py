@@ -31,21 +31,29 @@ def alike(features: Sequence[pd.Index], names: Sequence[str], match_peaks: Match
     Peaks are united if that is asked for. Versions of Ensembl identifiers are left out where the sources have different ones.
     """
     if match_peaks == "overlap":
-        united = matched_by_overlap(features, names)
-        logger.info("Peaks that overlap are united: %s become %s regions", *_numbers(features, united))
-        return united
+        return _united(features, names)
     if not all(map(is_ensembl, features)):
         return list(features)
-    plain = [without_version(own) for own in features]
+    plain = [without_version(own, copies_apart=True) for own in features]
     if len(set.intersection(*map(set, plain))) <= len(set.intersection(*map(set, features))):
         return list(features)
     logger.info("The sources have different versions of Ensembl identifiers: they are joined without them")
-    # What would be the same as another one keeps its version: copies of a gene on the Y chromosome.
+    # What would be the same as another one of its source keeps its version.
     return [own.where(without.duplicated(keep=False), without) for own, without in zip(features, plain, strict=True)]
 
 
-def _numbers(before: Sequence[pd.Index], after: Sequence[pd.Index]) -> list[str]:
-    return [f"{sum(len(one.unique()) for one in before):,}", f"{len(set().union(*after)):,}"]
+def _united(features: Sequence[pd.Index], names: Sequence[str]) -> list[pd.Index]:
+    regions = matched_by_overlap(features, names)
+    n_before, n_regions = sum(len(own) for own in features), len(set().union(*regions))
+    shared, smallest = len(set.intersection(*map(set, regions))), min(own.nunique() for own in regions)
+    if shared < FEW * smallest:
+        examples = "; ".join(f"{name}: {listed(own, 2)}" for name, own in zip(names, features, strict=True))
+        raise ValueError(
+            f"match_peaks='overlap': {shared:,} regions have peaks of all sources, of {smallest:,} in the smallest ({examples}). The peaks "
+            "are of different genomes, or their chromosomes are called differently: bring them to the same ones."
+        )
+    logger.info("Peaks that overlap are united: %s become %s regions", f"{n_before:,}", f"{n_regions:,}")
+    return regions
 
 
 def check_joinable(

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 # Ensembl stable identifiers of features, and the version that some files append: ENSG00000141510.18, ENSMUSG00000059552.13.
 ENSEMBL = r"ENS[A-Z]*[GTPE]\d{11}"
-VERSIONED = rf"^({ENSEMBL})\.\d+(?:_PAR_Y)?$"
+# That of a gene's copy on the Y chromosome ends with _PAR_Y.
+VERSIONED = rf"^({ENSEMBL})\.\d+(_PAR_Y)?$"
 # Names that are looked at, and the share of them that are identifiers where all are called so.
 LOOKED_AT, MOST = 1000, 0.5
 
@@ -67,12 +68,18 @@ def named_by(var: pd.DataFrame, *, column: str | None, source: str, several: boo
             return var
         raise KeyError(f"var_names_from={column!r} is not in var of {source}. Columns: {listed(var.columns, 20)}.")
     text = var[column].astype(object)
-    return var.set_axis(pd.Index(text.where(text.notna(), var.index.to_numpy()).astype(str)))
+    return var.set_axis(pd.Index(text.where(text.notna() & (text != ""), var.index.to_numpy()).astype(str)))
 
 
-def without_version(names: pd.Index) -> pd.Index:
-    """The names, Ensembl identifiers without their version."""
-    return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1", regex=True))
+def without_version(names: pd.Index, *, copies_apart: bool = False) -> pd.Index:
+    """The names, Ensembl identifiers without their version.
+
+    Parameters
+    ----------
+    copies_apart
+        Keep "_PAR_Y", which tells a gene's copy on the Y chromosome from that on the X chromosome.
+    """
+    return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1\2" if copies_apart else r"\1", regex=True))
 
 
 def is_ensembl(names: pd.Index) -> bool:

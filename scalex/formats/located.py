@@ -35,6 +35,8 @@ def located(given: str | Path) -> list[Path]:
         if not found:
             raise FileNotFoundError(f"Nothing matches {given} (looked from {Path.cwd()}).")
         return [Path(one) for one in found]
+    if path.parent.suffix == ".h5mu":
+        path = path.parent
     looked = [path.absolute().parent]
     if path.name == str(path):
         kept = KEPT.expanduser()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,14 @@ from pathlib import Path
 import anndata as ad
 import h5py
 import scanpy as sc
+from scipy import sparse
 
 from scalex.formats.located import inside_h5mu
 from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
 from scalex.formats.text import ENDINGS as TEXT_ENDINGS
 from scalex.formats.text import read_text
 from scalex.formats.types import of_one_type
+from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
 __all__ = ["FORMATS", "ReadOptions", "read_cells"]
 
@@ -81,9 +81,9 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
 def _reader(path: Path) -> Callable[[Path, ReadOptions], ad.AnnData]:
     name = path.name.lower()
     if name.endswith(".h5ad"):
-        return lambda path, _: _sound(path, "AnnData", lambda: ad.read_h5ad(path))
-    if name.endswith((".zarr", ".zarr.zip")):
-        return lambda path, _: _sound(path, "AnnData zarr", lambda: ad.read_zarr(_zarr_store(path)))
+        return lambda path, _: _sound(path, "AnnData", lambda: _read_h5ad(path))
+    if name.endswith((".zarr", ".zarr.zip")) or (path.is_dir() and is_zarr_folder(path)):
+        return lambda path, _: _sound(path, "AnnData zarr", lambda: read_zarr(path))
     if name.endswith(".h5"):
         return _read_tenx_h5
     if name.endswith(TEXT_ENDINGS):
@@ -93,7 +93,7 @@ def _reader(path: Path) -> Callable[[Path, ReadOptions], ad.AnnData]:
     if name.endswith(".loom"):
         return lambda path, _: _read_loom(path)
     if name.endswith(".h5mu"):
-        return lambda path, _: _choose_modality(path)
+        return lambda path, _: _read_only_modality(path)
     if path.is_dir():
         there = sorted(one.name for one in path.iterdir())
         raise ValueError(
@@ -106,25 +106,46 @@ def _reader(path: Path) -> Callable[[Path, ReadOptions], ad.AnnData]:
 def _sound(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
     """What is read; damage is told in plain words."""
     try:
-        return read()
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        adata = read()
+        # scipy takes these as they are, and writes beyond its memory where a column is none.
+        for matrix in (adata.X, *adata.layers.values()):
+            if isinstance(matrix, sparse.spmatrix | sparse.sparray):
+                matrix.check_format(full_check=True)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
         raise ValueError(
             f"{path} is not a readable {kind} file ({type(error).__name__}: {error}). It may be cut off or damaged: copy it again from "
             "where it came, or write it again."
         ) from error
+    return adata
 
 
-def _zarr_store(path: Path) -> object:
-    if path.is_dir():
-        return path
-    from zarr.storage import ZipStore
-
-    return ZipStore(path, mode="r")
+def _read_h5ad(path: Path) -> ad.AnnData:
+    with h5py.File(path) as file:
+        # Without var, anndata numbers the features.
+        lacking = [name for name in ("obs", "var") if name not in file]
+        if lacking:
+            raise KeyError(f"it holds no {' and no '.join(lacking)}, but {', '.join(list(file)[:8]) or 'nothing'}")
+    return ad.read_h5ad(path)
 
 
 def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
+    other = _other_format(path)
+    if other is not None:
+        raise ValueError(f"{path} is called as the files of Cell Ranger are, but is a {other} file. Rename it to {path.stem}{other}.")
     adata = _sound(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
     return of_one_type(adata, options.feature_type, path)
+
+
+def _other_format(path: Path) -> str | None:
+    """The ending that a .h5 file should have, where it is of another format."""
+    try:
+        with h5py.File(path) as file:
+            return next((ending for name, ending in (("mod", ".h5mu"), ("obs", ".h5ad"), ("col_attrs", ".loom")) if name in file), None)
+    except OSError:
+        # Told when it is read.
+        return None
 
 
 def _read_loom(path: Path) -> ad.AnnData:
@@ -155,9 +176,11 @@ def _loom_names(path: Path) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _choose_modality(path: Path) -> ad.AnnData:
+def _read_only_modality(path: Path) -> ad.AnnData:
     there = _modalities(path)
-    raise ValueError(f"{path} holds several modalities: name one of them, as in {path}/{there[0]}. There is: {', '.join(there)}.")
+    if len(there) > 1:
+        raise ValueError(f"{path} holds several modalities: name one of them, as in {path}/{there[0]}. There is: {', '.join(there)}.")
+    return _read_h5mu(path, there[0])
 
 
 def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
@@ -165,7 +188,7 @@ def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
 
     there = _modalities(path)
     if modality not in there:
-        raise ValueError(f"{path} has no modality {modality!r}. There is: {', '.join(there)}.")
+        raise ValueError(f"{path} has no modality {modality!r}. There is: {', '.join(there)}; name one of them, as in {path}/{there[0]}.")
     return _sound(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
 
 

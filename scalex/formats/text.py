@@ -24,7 +24,11 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 # What separates values, by the ending; of .txt whichever there is.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SPOKEN = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "spaces"}
+# The likelier first: commas may be those of decimals, and spaces those of names.
+SPOKEN = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
+NO_TEXT = "{} is not text in UTF-8 ({}). Is it compressed, a spreadsheet, or in another encoding such as UTF-16? Save it as text in UTF-8."
+# How other programs write that there is no value.
+MISSING = ("", "na", "n/a", "nan", "none", "null", "-", ".")
 # Values that are in memory at a time, besides those above 0 that were read before.
 VALUES_AT_A_TIME = 1 << 24
 # Names as sequencing leaves them, with or without a sample's name before or after.
@@ -66,8 +70,8 @@ def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
         for piece in _pieces(path, header):
             names.append(piece.index)
             parts.append(sparse.csr_matrix(piece.to_numpy(np.float32)))
-    if not parts:
-        raise ValueError(f"{path} has names in its first row, but no other row.")
+    if not any(map(len, names)):
+        raise ValueError(f"{path} has names in its first row, but no other row. It may be cut off: copy it again, or write it again.")
     rows, columns = pd.Index(np.concatenate(names)).astype(str), pd.Index(header.names)
     matrix = sparse.vstack(parts, format="csr")
     cells, features = (rows, columns) if transpose else (columns, rows)
@@ -81,50 +85,82 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except pd.errors.ParserError as error:
-        raise ValueError(f"{path}: {str(error).strip()}. All rows need as many values as there are names in the first row.") from error
+        raise ValueError(f"{path}: {_spoken(error)}. All rows need as many values as there are names in the first row.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text ({error.reason} at byte {error.start}). Is it compressed, or a spreadsheet? Save it as text."
-        ) from error
+        raise ValueError(NO_TEXT.format(path, f"{error.reason} at byte {error.start}")) from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}). It may be cut off or damaged: copy it again.") from error
 
 
+def _spoken(error: pd.errors.ParserError) -> str:
+    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+    return f"line {found[2]} has {found[3]} fields, and those before it have {found[1]}" if found else str(error).strip()
+
+
 def _opened(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _header(path: Path) -> _Header:
     """What separates the values, and the names of the columns; the first row may or may not have a field above the names of the rows."""
     with _opened(path) as file:
         lines = [file.readline().rstrip("\r\n") for _ in range(2)]
+    if not any(lines):
+        raise ValueError(f"{path} is empty. It may not have been copied or written to its end: do so again.")
     if not lines[0]:
-        raise ValueError(f"{path} is empty.")
-    delimiter = _delimiter(path, lines[0])
-    fields, values = (next(csv.reader([line], delimiter=delimiter)) if line else [] for line in lines)
+        raise ValueError(f"{path} begins with an empty row: take it out, so that the names of the columns come first.")
+    if "\0" in lines[0]:
+        raise ValueError(NO_TEXT.format(path, "zero bytes"))
+    delimiter = _delimiter(path, lines)
+    fields, values = (_fields(line, delimiter) for line in lines)
     if values and len(values) not in (len(fields), len(fields) + 1):
         raise ValueError(
             f"{path}: the first row has {len(fields)} fields and the second {len(values)}. There must be as many, or one less in the "
-            "first, which has no need of a name above those of the rows."
+            "first, which has no need of a name above those of the rows. Rows above the names, such as a title, have to be taken out."
         )
     return _Header(delimiter, fields if len(values) == len(fields) + 1 else fields[1:])
 
 
-def _delimiter(path: Path, line: str) -> str:
-    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    counts = {one: line.count(one) for one in SPOKEN}
-    most = max(counts, key=lambda one: counts[one])
-    if counts[most] == 0:
-        raise ValueError(f"{path} has one column: nothing in its first row separates values ({line[:60]!r}).")
-    wanted = DELIMITERS.get(ending.lower())
-    if wanted is None:
-        return most
-    if counts[wanted] == 0:
-        better = {"\t": ".tsv", ",": ".csv"}.get(most, ".txt")
+def _delimiter(path: Path, lines: Sequence[str]) -> str:
+    """What separates the fields of the first two rows, which has to be what the ending says."""
+    ending = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    wanted = DELIMITERS.get(ending)
+
+    def fits(delimiter: str) -> tuple[bool, bool, bool, int]:
+        names, values = (_fields(line, delimiter) for line in lines)
+        n, is_table = max(len(names), len(values)), len(values) > 1 and len(values) - len(names) in (0, 1)
+        return is_table, is_table and all(map(_is_number, values[1:])), n > 1 and delimiter == wanted, n
+
+    # Names may hold what separates values in other files: that there are numbers between tells it from them.
+    best = max(SPOKEN, key=fits)
+    if fits(best)[-1] < 2:
         raise ValueError(
-            f"{path}: its values are separated by {SPOKEN[most]}, and not by {SPOKEN[wanted]} as {ending} says. Rename it to {better}."
+            f"{path} has one column: nothing in its first rows separates values ({lines[0][:60]!r}). They have to be separated by "
+            f"{SPOKEN[wanted] if wanted else ', '.join(SPOKEN.values())}."
         )
-    return wanted
+    if wanted not in (None, best):
+        better = {"\t": ".tsv", ",": ".csv"}.get(best, ".txt")
+        raise ValueError(
+            f"{path}: its values are separated by {SPOKEN[best]}, and not by {SPOKEN[wanted]} as {ending} says. Rename it to {better}."
+        )
+    return best
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        # Too long for a field: it is not this that separates them.
+        return [line]
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is meant as a number, if with a decimal comma, of which is told later."""
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
@@ -162,13 +198,23 @@ def _raise_for_text(path: Path, header: _Header, options: dict[str, Any]) -> Non
             bad = np.argwhere(numbers.isna().to_numpy())
             if len(bad):
                 row, column = bad[0]
-                value = piece.iat[row, column]
+                value, rest = piece.iat[row, column], piece.iloc[row, column:]
                 said = f"{value!r}" if value else "empty"
-                hint = " Numbers need a point, not a comma." if re.fullmatch(r"\d+,\d+", value) else ""
                 raise ValueError(
-                    f"{path}: the value in row {piece.index[row]!r}, column {header.names[column]!r} is {said}, which is no number.{hint} "
-                    "Text about cells or features does not belong into the matrix: take such rows and columns out."
+                    f"{path}: the value in row {piece.index[row]!r}, column {header.names[column]!r} is {said}, which is no number. "
+                    f"{_advice(value, is_last=not any(rest))}"
                 )
+
+
+def _advice(value: str, *, is_last: bool) -> str:
+    """What to do about a value that is no number, after which there may be none in its row."""
+    if re.fullmatch(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?", value):
+        return "Numbers need a point, not a comma, and nothing between thousands."
+    if not value and is_last:
+        return "The row ends there: it has too few values, or the file is cut off. Copy it again, or write it again."
+    if value.strip().lower() in MISSING:
+        return "Missing values are not allowed: write 0 where nothing was counted, or leave the feature or the cell out."
+    return "Text about cells or features does not belong into the matrix: take such rows and columns out."
 
 
 def _say_if_turned(path: Path, cells: pd.Index, features: pd.Index, transpose: bool) -> None:

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex.preprocess import steps
 from scalex.preprocess.matching import match_features
+from scalex.preprocess.normalization import Normalization, binary, row_factors
 
 __all__ = ["Preprocessor", "RowTransform", "Scaling"]
 
@@ -31,8 +32,14 @@ class Preprocessor:
         Names of all features worth keeping as normalized expression; `features` are among them.
     total_features
         Names of the features whose sum is a cell's size; None: cells are not normalized, values are used as they are.
+    normalization
+        How cells are brought to a common size; see `scalex.preprocess.normalization`.
     target_sum
         The size every cell is brought to before log1p.
+    binarize
+        Values above 0 are 1 before all else.
+    weight
+        (n_expressed,) float32, by which the values of each feature of `expressed` are multiplied before log1p; None: by 1.
     maximum
         (n_domains, n_features) float32, largest value seen of each feature in each domain.
     mean
@@ -50,7 +57,10 @@ class Preprocessor:
     features: pd.Index
     expressed: pd.Index
     total_features: pd.Index | None
+    normalization: Normalization
     target_sum: float
+    binarize: bool
+    weight: NDArray[np.float32] | None
     maximum: NDArray[np.float32]
     mean: NDArray[np.float32]
     domains: tuple[str, ...]
@@ -68,7 +78,10 @@ class Preprocessor:
             "features": self.features.tolist(),
             "expressed": self.expressed.tolist(),
             "total_features": None if self.total_features is None else self.total_features.tolist(),
+            "normalization": self.normalization,
             "target_sum": self.target_sum,
+            "binarize": self.binarize,
+            "weight": None if self.weight is None else torch.from_numpy(self.weight.copy()),
             "maximum": torch.from_numpy(self.maximum.copy()),
             "mean": torch.from_numpy(self.mean.copy()),
             "domains": list(self.domains),
@@ -85,7 +98,10 @@ class Preprocessor:
             features=pd.Index(plain["features"]),
             expressed=pd.Index(plain["expressed"]),
             total_features=None if names is None else pd.Index(names),
+            normalization=plain["normalization"],
             target_sum=plain["target_sum"],
+            binarize=plain["binarize"],
+            weight=None if plain["weight"] is None else plain["weight"].numpy(),
             maximum=plain["maximum"].numpy(),
             mean=plain["mean"].numpy(),
             domains=tuple(plain["domains"]),
@@ -126,7 +142,7 @@ class RowTransform:
 
     def normalized(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Normalized expression of the features in `Preprocessor.expressed`, (n_cells, len(expressed)) float32 CSR."""
-        return self._normalized(rows, self._expressed, len(self.preprocessor.expressed))
+        return self._normalized(rows, self._expressed, self.preprocessor.expressed)
 
     def __call__(self, rows: sparse.csr_matrix, domain: NDArray[np.int64]) -> sparse.csr_matrix:
         """The model's input, (n_cells, n_features) float32 CSR in [0, 1].
@@ -138,7 +154,7 @@ class RowTransform:
         domain
             (n_cells,) codes of `Preprocessor.domains`; -1 for one that it does not know.
         """
-        values = self._normalized(rows, self._input, len(self.preprocessor.features))
+        values = self._normalized(rows, self._input, self.preprocessor.features)
         return steps.scale(values, self._maximum, domain)
 
     def n_detected(self, rows: sparse.csr_matrix) -> NDArray[np.int64]:
@@ -151,10 +167,18 @@ class RowTransform:
         known_to_wanted = np.append(steps.match(wanted, self._known), -1)
         return known_to_wanted[self.match.position]
 
-    def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int) -> sparse.csr_matrix:
-        if self.preprocessor.total_features is None:
-            return steps.pack(rows, position, n_features)
+    def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], features: pd.Index) -> sparse.csr_matrix:
+        preprocessor = self.preprocessor
+        rows = binary(rows) if preprocessor.binarize else rows
+        if preprocessor.normalization == "none":
+            return steps.pack(rows, position, len(features))
         counted = self.match.position >= 0
-        packed = steps.pack(rows, position, n_features, counted=counted, target=self.preprocessor.target_sum)
+        if preprocessor.normalization == "clr":
+            packed = steps.pack(rows, position, len(features))
+            packed.data *= np.repeat(row_factors(rows, counted, "clr"), np.diff(packed.indptr))
+        else:
+            packed = steps.pack(rows, position, len(features), counted=counted, target=preprocessor.target_sum)
+        if preprocessor.weight is not None:
+            packed.data *= preprocessor.weight[preprocessor.expressed.get_indexer(features)][packed.indices]
         np.log1p(packed.data, out=packed.data)
         return packed

@@ -6,16 +6,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import InMemoryCells
-from scalex.preprocess import AsIsRecipe, Preprocessor, Recipe, RnaRecipe
+from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, Recipe, RnaRecipe
 
 RECIPES = {
     "counts": RnaRecipe(min_features=0, n_top_features=100),
     "counts, scaled by domain": RnaRecipe(min_features=0, n_top_features=100, scaling="domain"),
+    "peaks": AtacRecipe(min_features=0, n_top_features=100),
+    "peaks, counts, total, scaled by domain": AtacRecipe(
+        min_features=0, n_top_features=100, binarize=False, normalization="total", scaling="domain"
+    ),
+    "proteins": AdtRecipe(min_features=0),
     "as they are": AsIsRecipe(),
     "as they are, scaled by domain": AsIsRecipe(scaling="domain"),
 }
@@ -37,9 +43,18 @@ def by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np
     rows, inputs = [], []
     for (_, cell), code in zip(values.iterrows(), domain, strict=True):
         normalized = cell.astype(np.float64)
+        if preprocessor.binarize:
+            normalized = (normalized > 0).astype(np.float64)
         if preprocessor.total_features is not None:
-            total = cell[[name for name in cell.index if name in preprocessor.total_features]].sum()
-            normalized = np.log1p(cell / total * preprocessor.target_sum)
+            counted = normalized[[name for name in cell.index if name in preprocessor.total_features]]
+            if preprocessor.normalization == "clr":
+                normalized = normalized / scipy.stats.gmean(1 + counted)
+            else:
+                normalized = normalized / counted.sum() * preprocessor.target_sum
+            if preprocessor.normalization == "tfidf":
+                weight = pd.Series(preprocessor.weight, preprocessor.expressed)
+                normalized = normalized * weight.reindex(normalized.index).fillna(0)
+            normalized = np.log1p(normalized)
         rows.append([normalized.get(name, 0) for name in preprocessor.expressed])
         overall = preprocessor.maximum.max(0)
         maximum = preprocessor.maximum[code] if preprocessor.scaling == "domain" and code >= 0 else overall
@@ -77,7 +92,8 @@ def test_a_query_is_processed_as_by_hand(preprocessor: Preprocessor, demo_in_mem
         assert found.has_sorted_indices
         np.testing.assert_allclose(found.toarray(), expected.to_numpy(), rtol=2e-5)
     assert 0 <= inputs.min() <= inputs.max() <= 1
-    assert case != "larger values" or inputs.max() == 1
+    # What is binary has no larger values.
+    assert case != "larger values" or preprocessor.binarize or inputs.max() == 1
 
 
 @pytest.mark.parametrize("case", ["subset", "order", "one by one", "chunks"])
@@ -147,6 +163,7 @@ def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_i
     one, other = loaded.to_plain(), preprocessor.to_plain()
     assert torch.equal(one.pop("maximum"), other.pop("maximum"))
     assert torch.equal(one.pop("mean"), other.pop("mean"))
+    np.testing.assert_array_equal(one.pop("weight"), other.pop("weight"))
     assert one == other
 
 

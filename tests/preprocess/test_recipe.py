@@ -10,10 +10,11 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
+from scipy.stats import gmean
 from sklearn.preprocessing import MaxAbsScaler
 
 from scalex.cells import AnnDataSource, InMemoryCells
-from scalex.preprocess import AsIsRecipe, FittedRecipe, Recipe, RnaRecipe
+from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, FittedRecipe, Recipe, RnaRecipe
 
 MakeCells = Callable[..., InMemoryCells]
 RECIPES = [AsIsRecipe(), RnaRecipe(min_features=0, min_cells=0)]
@@ -84,32 +85,42 @@ def test_fit_of_real_cells_is_the_scanpy_pipeline(real: Callable[[str], Path]) -
 
 
 @pytest.mark.parametrize(
-    "recipe", [AsIsRecipe(), RnaRecipe(min_features=430, n_top_features=100), RnaRecipe(min_features=0, scaling="domain")]
+    "recipe",
+    [
+        AsIsRecipe(),
+        RnaRecipe(min_features=430, n_top_features=100),
+        RnaRecipe(min_features=0, scaling="domain"),
+        AtacRecipe(min_features=430, n_top_features=100),
+        AdtRecipe(),
+    ],
 )
 @pytest.mark.parametrize("chunk_size", [1, 37, 299])
 def test_fit_in_chunks_is_fit_at_once(
     demo_in_memory: InMemoryCells, recipe: Recipe, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = recipe.fit(demo_in_memory)
-    monkeypatch.setattr("scalex.preprocess.recipe.CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr("scalex.preprocess.fitting.CHUNK_SIZE", chunk_size)
     in_chunks = recipe.fit(demo_in_memory)
     np.testing.assert_array_equal(in_chunks.rows, at_once.rows)
     one, other = (fitted.preprocessor.to_plain() for fitted in (in_chunks, at_once))
     np.testing.assert_array_equal(one.pop("maximum"), other.pop("maximum"))
     np.testing.assert_allclose(one.pop("mean"), other.pop("mean"), rtol=1e-6)
+    np.testing.assert_array_equal(one.pop("weight"), other.pop("weight"))
     assert one == other
 
 
 @pytest.mark.parametrize("scaling", ["global", "domain"])
-@pytest.mark.parametrize("recipe", [AsIsRecipe, RnaRecipe])
+@pytest.mark.parametrize("recipe", [AsIsRecipe, RnaRecipe, AtacRecipe, AdtRecipe])
 def test_mean_is_the_mean_input_of_the_kept_cells(rich: AnnData, recipe: type[Recipe], scaling: Any) -> None:
     values = rich.X.toarray()
     values[9] = 0  # a cell without counts is one of them
     rich.X = sparse.csr_matrix(values)
     cells = opened(rich)
-    options = {"min_features": 320, "n_top_features": 70} if recipe is RnaRecipe else {}
+    options: dict[str, Any] = {} if recipe is AsIsRecipe else {"min_features": 320}
+    if recipe in (RnaRecipe, AtacRecipe):
+        options["n_top_features"] = 70
     fitted = recipe(scaling=scaling, **options).fit(cells)
-    assert (len(fitted.rows) < 300) == (recipe is RnaRecipe)
+    assert (len(fitted.rows) < 300) == (recipe is not AsIsRecipe)
     inputs, _ = transformed(fitted, cells)
     assert fitted.preprocessor.mean.dtype == np.float32
     np.testing.assert_allclose(fitted.preprocessor.mean, inputs.toarray().astype(np.float64).mean(0), rtol=1e-5)
@@ -241,7 +252,7 @@ def test_a_missing_file_of_names_is_an_error(demo_in_memory: InMemoryCells, tmp_
 def test_values_that_are_no_expression_are_named(
     make_cells: MakeCells, recipe: Recipe, value: float, shown: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scalex.preprocess.recipe.CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr("scalex.preprocess.fitting.CHUNK_SIZE", chunk_size)
     values = np.tile([[1.0, 0, 3, 2]], (10, 1))
     values[3] = 0
     values[5, 2] = value
@@ -312,6 +323,9 @@ def test_filters_are_logged_with_their_numbers(rich: AnnData, caplog: pytest.Log
     [
         (RnaRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
         (AsIsRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
+        (AtacRecipe, {"normalization": "clr"}, "normalization='clr': allowed are total, tfidf"),
+        (AtacRecipe, {"n_top_features": 0}, "n_top_features=0: it must be at least 1"),
+        (AdtRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
         (RnaRecipe, {"target_sum": 0}, "target_sum=0: it must be above 0"),
         (RnaRecipe, {"n_top_features": 0}, "n_top_features=0: it must be at least 1"),
     ],
@@ -328,3 +342,35 @@ def test_a_filter_that_leaves_out_most_cells_is_said(demo_in_memory: InMemoryCel
     caplog.clear()
     RnaRecipe(min_features=int(detected[30])).fit(demo_in_memory)
     assert "leaves out" not in caplog.text
+
+
+@pytest.mark.parametrize("normalization", ["total", "tfidf"])
+@pytest.mark.parametrize("binarize", [False, True])
+def test_peaks_are_normalized_and_chosen_as_by_hand(make_cells: MakeCells, normalization: Any, binarize: bool) -> None:
+    counts = np.random.default_rng(0).poisson(np.linspace(0.02, 1.5, 80), (200, 80)).astype(np.float32)
+    cells = make_cells(counts)
+    recipe = AtacRecipe(min_features=30, min_cells=5, n_top_features=20, binarize=binarize, normalization=normalization)
+    fitted = recipe.fit(cells)
+    kept = (counts > 0).sum(1) >= 30
+    np.testing.assert_array_equal(fitted.rows, np.flatnonzero(kept))
+    values = (counts[kept] > 0).astype(float) if binarize else counts[kept].astype(float)
+    n_cells = (values > 0).sum(0)
+    frequency = values / values.sum(1, keepdims=True)
+    expected = np.log1p(1e4 * frequency * (len(values) / np.maximum(n_cells, 1) if normalization == "tfidf" else 1))
+    chosen = np.sort(np.argsort(-n_cells, kind="stable")[:20])
+    assert list(fitted.preprocessor.features) == list(cells.var.index[chosen])
+    inputs, normalized = transformed(fitted, cells)
+    np.testing.assert_allclose(normalized.toarray(), expected[:, n_cells >= 5], rtol=1e-5)
+    np.testing.assert_allclose(inputs.toarray(), expected[:, chosen] / expected[:, chosen].max(0), rtol=1e-5)
+
+
+def test_proteins_are_centred_log_ratios(make_cells: MakeCells) -> None:
+    counts = np.random.default_rng(0).poisson(np.linspace(0.5, 30, 12), (50, 12)).astype(np.float32)
+    cells = make_cells(counts)
+    fitted = AdtRecipe().fit(cells)
+    expected = np.log1p(counts / gmean(1 + counts, axis=1)[:, None])
+    inputs, normalized = transformed(fitted, cells)
+    np.testing.assert_allclose(normalized.toarray(), expected, rtol=1e-5)
+    np.testing.assert_allclose(inputs.toarray(), expected / expected.max(0), rtol=1e-5)
+    # Zeros are left out of none of it, and stay 0.
+    assert (normalized.toarray() > 0).sum() == (counts > 0).sum()

@@ -1,0 +1,88 @@
+"""AnnData in zarr: a folder of many files, or a .zip of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import anndata as ad
+
+__all__ = ["is_zarr_folder", "read_zarr"]
+
+
+# The files of which one is at the top of each store, of zarr's formats 2 and 3.
+TOP = (".zgroup", "zarr.json")
+
+
+def is_zarr_folder(folder: Path) -> bool:
+    """Whether a folder, whatever it is called, is a group of a zarr store."""
+    return any((folder / name).is_file() for name in TOP)
+
+
+def read_zarr(path: Path) -> ad.AnnData:
+    """Read the AnnData of a zarr folder or .zip.
+
+    Raises
+    ------
+    ValueError
+        If it is no zarr store or one of something else, or files are missing from the folder.
+    """
+    import zarr
+    from zarr.storage import ZipStore
+
+    if path.is_dir():
+        if not is_zarr_folder(path):
+            raise ValueError(f"it is a folder with neither {' nor '.join(TOP)} in it, and so no zarr store")
+        group = _annotated(zarr.open_group(path, mode="r"))
+        _check_whole(group, path)
+        return ad.read_zarr(group)
+    with ZipFile(path) as packed:
+        if not set(TOP) & set(packed.namelist()):
+            raise ValueError(f"neither {' nor '.join(TOP)} is at its top: zip what is in the zarr folder, and not the folder itself")
+    with ZipStore(path, mode="r") as store:
+        return ad.read_zarr(_annotated(zarr.open_group(store, mode="r")))
+
+
+def _annotated(group: Any) -> Any:
+    if lacking := [name for name in ("obs", "var") if name not in group]:
+        raise ValueError(f"it holds no {' and no '.join(lacking)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
+    return group
+
+
+def _check_whole(group: Any, folder: Path) -> None:
+    """See that no file of the matrices and the names is missing: zarr reads 0, and no name, for what is not there.
+
+    Of annotation and dense matrices, whose files may be left out where all is 0, it is seen that each array is there.
+    """
+    for name, array, is_full in _arrays(group):
+        if not (folder / name).is_dir() or (is_full and array.nchunks_initialized < array.nchunks):
+            raise ValueError(f"files of {name} are missing: not all of the folder was copied, or it was not written to its end")
+
+
+def _arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
+    """The arrays that are read, and whether all their files have to be there."""
+    for kind in ("obs", "var"):
+        for name, array in _below(group[kind]):
+            yield f"{kind}/{name}", array, name == group[kind].attrs.get("_index")
+    matrices = ["X"] if "X" in group else []
+    if "layers" in group:
+        matrices += [f"layers/{name}" for name in group["layers"]]
+    for name in matrices:
+        if group[name].attrs.get("encoding-type") not in ("csr_matrix", "csc_matrix"):
+            yield name, group[name], False
+            continue
+        parts = {part: group[f"{name}/{part}"] for part in ("data", "indices", "indptr")}
+        for part, array in parts.items():
+            # As many 0 as this one after the other are in no matrix, but in one with a value or less in each row or column.
+            yield f"{name}/{part}", array, parts["data"].shape[0] > parts["indptr"].shape[0]
+
+
+def _below(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name in group:
+        member = group[name]
+        if hasattr(member, "shape"):
+            yield above + name, member
+        else:
+            yield from _below(member, f"{above}{name}/")

@@ -1,0 +1,58 @@
+"""The recipe of antibody-derived tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalex.cells import Cells
+from scalex.preprocess.fitting import check_options, fitted
+from scalex.preprocess.preprocessor import Scaling
+from scalex.preprocess.recipe import FittedRecipe
+
+__all__ = ["AdtRecipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdtRecipe:
+    """Counts of surface proteins: filter cells, centred log-ratio of each cell, scale to [0, 1]; all proteins are used.
+
+    A cell's values are log(1 + x / g), where log g is the mean of log(1 + x) over its proteins, so that what is 0 stays 0.
+
+    Parameters
+    ----------
+    min_features
+        Cells with fewer detected proteins are left out.
+    min_cells
+        Proteins detected in fewer of the remaining cells are left out.
+    scaling
+        Divide each protein by its largest value over all cells ("global"), or over the cells of a domain ("domain").
+
+    References
+    ----------
+    Stoeckius et al., Nature Methods 14:865 (2017).
+    """
+
+    min_features: int = 1
+    min_cells: int = 3
+    scaling: Scaling = "global"
+
+    def __post_init__(self) -> None:
+        check_options(self.scaling)
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """See `Recipe.fit`."""
+        return fitted(
+            cells,
+            named=np.ones(len(cells.var), bool),
+            choose=lambda _, names: np.arange(len(names)),
+            min_features=self.min_features,
+            min_cells=max(self.min_cells, 1),
+            normalization="clr",
+            scaling=self.scaling,
+        )
+
+    def identity(self) -> str:
+        """See `Recipe.identity`."""
+        return repr(self)

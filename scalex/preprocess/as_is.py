@@ -1,0 +1,39 @@
+"""The recipe of values that are ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalex.cells import Cells
+from scalex.preprocess.fitting import check_options, fitted
+from scalex.preprocess.preprocessor import Scaling
+from scalex.preprocess.recipe import FittedRecipe
+
+__all__ = ["AsIsRecipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsIsRecipe:
+    """Values that are ready: used as they are, only scaled to [0, 1].
+
+    Parameters
+    ----------
+    scaling
+        Divide each feature by its largest value over all cells ("global"), or over the cells of a domain ("domain").
+    """
+
+    scaling: Scaling = "global"
+
+    def __post_init__(self) -> None:
+        check_options(self.scaling)
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """See `Recipe.fit`."""
+        everything = np.ones(len(cells.var), bool)
+        return fitted(cells, named=everything, choose=lambda _, names: np.arange(len(names)), scaling=self.scaling)
+
+    def identity(self) -> str:
+        """See `Recipe.identity`."""
+        return repr(self)

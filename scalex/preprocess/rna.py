@@ -1,0 +1,85 @@
+"""The recipe of RNA counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scalex.cells import Cells
+from scalex.preprocess.fitting import Named, check_options, fitted, log_filter, named_features, text_of
+from scalex.preprocess.preprocessor import Scaling
+from scalex.preprocess.recipe import FittedRecipe
+from scalex.preprocess.statistics import FeatureStatistics
+from scalex.preprocess.variable_features import highly_variable
+
+__all__ = ["RnaRecipe"]
+
+SPIKE_INS = ("ERCC",)
+MITOCHONDRIAL = ("MT-", "mt-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RnaRecipe:
+    """Counts of RNA: filter, bring cells to a common size, log1p, choose variable features, scale to [0, 1].
+
+    Parameters
+    ----------
+    min_features
+        Cells with fewer detected features are left out.
+    min_cells
+        Features detected in fewer of the remaining cells are left out.
+    target_sum
+        Counts per cell after normalization. A cell's size is the sum over all features that `keep_mt` leaves.
+    n_top_features
+        How many highly variable features to use; or their names; or a text file with one name a line.
+    keep_mt
+        Keep features whose name starts with ERCC, MT- or mt-.
+    min_cell_per_batch
+        Domains with fewer cells do not vote on the variable features.
+    scaling
+        Divide each feature by its largest value over all cells ("global"), or over the cells of a domain ("domain").
+    """
+
+    min_features: int = 600
+    min_cells: int = 3
+    target_sum: float = 10_000.0
+    n_top_features: Named = 2000
+    keep_mt: bool = False
+    min_cell_per_batch: int = 10
+    scaling: Scaling = "global"
+
+    def __post_init__(self) -> None:
+        check_options(self.scaling, target_sum=self.target_sum, n_top_features=self.n_top_features)
+
+    def fit(self, cells: Cells) -> FittedRecipe:
+        """See `Recipe.fit`."""
+        names = cells.var.index
+        named = np.ones(len(names), bool) if self.keep_mt else ~names.str.startswith(SPIKE_INS + MITOCHONDRIAL)
+        log_filter("features ERCC*, MT-*, mt-* (keep_mt=false)", len(names), int(named.sum()))
+        if not named.any():
+            raise ValueError("keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-. Use keep_mt=true.")
+        return fitted(
+            cells,
+            named=named,
+            choose=self._choose,
+            min_features=self.min_features,
+            min_cells=max(self.min_cells, 1),
+            normalization="total",
+            target_sum=self.target_sum,
+            scaling=self.scaling,
+        )
+
+    def identity(self) -> str:
+        """See `Recipe.identity`."""
+        return text_of(self, self.n_top_features)
+
+    def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
+        chosen = named_features(self.n_top_features, names)
+        if chosen is not None:
+            return chosen
+        assert isinstance(self.n_top_features, int | np.integer)
+        voting = statistics.n_cells >= max(self.min_cell_per_batch, 1)
+        return highly_variable(statistics.domains(voting) if voting.any() else statistics.pooled(), names, int(self.n_top_features))
