@@ -21,6 +21,7 @@ import scanpy as sc
 from numpy.typing import NDArray
 from quality_sets import LabelledCells, centred_log_ratio
 from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
 
 __all__ = ["Embedding", "Peer", "harmony", "peers", "principal_components", "published", "scanvi", "scvi"]
 
@@ -123,10 +124,23 @@ def peers(scvi_interpreter: str | None, published_interpreter: str | None) -> li
 
 
 def principal_components(cells: LabelledCells) -> Embedding:
-    """30 of log-normalized variable features, or of the centred log-ratio of proteins."""
+    """30 of log-normalized variable features, of the centred log-ratio of proteins, or of the latent semantic indexing of peaks."""
     start = process_time()
-    latent = sc.pp.pca(centred_log_ratio(cells.adata.X) if cells.proteins else _log_variable(cells.adata), n_comps=N_COMPONENTS)
+    if cells.kind == "atac":
+        latent = _latent_semantic_indexing(cells.adata.X)
+    else:
+        latent = sc.pp.pca(centred_log_ratio(cells.adata.X) if cells.kind == "adt" else _log_variable(cells.adata), n_comps=N_COMPONENTS)
     return Embedding(cells.adata.obs_names.to_numpy(str), latent, whole_seconds=process_time() - start)
+
+
+def _latent_semantic_indexing(counts: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Components 2 to 31 of the TF-IDF of peaks in at least 3 cells; the first is that of depth (Cusanovich et al., Science 348:910)."""
+    accessible = sparse.csr_matrix(counts > 0, dtype=np.float64)
+    n_cells = np.asarray(accessible.sum(0)).ravel()
+    accessible, n_cells = accessible[:, n_cells >= 3], n_cells[n_cells >= 3]
+    frequency = accessible.multiply(1e4 / accessible.sum(1)).multiply(len(counts.indptr) / n_cells).tocsr()
+    latent = TruncatedSVD(N_COMPONENTS + 1, algorithm="arpack", random_state=0).fit_transform(frequency.log1p())
+    return np.asarray(latent[:, 1:], np.float32)
 
 
 def harmony(cells: LabelledCells) -> Embedding:
@@ -146,23 +160,28 @@ def harmony(cells: LabelledCells) -> Embedding:
 
 def scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
     """Latents of scVI, from counts of the variable features."""
-    given = cells.adata if cells.proteins else _variable(cells.adata)
+    given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
     found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed))
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
 def scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: int) -> Embedding:
     """Latents of scANVI, which learns from labels too; missing ones are those of cells of unknown type."""
-    given = cells.adata if cells.proteins else _variable(cells.adata)
+    given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
     given = ad.AnnData(given.X, obs=given.obs.assign(label=label.astype(object).fillna("unknown")), var=given.var)
     found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed), "labels")
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
 def published(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
-    """The published package; proteins are prepared as for ours."""
-    arguments = [str(seed), str(cells.min_features), *(["processed"] if cells.proteins else [])]
-    found = _by_interpreter(cells.for_training(), interpreter, "peer_published.py", *arguments)
+    """The published package; of proteins it gets the centred log-ratio, from the least value of each protein on."""
+    proteins = cells.kind == "adt"
+    given = cells.adata
+    if proteins:
+        ratio = centred_log_ratio(given.X)
+        given = ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=given.obs, var=given.var)
+    arguments = [str(seed), str(cells.min_features), *(["processed"] if proteins else [])]
+    found = _by_interpreter(given, interpreter, "peer_published.py", *arguments)
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 

@@ -79,7 +79,7 @@ class Model:
     def run(self, cells: LabelledCells, seed: int) -> Embedding:
         """See `Method.run`."""
         with TemporaryDirectory() as folder:
-            return self.trained(cells, cells.for_training(), seed, Path(folder))
+            return self.trained(cells, cells.adata, seed, Path(folder))
 
     def trained(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path) -> Embedding:
         """Train and embed as train.py does, which leaves the run in a folder.
@@ -168,7 +168,7 @@ class Projected:
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding:
         """See `Method.run`."""
-        adata = cells.for_training()
+        adata = cells.adata
         new = (adata.obs["batch"] == self.left_out).to_numpy()
         known = adata[~new].copy()
         known.obs["batch"] = known.obs["batch"].cat.remove_unused_categories()
@@ -214,7 +214,7 @@ class LabelsHidden:
         label = self._label(cells)
         if isinstance(self.method, str):
             return scanvi(cells, label, interpreter=self.method, seed=seed)
-        adata = cells.for_training().copy()
+        adata = cells.adata.copy()
         adata.obs["cell_type"] = label
         with TemporaryDirectory() as folder:
             return self.method.trained(cells, adata, seed, Path(folder))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -17,6 +17,8 @@ from scipy import sparse
 
 __all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "only_in", "sample"]
 
+# As `preprocess` of train.py has it.
+Kind: TypeAlias = Literal["rna", "adt", "atac"]
 # Features that scalex leaves out of RNA: they do not count for min_features either.
 NOT_COUNTED = ("ERCC", "MT-", "mt-")
 # Classes of leftover cells, which are no type.
@@ -35,26 +37,19 @@ class LabelledCells:
         Counts in X, (n_cells, n_features) float32 CSR; obs "batch" and "cell_type".
     min_features
         All cells have as many detected features.
-    proteins
-        The features are surface proteins, all of which are used; otherwise RNA.
+    kind
+        What the features are.
     """
 
     name: str
     adata: ad.AnnData
     min_features: int
-    proteins: bool
+    kind: Kind
 
     @property
     def overrides(self) -> list[str]:
         """What train.py is told, besides the file."""
-        return ["preprocess=none"] if self.proteins else [f"preprocess.min_features={self.min_features}"]
-
-    def for_training(self) -> ad.AnnData:
-        """What train.py reads: counts of RNA as they are; of proteins the centred log-ratio, from the least value of each protein on."""
-        if not self.proteins:
-            return self.adata
-        ratio = centred_log_ratio(self.adata.X)
-        return ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=self.adata.obs, var=self.adata.var)
+        return [f"preprocess={self.kind}", *([] if self.kind == "adt" else [f"preprocess.min_features={self.min_features}"])]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,8 +89,8 @@ class CellSet:
         Settings of the package were chosen on it.
     min_features
         Cells with fewer detected features are left out.
-    proteins
-        Counts of surface proteins; otherwise of RNA.
+    kind
+        Counts of RNA, of surface proteins, all of which are used, or of peaks.
     domain
         The one domain to keep; None: all.
     """
@@ -103,7 +98,7 @@ class CellSet:
     files: tuple[str, ...]
     tuned: bool
     min_features: int = 100
-    proteins: bool = False
+    kind: Kind = "rna"
     domain: str | None = None
 
     def read(self, name: str, folder: Path) -> LabelledCells:
@@ -121,13 +116,13 @@ class CellSet:
         kept = ~adata.obs["cell_type"].isin(LEFTOVER).to_numpy()
         if self.domain is not None:
             kept &= (adata.obs["batch"] == self.domain).to_numpy()
-        if not self.proteins:
+        if self.kind != "adt":
             counted = ~adata.var_names.str.startswith(NOT_COUNTED)
             kept &= (adata.X > 0) @ counted.astype(np.float64) >= self.min_features
         obs = adata.obs.loc[kept, ["batch", "cell_type"]].astype(str).astype("category")
         counts = sparse.csr_matrix(adata.X[np.flatnonzero(kept)], dtype=np.float32)
         cells = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
-        return LabelledCells(name, cells, self.min_features, self.proteins)
+        return LabelledCells(name, cells, self.min_features, self.kind)
 
 
 SETS = {
@@ -139,7 +134,8 @@ SETS = {
     "kang_ctrl_donors": CellSet(("kang_ctrl_donors",), tuned=False),
     "mop_rna": CellSet(("mop_rna",), tuned=True, min_features=10),
     "mop_rna_vs_geneactivity": CellSet(("mop_rna_vs_geneactivity",), tuned=False, min_features=10),
-    "pbmc_protein_asap_cite": CellSet(("pbmc_protein_asap_cite",), tuned=False, proteins=True),
+    "pbmc_protein_asap_cite": CellSet(("pbmc_protein_asap_cite",), tuned=False, kind="adt"),
+    "mop_atac": CellSet(("mop_atac",), tuned=False, min_features=10, kind="atac"),
 }
 ONE_DOMAIN = {
     "pancreas_indrop4": CellSet(("pancreas_celseq_indrop",), tuned=True, domain="inDrop4"),

@@ -27,7 +27,7 @@ def make_trained_on(n_features: int = 40, domains: tuple[str, ...] = ("a", "b"))
     names = pd.Index([f"g{i}" for i in range(n_features)])
     maximum = np.ones((len(domains), n_features), np.float32)
     return TrainedOn(
-        Preprocessor(names, names, names, 1e4, maximum, maximum[0] / 2, domains, "global", 0, False),
+        Preprocessor(names, names, names, "total", 1e4, False, None, maximum, maximum[0] / 2, domains, "global", 0, False),
         100,
         "0",
     )
@@ -273,7 +273,7 @@ class TestCheckpoint:
         checkpoint = torch.load(saved, weights_only=True)
         checkpoint["trained_on"]["format"] = 99
         torch.save(checkpoint, saved)
-        with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 1"):
+        with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 2"):
             ScalexModule.from_checkpoint(saved)
 
     def test_that_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:

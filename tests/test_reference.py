@@ -157,16 +157,16 @@ class TestNoReference:
 
     def test_a_newer_format(self, folder: Path) -> None:
         changed_checkpoint(folder, lambda checkpoint: checkpoint["trained_on"].update(format=99, version="9.1"))
-        with pytest.raises(ValueError, match=r"saved in format 99 by scalex 9\.1; this version reads format 1\. Install"):
+        with pytest.raises(ValueError, match=r"saved in format 99 by scalex 9\.1; this version reads format 2\. Install"):
             Reference.load(folder)
 
     def test_a_newer_format_with_settings_that_are_not_known(self, folder: Path) -> None:
         def newer(checkpoint: dict[str, Any]) -> None:
-            checkpoint["trained_on"] = {"format": 2, "version": "9.1", "all": "new"}
+            checkpoint["trained_on"] = {"format": 3, "version": "9.1", "all": "new"}
             checkpoint["hyper_parameters"]["of_the_future"] = 1
 
         changed_checkpoint(folder, newer)
-        with pytest.raises(ValueError, match=r"saved in format 2 by scalex 9\.1"):
+        with pytest.raises(ValueError, match=r"saved in format 3 by scalex 9\.1"):
             Reference.load(folder)
 
     @pytest.mark.parametrize("weight", ["net.hidden.weight", "net.output_norm.running_mean", "net.heads.bias"])

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.processes import MinibatchCounts
+from scalex.nn.sparse_rows import SparseRows
 
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]
+
+
+# Share of inputs above 0 below which they are added up one by one.
+NEARLY_EMPTY = 1 / 50
 
 
 class Posterior(NamedTuple):
@@ -63,6 +68,8 @@ class VAE(nn.Module):
         super().__init__()
         # The layers before a batch norm have no bias: it would be subtracted with the mean.
         self.hidden = nn.Linear(n_features, n_hidden, bias=False)
+        # (H, G), but in memory feature by feature: see `_hidden`.
+        self.hidden.weight = nn.Parameter(self.hidden.weight.detach().t().contiguous().t())
         # One row for all domains: the encoder is free of them. It is the same layer as the decoder's so that a minibatch
         # of one cell is handled the same way.
         self.hidden_norm = DomainBatchNorm(n_hidden, 1)
@@ -81,7 +88,7 @@ class VAE(nn.Module):
         counts
             Of the minibatch, if they are known already.
         """
-        hidden_CH = self.hidden(x_CG)
+        hidden_CH = self._hidden(x_CG)
         all_as_one = None if counts is None else counts.regardless_of_domain()
         return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64), all_as_one))
 
@@ -110,6 +117,19 @@ class VAE(nn.Module):
         """Logits of the reconstruction of `x_CG` from a sample of its posterior, and the posterior."""
         posterior = self.posterior(x_CG, counts)
         return self.decode(posterior.sample(generator, counts), domain_C, counts), posterior
+
+    def _hidden(self, x_CG: Tensor) -> Tensor:
+        """The hidden layer before normalization; of inputs that are nearly all 0, such as peaks, by a sum over the others.
+
+        That takes a fourth of the time of the dense product where 1 of 300 is above 0. It is for processors alone: a GPU would have to
+        wait for the number of values.
+        """
+        if x_CG.device.type != "cpu" or x_CG.count_nonzero() > NEARLY_EMPTY * x_CG.numel():
+            hidden_CH: Tensor = self.hidden(x_CG)
+            return hidden_CH
+        cell_N, feature_N = x_CG.nonzero(as_tuple=True)
+        start_C = torch.searchsorted(cell_N, torch.arange(len(x_CG)))
+        return SparseRows(x_CG[cell_N, feature_N], feature_N, start_C).times(self.hidden.weight.t())
 
     def _heads(self, hidden_CH: Tensor) -> Posterior:
         mean_CZ, logvar_CZ = self.heads(torch.relu_(hidden_CH)).float().chunk(2, dim=1)

@@ -112,3 +112,24 @@ def test_every_parameter_gets_a_finite_gradient(vae: VAE, x: Tensor, rows: slice
     logits, posterior = vae(x[rows], DOMAIN[rows], torch.Generator().manual_seed(0), MinibatchCounts.of(DOMAIN[rows], 3))
     (reconstruction_loss(logits, x[rows]) + kl_divergence(posterior)).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize("share", [0, 0.005, 0.019])
+def test_nearly_empty_inputs_have_the_dense_result_and_gradient(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 3000, generator=generator) * (torch.rand(40, 3000, generator=generator) < share)
+    x[3] = 0
+    vae = VAE(3000, 1, n_latent=3, n_hidden=8)
+    found = vae._hidden(x)
+    # Added up cell by cell: not what the dense product gives to the last bit.
+    assert share == 0 or not torch.equal(found, vae.hidden(x))
+    torch.testing.assert_close(found, vae.hidden(x))
+    toward = torch.rand(40, 8, generator=generator)
+    gradient, expected = (torch.autograd.grad((hidden * toward).sum(), vae.hidden.weight)[0] for hidden in (found, vae.hidden(x)))
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_inputs_that_are_not_empty_take_the_dense_product() -> None:
+    x = torch.rand(40, 300)
+    vae = VAE(300, 1, n_latent=3, n_hidden=8)
+    assert torch.equal(vae._hidden(x), vae.hidden(x))
