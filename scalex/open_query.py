@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex.cells import CellSource
+from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
+from scalex.cells.explained import why_few_are_shared
+from scalex.cells.peaks import most_overlapped
 from scalex.data import QueryDataModule
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import count_fractional
@@ -29,8 +31,10 @@ FEW_FOUND = 0.8
 def open_query(reference: Reference, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
     """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project`."""
     cells = source.open()
+    if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
+        cells = _on_known_peaks(cells, reference)
     transform = reference.trained_on.preprocessor.rows_with(cells.var.index)
-    _check_found(transform, cells.var.index, least_found)
+    _check_found(transform, cells.var, least_found)
     data = QueryDataModule(cells, transform, chunk_size=chunk_size)
     _check_kind(reference, cells.read(slice(0, min(LOOKED_AT, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
@@ -41,8 +45,24 @@ def open_query(reference: Reference, source: CellSource, chunk_size: int, least_
     return data
 
 
-def _check_found(transform: RowTransform, given: pd.Index, least_found: float) -> None:
-    features, found = transform.preprocessor.features, transform.found
+def _on_known_peaks(cells: Cells, reference: Reference) -> UnitedCells:
+    """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
+    preprocessor = reference.trained_on.preprocessor
+    known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
+    position = most_overlapped(known, cells.var.index)
+    logger.info(
+        "Peaks: %s of %s overlap %s of the %s that the reference knows (match_peaks=overlap)", f"{(position >= 0).sum():,}",
+        f"{len(position):,}", f"{len(np.unique(position[position >= 0])):,}", f"{len(known):,}",
+    )  # fmt: skip
+    # Those that nothing overlaps are lacking, and not 0.
+    overlapped = np.unique(position[position >= 0])
+    place = np.full(len(known), -1, np.int64)
+    place[overlapped] = np.arange(len(overlapped))
+    return UnitedCells(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, place[position], -1))
+
+
+def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:
+    features, found, given = transform.preprocessor.features, transform.found, var.index
     share = found.mean()
     text = f"{found.sum():,} of the {len(found):,} features of the model are in the query ({share:.0%})"
     match = transform.match
@@ -50,9 +70,11 @@ def _check_found(transform: RowTransform, given: pd.Index, least_found: float) -
         pairs = ", ".join(f"{known}/{new}" for known, new in match.case_only[:5])
         text += f"; {len(match.case_only):,} known names differ from the query's only in upper and lower case ({pairs}): not matched"
     if share < least_found or not found.any():
+        why = why_few_are_shared([pd.DataFrame(index=features), var], ["reference", "query"])
+        todo = why or "Bring the query's names to those of the reference."
         raise ValueError(
             f"Only {text}; at least {least_found:.0%} are needed (least_found). Reference: {', '.join(features[~found][:5])}, ...; query: "
-            f"{', '.join(given[:5])}, .... Bring the query's names to those of the reference."
+            f"{', '.join(given[:5])}, .... {todo}"
         )
     if share < FEW_FOUND:
         logger.warning(

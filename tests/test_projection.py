@@ -23,9 +23,10 @@ from scipy import sparse
 import scalex
 from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource
+from scalex.demo import demo_cells
 from scalex.metrics import neighbor_entropy
-from scalex.preprocess import AsIsRecipe, Recipe, RnaRecipe
-from scalex.projection import project
+from scalex.preprocess import AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
+from scalex.projection import embed, project
 from scalex.reference import Reference
 from scalex.report import Report
 from scalex.workflow import project_to
@@ -762,3 +763,19 @@ def test_projection_writes_to_any_open_file(reference: Reference, query: AnnData
         report = project(reference, AnnDataSource(path=query), file, repeat=True, label=None)
     assert report.numbers["labels"] == {}
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "own.h5ad").obsm["latent"], reference.embed(query))
+
+
+def test_peaks_count_for_those_of_the_reference_that_they_overlap(tmp_path: Path) -> None:
+    cells = demo_cells(200, 400, 2)
+    cells.var_names = [f"chr1:{1000 * i}-{1000 * i + 500}" for i in range(400)]
+    reference = small_reference(tmp_path, cells, AtacRecipe(min_features=0, binarize=False, n_top_features=300))
+    # Each peak in two halves, the second of which goes on beyond its end; one of them alone overlaps nothing.
+    first = sparse.csr_matrix(np.random.default_rng(0).binomial(cells.X.toarray().astype(int), 0.5), dtype=np.float32)
+    halves = sparse.hstack([first, cells.X - first, np.full((200, 1), 7)], format="csr").astype(np.float32)
+    names = [f"1-{1000 * i}-{1000 * i + 200}" for i in range(400)] + [f"1-{1000 * i + 200}-{1000 * i + 900}" for i in range(400)]
+    query = AnnData(halves, obs=cells.obs.copy(), var=pd.DataFrame(index=[*names, "2-10-20"]))
+    source = AnnDataSource(path=query, batch_key="batch", match_peaks="overlap")
+    expected = embed(reference, AnnDataSource(path=cells, batch_key="batch"))
+    np.testing.assert_array_equal(embed(reference, source), expected)
+    with pytest.raises(ValueError, match=r"Only 0 of the 300 features .* different coordinates .* use match_peaks=overlap"):
+        embed(reference, AnnDataSource(path=query, batch_key="batch"))

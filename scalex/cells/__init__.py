@@ -6,5 +6,6 @@ from scalex.cells.in_memory import InMemoryCells
 from scalex.cells.peaks import MatchPeaks
 from scalex.cells.protocol import Cells, CellSource, chunks
 from scalex.cells.stored_matrix import StoredMatrix
+from scalex.cells.united import UnitedCells
 
-__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "MatchPeaks", "StoredMatrix", "chunks"]
+__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "MatchPeaks", "StoredMatrix", "UnitedCells", "chunks"]

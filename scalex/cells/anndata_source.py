@@ -63,7 +63,7 @@ class AnnDataSource:
         Column of var whose text are the names of the features, in sources that have it; None: the index of var.
     match_peaks
         Peaks of several sources are the same if their names are ("exact"), or those that overlap are united and their counts added
-        ("overlap").
+        ("overlap"). In a projection each peak counts for the one of the reference that it overlaps most.
     label_key
         Column of obs with known cell types, for scores and plots; not used in training. May be absent.
     fraction, n_obs

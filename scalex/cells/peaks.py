@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["MatchPeaks", "are_peaks", "matched_by_overlap", "regions"]
+__all__ = ["MatchPeaks", "are_peaks", "matched_by_overlap", "most_overlapped", "regions"]
 
 MatchPeaks: TypeAlias = Literal["exact", "overlap"]
 
@@ -82,3 +82,24 @@ def matched_by_overlap(sources: Sequence[pd.Index], names: Sequence[str]) -> lis
     renamed[order] = text[region]
     ends = np.cumsum([len(one) for one in sources])
     return [pd.Index(part) for part in np.split(renamed, ends[:-1])]
+
+
+def most_overlapped(known: pd.Index, given: pd.Index) -> NDArray[np.int64]:
+    """Position among the known peaks of the one that each given peak overlaps most, (len(given),); -1 where it overlaps none."""
+    table, wanted = regions(known).reset_index(drop=True), regions(given).reset_index(drop=True)
+    found = np.full(len(given), -1, np.int64)
+    for chromosome, own in wanted.groupby("chromosome", sort=False):
+        there = table[table["chromosome"] == chromosome].sort_values("start", kind="stable")
+        start, end = there["start"].to_numpy(), there["end"].to_numpy()
+        # Of the known ones sorted by their start, those from `first` to before `stop` may overlap.
+        first = np.searchsorted(np.maximum.accumulate(end), own["start"], side="right")
+        stop = np.maximum(np.searchsorted(start, own["end"], side="left"), first)
+        row = np.repeat(np.arange(len(own)), stop - first)
+        other = np.arange(len(row)) - np.repeat(np.cumsum(stop - first) - stop, stop - first)
+        overlap = np.minimum(own["end"].to_numpy()[row], end[other]) - np.maximum(own["start"].to_numpy()[row], start[other])
+        # The largest of each comes last.
+        order = np.lexsort((-other, overlap, row))
+        best = order[np.append(np.diff(row[order]) > 0, True)] if len(row) else order
+        best = best[overlap[best] > 0]
+        found[own.index[row[best]]] = there.index[other[best]]
+    return found
