@@ -19,8 +19,9 @@ __all__ = ["INPUT_PCA", "InputPca"]
 # Where the components are, in obsm and varm, and their origin, in uns.
 INPUT_PCA = "input_pca"
 N_COMPONENTS = 100
-# More cells add nothing to the components.
+# More cells add nothing to the components, and more values take minutes: cells of many peaks have thousands.
 MOST_CELLS = 50_000
+MOST_VALUES = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,12 @@ class InputPca:
     origin: NDArray[np.float32]
 
     @staticmethod
-    def rows(n_cells: int, *, seed: int = 124) -> NDArray[np.int64]:
-        """Rows of the cells to fit to, ascending: all, or a random 50,000 of them."""
-        if n_cells <= MOST_CELLS:
+    def rows(n_cells: int, values_per_cell: float, *, seed: int = 124) -> NDArray[np.int64]:
+        """Rows of the cells to fit to, ascending: all, or a random 50,000 of them, or as many as have ten million values above 0."""
+        most = min(MOST_CELLS, int(MOST_VALUES / max(values_per_cell, 1)))
+        if n_cells <= most:
             return np.arange(n_cells)
-        return np.sort(np.random.default_rng(seed).choice(n_cells, MOST_CELLS, replace=False))
+        return np.sort(np.random.default_rng(seed).choice(n_cells, most, replace=False))
 
     @classmethod
     def fit(cls, inputs: sparse.csr_matrix, *, seed: int = 124) -> Self:

@@ -44,10 +44,16 @@ def test_few_cells_and_features_have_fewer_components(inputs: sparse.csr_matrix)
 
 
 def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    np.testing.assert_array_equal(InputPca.rows(90), np.arange(90))
+    np.testing.assert_array_equal(InputPca.rows(90, 7.5), np.arange(90))
     monkeypatch.setattr(input_pca, "MOST_CELLS", 60)
-    rows = InputPca.rows(90)
+    rows = InputPca.rows(90, 7.5)
     assert len(set(rows)) == 60
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(InputPca.rows(90), rows)
-    assert not np.array_equal(InputPca.rows(90, seed=1), rows)
+    np.testing.assert_array_equal(InputPca.rows(90, 7.5), rows)
+    assert not np.array_equal(InputPca.rows(90, 7.5, seed=1), rows)
+
+
+def test_cells_with_many_values_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_pca, "MOST_VALUES", 1000)
+    assert len(InputPca.rows(90, 11.1)) == 90
+    assert len(InputPca.rows(90, 100.0)) == 10

@@ -28,6 +28,9 @@ __all__ = ["LatentExport"]
 
 logger = logging.getLogger(__name__)
 
+# Cells that tell how many values a cell has.
+LOOKED_AT = 1000
+
 
 class LatentExport(Callback):
     """Collect the latents of all cells; put them, with the cells, where the other callbacks find them; write ``adata.h5ad`` last.
@@ -78,7 +81,7 @@ class LatentExport(Callback):
         self._latent = np.zeros((n_cells, pl_module.hparams["n_latent"]), np.float32)
         if min(n_cells, len(data.preprocessor.features)) <= 2:
             return
-        fitted = InputPca.fit(data.inputs(InputPca.rows(n_cells))) if trainer.is_global_zero else None
+        fitted = _fitted(data) if trainer.is_global_zero else None
         self._pca = trainer.strategy.broadcast(fitted)
         assert self._pca is not None
         n_components = self._pca.components.shape[1]
@@ -170,6 +173,13 @@ class LatentExport(Callback):
                 self._add_values(block, part, data, module)
                 writer.append(block)
             writer.finish(uns=adata.uns, obsp=adata.obsp)
+
+
+def _fitted(data: ScalexDataModule) -> InputPca:
+    """Principal components of the inputs of all cells, or of many."""
+    n_cells = len(data.rows)
+    some = data.inputs(slice(0, min(n_cells, LOOKED_AT)))
+    return InputPca.fit(data.inputs(InputPca.rows(n_cells, some.nnz / some.shape[0])))
 
 
 def _as_anndata(data: ScalexDataModule) -> ad.AnnData:

@@ -10,6 +10,7 @@ from pathlib import Path
 import anndata as ad
 import h5py
 import scanpy as sc
+import torch
 from scipy import sparse
 
 from scalex.formats.located import inside_h5mu
@@ -149,10 +150,14 @@ def _other_format(path: Path) -> str | None:
 
 
 def _read_loom(path: Path) -> ad.AnnData:
+    n_threads = torch.get_num_threads()
     try:
         import loompy  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{path}: .loom files are read by loompy, which is not installed: pip install 'scalex[loom]'.") from error
+    finally:
+        # loompy compiles something for all cores when it is imported, after which torch would use them all, and its sums be others.
+        torch.set_num_threads(n_threads)
     cells, features = _loom_names(path)
     return _sound(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
 

@@ -9,8 +9,9 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import anndata as ad
 import numpy as np
@@ -27,6 +28,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The likelier first: commas may be those of decimals, and spaces those of names.
 SPOKEN = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 NO_TEXT = "{} is not text in UTF-8 ({}). Is it compressed, a spreadsheet, or in another encoding such as UTF-16? Save it as text in UTF-8."
+NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
 # How other programs write that there is no value.
 MISSING = ("", "na", "n/a", "nan", "none", "null", "-", ".")
 # Values that are in memory at a time, besides those above 0 that were read before.
@@ -88,13 +90,14 @@ def _told(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {_spoken(error)}. All rows need as many values as there are names in the first row.") from error
     except UnicodeDecodeError as error:
         raise ValueError(NO_TEXT.format(path, f"{error.reason} at byte {error.start}")) from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}). It may be cut off or damaged: copy it again.") from error
 
 
 def _spoken(error: pd.errors.ParserError) -> str:
-    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-    return f"line {found[2]} has {found[3]} fields, and those before it have {found[1]}" if found else str(error).strip()
+    found = re.search(r"in line (\d+), saw (\d+)", str(error))
+    # pandas does not know of the first line.
+    return f"line {int(found[1]) + 1:,} has {found[2]} fields, which is too many" if found else str(error).strip()
 
 
 def _opened(path: Path) -> TextIO:
@@ -115,7 +118,7 @@ def _header(path: Path) -> _Header:
     fields, values = (_fields(line, delimiter) for line in lines)
     if values and len(values) not in (len(fields), len(fields) + 1):
         raise ValueError(
-            f"{path}: the first row has {len(fields)} fields and the second {len(values)}. There must be as many, or one less in the "
+            f"{path}: the first row has {len(fields)} field(s) and the second {len(values)}. There must be as many, or one less in the "
             "first, which has no need of a name above those of the rows. Rows above the names, such as a title, have to be taken out."
         )
     return _Header(delimiter, fields if len(values) == len(fields) + 1 else fields[1:])
@@ -157,7 +160,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 def _is_number(text: str) -> bool:
     """Whether it is meant as a number, if with a decimal comma, of which is told later."""
     try:
-        float(text.replace(",", "."))
+        float(re.sub(r",(?=\d)", ".", text))
     except ValueError:
         return False
     return True
@@ -167,15 +170,17 @@ def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
     """Rows of numbers, some at a time."""
     n_columns = len(header.names)
     at_a_time = max(VALUES_AT_A_TIME // max(n_columns, 1), 1)
-    columns = range(1, n_columns + 1)
-    options: dict[str, Any] = {
-        "sep": header.delimiter, "header": None, "names": range(n_columns + 1), "index_col": 0, "skiprows": 1, "skip_blank_lines": True,
-    }  # fmt: skip
+    # One column more than there are: pandas leaves out what is beyond the last one in the first row of what it reads at a time.
+    beyond = n_columns + 1
+    types = {0: str, beyond: str} | dict.fromkeys(range(1, beyond), np.float32)
     with _opened(path) as file:
+        # Not skipped by pandas, which takes the quotes of names for those of a field that goes on in the next row.
+        file.readline()
         pieces = pd.read_csv(
-            file, chunksize=at_a_time, dtype={0: str} | dict.fromkeys(columns, np.float32), keep_default_na=False, **options
-        )
-        first = 0
+            file, sep=header.delimiter, header=None, names=range(beyond + 1), index_col=0, dtype=types, keep_default_na=False,
+            chunksize=at_a_time,
+        )  # fmt: skip
+        n_read = 0
         while True:
             try:
                 piece = next(pieces)
@@ -183,27 +188,29 @@ def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
                 return
             except pd.errors.ParserError:
                 raise
-            except ValueError:
-                _raise_for_text(path, header, options | {"skiprows": 1 + first})
-                raise
+            except ValueError as error:
+                _raise_for_text(path, header, n_read)
+                raise ValueError(f"{path}: a value is no number ({error}). Write it as one.") from error
+            longer = piece.index[piece.pop(beyond).fillna("") != ""]
+            if len(longer):
+                raise ValueError(f"{path}: the row {longer[0]!r} has more values than there are names in the first row, {n_columns:,}.")
             yield piece
-            first += len(piece)
+            n_read += len(piece)
 
 
-def _raise_for_text(path: Path, header: _Header, options: dict[str, Any]) -> None:
-    """Name the first value that is no number."""
+def _raise_for_text(path: Path, header: _Header, n_read: int) -> None:
+    """Name the first value that is no number, in the rows after those that were read."""
     with _opened(path) as file:
-        for piece in pd.read_csv(file, chunksize=1000, dtype=str, keep_default_na=False, **options):
-            numbers = piece.apply(pd.to_numeric, errors="coerce")
-            bad = np.argwhere(numbers.isna().to_numpy())
-            if len(bad):
-                row, column = bad[0]
-                value, rest = piece.iat[row, column], piece.iloc[row, column:]
-                said = f"{value!r}" if value else "empty"
-                raise ValueError(
-                    f"{path}: the value in row {piece.index[row]!r}, column {header.names[column]!r} is {said}, which is no number. "
-                    f"{_advice(value, is_last=not any(rest))}"
-                )
+        file.readline()
+        rows = (row for row in csv.reader(file, delimiter=header.delimiter) if len(row) > 1 or "".join(row).strip())
+        for name, *values in islice(rows, n_read, None):
+            for i, (column, value) in enumerate(zip_longest(header.names, values, fillvalue="")):
+                if NUMBER.fullmatch(value) is None or not np.isfinite(float(value)):
+                    said = repr(value) if value else "empty"
+                    raise ValueError(
+                        f"{path}: the value in row {name!r}, column {column!r} is {said}, which is no number. "
+                        f"{_advice(value, is_last=not any(values[i:]))}"
+                    )
 
 
 def _advice(value: str, *, is_last: bool) -> str:

@@ -11,7 +11,6 @@ import anndata as ad
 
 __all__ = ["is_zarr_folder", "read_zarr"]
 
-
 # The files of which one is at the top of each store, of zarr's formats 2 and 3.
 TOP = (".zgroup", "zarr.json")
 
@@ -54,11 +53,15 @@ def _annotated(group: Any) -> Any:
 def _check_whole(group: Any, folder: Path) -> None:
     """See that no file of the matrices and the names is missing: zarr reads 0, and no name, for what is not there.
 
-    Of annotation and dense matrices, whose files may be left out where all is 0, it is seen that each array is there.
+    Of annotation and dense matrices, whose files may be left out where all is 0, it is seen that each array is there. No file may be cut
+    off.
     """
     for name, array, is_full in _arrays(group):
         if not (folder / name).is_dir() or (is_full and array.nchunks_initialized < array.nchunks):
             raise ValueError(f"files of {name} are missing: not all of the folder was copied, or it was not written to its end")
+        for file in _compressed_by_blosc(array, folder / name):
+            if _is_cut_off(file):
+                raise ValueError(f"{file.relative_to(folder)} is cut off")
 
 
 def _arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -70,19 +73,33 @@ def _arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
     if "layers" in group:
         matrices += [f"layers/{name}" for name in group["layers"]]
     for name in matrices:
-        if group[name].attrs.get("encoding-type") not in ("csr_matrix", "csc_matrix"):
-            yield name, group[name], False
-            continue
-        parts = {part: group[f"{name}/{part}"] for part in ("data", "indices", "indptr")}
-        for part, array in parts.items():
-            # As many 0 as this one after the other are in no matrix, but in one with a value or less in each row or column.
-            yield f"{name}/{part}", array, parts["data"].shape[0] > parts["indptr"].shape[0]
+        arrays = dict(_below(group[name])) if hasattr(group[name], "keys") else {"": group[name]}
+        is_sparse = group[name].attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+        # zarr leaves out files in which all is 0, as are the places of the values if these are few and all in the first column.
+        is_full = is_sparse and arrays["data"].shape[0] > arrays["indptr"].shape[0]
+        for part, array in arrays.items():
+            yield f"{name}/{part}".rstrip("/"), array, is_full
+
+
+def _compressed_by_blosc(array: Any, folder: Path) -> list[Path]:
+    """The files of an array, if it is blosc that has compressed them one by one."""
+    codecs = array.compressors if hasattr(array, "compressors") else [array.compressor]
+    if getattr(array, "shards", None) is not None or not any("blosc" in type(codec).__name__.lower() for codec in codecs):
+        return []
+    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".") and file.name != "zarr.json"]
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether a file is shorter than blosc says at its beginning; blosc itself would read on in the memory behind it."""
+    with file.open("rb") as opened:
+        header = opened.read(16)
+    return len(header) < 16 or int.from_bytes(header[12:], "little") > file.stat().st_size
 
 
 def _below(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     for name in group:
         member = group[name]
-        if hasattr(member, "shape"):
-            yield above + name, member
-        else:
+        if hasattr(member, "keys"):
             yield from _below(member, f"{above}{name}/")
+        else:
+            yield above + name, member

@@ -14,6 +14,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
@@ -83,7 +84,10 @@ def write_h5ad(cells: AnnData, path: Path) -> Path:
 
 
 def write_loom(cells: AnnData, path: Path) -> Path:
+    n_threads = torch.get_num_threads()
     pytest.importorskip("loompy")
+    # Its import sets them to all.
+    torch.set_num_threads(n_threads)
     ad.io.write_loom(path, cells)
     return path
 
