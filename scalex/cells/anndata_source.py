@@ -145,6 +145,7 @@ class AnnDataSource:
         for one, name in zip(paths, names, strict=True):
             sources.append(self._select(one if isinstance(one, ad.AnnData) else self._read(one), name, several=len(paths) > 1))
             logger.info("Read %s: %s x %s", name, f"{len(sources[-1].obs):,}", f"{len(sources[-1].var):,}")
+        self._check_named(sources)
         source = sources[0] if len(sources) == 1 else self._join(sources, names)
         _check_not_empty(len(source.obs), len(source.var))
         domain = domains(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
@@ -176,6 +177,7 @@ class AnnDataSource:
             )
         for path, source in zip(files, sources, strict=True):
             logger.info("Opened %s: %s x %s; it stays on disk", path, f"{source.n_cells:,}", f"{len(source.var):,}")
+        self._check_named(sources)
         stored = (
             JoinedCells(sources, names, join=self.join, source_key=self.source_key, match_peaks=self.match_peaks) if several else sources[0]
         )
@@ -193,6 +195,12 @@ class AnnDataSource:
         if rows is not None:
             domain, label = domain[rows].remove_unused_categories(), None if label is None else label[rows].remove_unused_categories()
         return BackedCells(cells, domain, label, self.memory_gb, cache, self._identity(files))
+
+    def _check_named(self, sources: Sequence[_Source | StoredCells]) -> None:
+        column = self.var_names_from
+        if column is not None and not any(column in source.var for source in sources):
+            there = dict.fromkeys(str(name) for source in sources for name in source.var.columns)
+            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {listed(there, 20)}.")
 
     def _identity(self, files: Sequence[Path]) -> str:
         """Which cells these are, as text."""
@@ -266,7 +274,9 @@ class AnnDataSource:
         var = joined_features(features, names, self.join)
         assert var.index.equals(joined.var_names)
         logger.info("Joined %d sources (%s): %s cells x %s features", len(names), self.join, f"{len(obs):,}", f"{len(var):,}")
-        return _Source(sparse.csr_matrix(joined.X, dtype=np.float32), obs, var)
+        matrix = sparse.csr_matrix(joined.X, dtype=np.float32)
+        matrix.sort_indices()
+        return _Source(matrix, obs, var)
 
 
 @dataclass(frozen=True)
@@ -295,6 +305,12 @@ def _source_names(paths: Sequence[Path | ad.AnnData], categories: Sequence[str] 
         return names
     names = [str(i) if isinstance(one, ad.AnnData) else name_of_source(one) for i, one in enumerate(paths)]
     repeated = {name for name, count in Counter(names).items() if count > 1}
+    files = [one.absolute() for one, name in zip(paths, names, strict=True) if name in repeated and isinstance(one, Path)]
+    # Folders of the same name, as Cell Ranger gives them, are called by the first folder above them that tells them apart.
+    for level in range(min((len(file.parents) for file in files), default=0)):
+        above = {file: file.parents[level].name for file in files}
+        if len(set(above.values()) | set(names)) == len(files) + len(set(names)):
+            return [above[one.absolute()] if name in repeated else name for one, name in zip(paths, names, strict=True)]
     return [f"{name}-{i}" if name in repeated else name for i, name in enumerate(names)]
 
 

@@ -20,6 +20,9 @@ __all__ = ["JoinedCells"]
 
 logger = logging.getLogger(__name__)
 
+# Cells whose names may tell that a source is turned.
+LOOKED_AT = 1000
+
 
 class JoinedCells:
     """Cells of several files, one file after the other; the results are those of the join in memory.
@@ -57,7 +60,9 @@ class JoinedCells:
     ) -> None:
         renamed = alike([source.var.index for source in sources], names, match_peaks)
         features = [renamed_features(source.var, own) for source, own in zip(sources, renamed, strict=True)]
-        check_joinable(features, [source.columns for source in sources], names, join=join, source_key=source_key)
+        some_cells = [list(source.names(slice(0, LOOKED_AT))) for source in sources]
+        columns = [source.columns for source in sources]
+        check_joinable(features, columns, names, join=join, source_key=source_key, cells=some_cells)
         self.var = joined_features(features, names, join)
         self._sources, self._names, self._source_key = sources, list(names), source_key
         # Place of each feature of a source among the joined ones, -1 where it is not there; None where they are the same.

@@ -117,6 +117,9 @@ def not_backed_because(path: Path, matrix: str, cache: Path | None = None) -> st
                 return f"{matrix} is stored as {stored.attrs.get('encoding-type', 'an old format')}, not by rows"
             if obs.attrs.get("encoding-type") != "dataframe" or "__categories" in obs:
                 return "obs is in an old format"
+            parts = [] if isinstance(stored, h5py.Dataset) else [f"{matrix}/{part}" for part in ("data", "indices", "indptr")]
+            if any(part not in file for part in (*parts, f"var/{file['var'].attrs['_index']}")):
+                return "a part of it is missing"
             names = obs[obs.attrs["_index"]]
             if not isinstance(names, h5py.Dataset) or h5py.check_string_dtype(names.dtype) is None:
                 return "the names of its cells are not stored as text"

@@ -27,6 +27,8 @@ def located(given: str | Path) -> list[Path]:
     FileNotFoundError
         If nothing is there; the message says where was looked.
     """
+    if not str(given).strip() or str(given) == ".":
+        raise FileNotFoundError("path is empty: give a file or folder of cells.")
     path = Path(given).expanduser()
     if path.exists() or inside_h5mu(path) is not None:
         return [path]

@@ -30,7 +30,7 @@ class AtacRecipe:
     min_cells
         Peaks accessible in fewer of the remaining cells are left out.
     binarize
-        A peak is accessible or not; else its counts are used.
+        A peak is accessible or not; otherwise its counts are used, as the published package does.
     normalization
         "total": log(1 + count per `target_sum` of the cell). "tfidf": the same with the count multiplied by the number of cells for each
         cell in which the peak is accessible.
@@ -44,8 +44,8 @@ class AtacRecipe:
 
     min_features: int = 100
     min_cells: int = 3
-    binarize: bool = True
-    normalization: Literal["total", "tfidf"] = "tfidf"
+    binarize: bool = False
+    normalization: Literal["total", "tfidf"] = "total"
     target_sum: float = 10_000.0
     n_top_features: Named = 30_000
     scaling: Scaling = "global"

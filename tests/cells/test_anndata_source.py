@@ -140,7 +140,7 @@ def test_files_of_the_same_name_stay_apart(left: AnnData, right: AnnData, tmp_pa
     for name, adata in (("a", left), ("b", right)):
         (tmp_path / name).mkdir()
         adata.write_h5ad(tmp_path / name / "cells.h5ad")
-    assert set(opened([tmp_path / "a" / "cells.h5ad", tmp_path / "b" / "cells.h5ad"]).domain) == {"cells-0", "cells-1"}
+    assert set(opened([tmp_path / "a" / "cells.h5ad", tmp_path / "b" / "cells.h5ad"]).domain) == {"a", "b"}
 
 
 def test_several_anndata_are_numbered(left: AnnData, right: AnnData) -> None:
@@ -422,3 +422,33 @@ def test_a_batch_key_that_the_name_of_the_source_would_overwrite_is_refused(demo
     cells = AnnDataSource(path=[demo, demo], batch_key="batch", source_key="file", batch_categories=["a", "b"]).open()
     assert list(cells.domain.categories) == ["domain0", "domain1", "domain2"]
     assert set(cells.obs["file"]) == {"a", "b"}
+
+
+def test_folders_of_one_name_are_called_by_those_above_them(demo: AnnData, tmp_path: Path) -> None:
+    paths = [tmp_path / sample / "outs" / "cells.h5ad" for sample in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        demo[:50].copy().write_h5ad(path)
+    cells = AnnDataSource(path=str(tmp_path / "*" / "outs" / "*.h5ad"), source_key="sample").open()
+    assert cells.obs["sample"].cat.categories.tolist() == ["first", "second"]
+    again = AnnDataSource(path=[paths[0], paths[0]], source_key="sample").open()
+    assert again.obs["sample"].cat.categories.tolist() == ["cells-0", "cells-1"]
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_a_column_of_names_that_no_source_has_is_an_error(demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    demo.var["length"] = 1
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    paths = [tmp_path / "cells.h5ad"] * 2
+    with pytest.raises(KeyError, match=r"var_names_from='symbl' is not in var of any source\. Columns: length\."):
+        AnnDataSource(path=paths, source_key="file", var_names_from="symbl", backed=backed).open()
+
+
+@pytest.mark.parametrize("part", ["var/_index", "X/indices", "X/indptr"])
+def test_a_file_without_one_of_its_parts_is_named(demo: AnnData, tmp_path: Path, part: str) -> None:
+    path = tmp_path / "cells.h5ad"
+    demo.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file[part]
+    with pytest.raises(ValueError, match=r"cells\.h5ad is not a readable AnnData file"):
+        AnnDataSource(path=path, batch_key="batch", backed=True).open()

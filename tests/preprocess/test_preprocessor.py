@@ -17,10 +17,8 @@ from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, R
 RECIPES = {
     "counts": RnaRecipe(min_features=0, n_top_features=100),
     "counts, scaled by domain": RnaRecipe(min_features=0, n_top_features=100, scaling="domain"),
-    "peaks": AtacRecipe(min_features=0, n_top_features=100),
-    "peaks, counts, total, scaled by domain": AtacRecipe(
-        min_features=0, n_top_features=100, binarize=False, normalization="total", scaling="domain"
-    ),
+    "peaks": AtacRecipe(min_features=0, n_top_features=100, binarize=True, normalization="tfidf"),
+    "peaks, counts, total, scaled by domain": AtacRecipe(min_features=0, n_top_features=100, scaling="domain"),
     "proteins": AdtRecipe(min_features=0),
     "as they are": AsIsRecipe(),
     "as they are, scaled by domain": AsIsRecipe(scaling="domain"),
