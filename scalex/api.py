@@ -176,7 +176,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
 
     Raises
     ------
-    ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError
+    ValueError, KeyError, FileNotFoundError, FileExistsError
         Where the data or the folder are not as the arguments say.
 
     Examples

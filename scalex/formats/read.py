@@ -69,9 +69,8 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     Raises
     ------
     ValueError
-        If the format is not known, the file is damaged or its parts do not fit together; the message says what to do.
-    ImportError
-        If the format needs a package that is not installed.
+        If the format is not known, the file is damaged or its parts do not fit together, or it needs a package that is not
+        installed; the message says what to do.
     """
     modality = inside_h5mu(path)
     if modality is not None:
@@ -154,7 +153,7 @@ def _read_loom(path: Path) -> ad.AnnData:
     try:
         import loompy  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{path}: .loom files are read by loompy, which is not installed: pip install 'scalex[loom]'.") from error
+        raise ValueError(f"{path}: .loom files are read by loompy, which is not installed: pip install 'scalex[loom]'.") from error
     finally:
         # loompy compiles something for all cores when it is imported, after which torch would use them all, and its sums be others.
         torch.set_num_threads(n_threads)

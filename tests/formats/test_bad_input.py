@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -296,3 +297,12 @@ def test_one_missing_file_of_a_list_is_named(few: AnnData, tmp_path: Path) -> No
     write_h5ad(few, tmp_path / "a.h5ad")
     with pytest.raises(FileNotFoundError, match=r"No such file: .*b\.h5ad"):
         opened([tmp_path / "a.h5ad", tmp_path / "b.h5ad"])
+
+
+def test_a_loom_file_without_loompy_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cells.loom").touch()
+    monkeypatch.setitem(sys.modules, "loompy", None)
+    with pytest.raises(
+        ValueError, match=r"cells\.loom: \.loom files are read by loompy, which is not installed: pip install 'scalex\[loom\]'"
+    ):
+        AnnDataSource(path=tmp_path / "cells.loom").open()
