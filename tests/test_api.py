@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
 
 import scalex
@@ -309,3 +311,37 @@ def test_cells_that_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
     # The same cells, projected from memory.
     found = scalex.Reference.load(tmp_path / "run").embed(demo[adata.obs_names].copy(), batch_key="batch")
     assert found.shape == adata.obsm["latent"].shape
+
+
+def test_functions_of_scanpy_work_on_the_result(demo: AnnData) -> None:
+    adata = quick(demo, n_top_features=50, ignore_umap=False, max_iteration=30)
+    sc.tl.rank_genes_groups(adata, "leiden", method="wilcoxon")
+    named = set(sc.get.rank_genes_groups_df(adata, None)["names"])
+    # Of all kept features, and not only of the model's.
+    assert named == set(adata.raw.var_names)
+    sc.tl.paga(adata, "leiden")
+    sc.tl.score_genes(adata, list(demo.var_names[:20]))
+    sc.tl.dendrogram(adata, "leiden", use_rep="latent")
+    assert sc.pl.umap(adata, color=["domain", "leiden", demo.var_names[0]], show=False) is not None
+    plt.close("all")
+
+
+def test_domains_may_be_of_several_columns(demo: AnnData) -> None:
+    demo.obs["half"] = np.where(np.arange(300) < 150, "first", "second")
+    adata = quick(demo, batch_name="batch,half")
+    assert set(adata.obs["domain"]) == set(demo.obs["batch"].astype(str) + "_" + demo.obs["half"])
+
+
+def test_verbose_says_what_is_done(demo: AnnData, capsys: pytest.CaptureFixture[str]) -> None:
+    quick(demo)
+    assert "Uses" not in capsys.readouterr().err
+    quick(demo, verbose=True)
+    assert "Uses 500 features" in capsys.readouterr().err
+
+
+def test_a_share_of_the_cells(demo: AnnData) -> None:
+    adata = quick(demo, fraction=0.3)
+    assert adata.n_obs == 90
+    shares = adata.obs["batch"].value_counts() - demo.obs["batch"].value_counts() * 0.3
+    assert (shares.abs() < 1).all()
+    assert list(quick(demo, n_obs=90).obs_names) == list(adata.obs_names)
