@@ -73,9 +73,5 @@ class AtacRecipe:
         return text_of(self, self.n_top_features)
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
-        chosen = named_features(self.n_top_features, names)
-        if chosen is not None:
-            return chosen
-        assert isinstance(self.n_top_features, int | np.integer)
         most_accessible = np.argsort(-statistics.n_detected.sum(0), kind="stable")
-        return np.sort(most_accessible[: int(self.n_top_features)])
+        return named_features(self.n_top_features, names, lambda n_top: np.sort(most_accessible[:n_top]))

@@ -204,8 +204,8 @@ def _mean_of_inputs(cells: Cells, preprocessor: Preprocessor, rows: NDArray[np.i
     return (total / len(rows)).astype(np.float32)
 
 
-def named_features(given: Named, names: pd.Index) -> NDArray[np.int64] | None:
-    """Positions among `names` of the features that are named; None where a number is given.
+def named_features(given: Named, names: pd.Index, by_number: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Positions among `names` of the features that are named, or those that `by_number` chooses where a number is given.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def named_features(given: Named, names: pd.Index) -> NDArray[np.int64] | None:
         If none of the features is there.
     """
     if isinstance(given, int | np.integer):
-        return None
+        return by_number(int(given))
     if isinstance(given, str | Path):
         path = Path(given)
         if not path.is_file():

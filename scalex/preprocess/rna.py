@@ -77,9 +77,6 @@ class RnaRecipe:
         return text_of(self, self.n_top_features)
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
-        chosen = named_features(self.n_top_features, names)
-        if chosen is not None:
-            return chosen
-        assert isinstance(self.n_top_features, int | np.integer)
         voting = statistics.n_cells >= max(self.min_cell_per_batch, 1)
-        return highly_variable(statistics.domains(voting) if voting.any() else statistics.pooled(), names, int(self.n_top_features))
+        of_domains = statistics.domains(voting) if voting.any() else statistics.pooled()
+        return named_features(self.n_top_features, names, lambda n_top: highly_variable(of_domains, names, n_top))
