@@ -25,7 +25,7 @@ from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource
 from scalex.demo import demo_cells
 from scalex.metrics import neighbor_entropy
-from scalex.preprocess import AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
+from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
 from scalex.projection import embed, project
 from scalex.reference import Reference
 from scalex.report import Report
@@ -779,3 +779,18 @@ def test_peaks_count_for_those_of_the_reference_that_they_overlap(tmp_path: Path
     np.testing.assert_array_equal(embed(reference, source), expected)
     with pytest.raises(ValueError, match=r"Only 0 of the 300 features .* different coordinates .* use match_peaks=overlap"):
         embed(reference, AnnDataSource(path=query, batch_key="batch"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [AtacRecipe(min_features=0, n_top_features=150, binarize=True, normalization="tfidf"), AtacRecipe(min_features=0), AdtRecipe()],
+)
+@pytest.mark.parametrize("backed", [False, True])
+def test_of_any_profile_the_training_cells_are_projected_to_where_they_are(tmp_path: Path, recipe: Recipe, backed: bool) -> None:
+    cells = demo_cells(200, 400, 2)
+    reference = small_reference(tmp_path / "run", cells, recipe)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    source = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=backed)
+    np.testing.assert_array_equal(embed(reference, source, chunk_size=64), reference.latent)
+    grown, _ = projected(reference, cells[:50].copy(), impute=True, repeat=True)
+    assert grown.layers["impute"].shape == grown.shape
