@@ -170,7 +170,13 @@ def test_help_says_what_there_is(tmp_path: Path) -> None:
     done = typed("project.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
-    for said in ("python project.py reference=run", "dataset=files (or h5ad, the same) or demo", "least_found: 0.3", "append: false", "backed: true"):
+    for said in (
+        "python project.py reference=run",
+        "dataset=files (or h5ad, the same) or demo",
+        "least_found: 0.3",
+        "append: false",
+        "backed: true",
+    ):
         assert said in done.stdout
     assert names(tmp_path) == set()
 
