@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from scalex.formats.types import of_one_type
 from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
 __all__ = ["FORMATS", "ReadOptions", "read_cells"]
-
-logger = logging.getLogger(__name__)
 
 FORMATS = (
     ".h5ad, .zarr, .csv, .tsv and .txt (also .gz), a folder of 10x .mtx files, a .mtx(.gz) file beside its barcodes and features, 10x .h5, "

@@ -198,8 +198,7 @@ def _mean_of_inputs(cells: Cells, preprocessor: Preprocessor, rows: NDArray[np.i
     transform, domain = preprocessor.rows_with(cells.var.index), cells.domain.codes.astype(np.int64)
     total = np.zeros(len(preprocessor.features))
     parts = [rows[part] for part in chunks(len(rows), CHUNK_SIZE)]
-    for part, inputs in read_ahead(parts, lambda part: transform(cells.read(part), domain[part]), threads=THREADS):
-        del part
+    for _, inputs in read_ahead(parts, lambda part: transform(cells.read(part), domain[part]), threads=THREADS):
         total += np.asarray(inputs.sum(0, dtype=np.float64)).ravel()
     return (total / len(rows)).astype(np.float32)
 

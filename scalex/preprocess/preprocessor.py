@@ -135,6 +135,8 @@ class RowTransform:
         self._known = known
         self._input = self._position_in(preprocessor.features)
         self._expressed = self._position_in(preprocessor.expressed)
+        weight = preprocessor.weight
+        self._input_weight = None if weight is None else weight[preprocessor.expressed.get_indexer(preprocessor.features)]
         self.lacking = None if self.found.all() else np.where(self.found, np.float32(0), preprocessor.mean)
         # A domain that was not there at the fit is scaled by the maximum over all.
         overall = preprocessor.maximum.max(0)
@@ -142,7 +144,7 @@ class RowTransform:
 
     def normalized(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Normalized expression of the features in `Preprocessor.expressed`, (n_cells, len(expressed)) float32 CSR."""
-        return self._normalized(rows, self._expressed, self.preprocessor.expressed)
+        return self._normalized(rows, self._expressed, len(self.preprocessor.expressed), self.preprocessor.weight)
 
     def __call__(self, rows: sparse.csr_matrix, domain: NDArray[np.int64]) -> sparse.csr_matrix:
         """The model's input, (n_cells, n_features) float32 CSR in [0, 1].
@@ -154,7 +156,7 @@ class RowTransform:
         domain
             (n_cells,) codes of `Preprocessor.domains`; -1 for one that it does not know.
         """
-        values = self._normalized(rows, self._input, self.preprocessor.features)
+        values = self._normalized(rows, self._input, len(self.preprocessor.features), self._input_weight)
         return steps.scale(values, self._maximum, domain)
 
     def n_detected(self, rows: sparse.csr_matrix) -> NDArray[np.int64]:
@@ -167,18 +169,20 @@ class RowTransform:
         known_to_wanted = np.append(steps.match(wanted, self._known), -1)
         return known_to_wanted[self.match.position]
 
-    def _normalized(self, rows: sparse.csr_matrix, position: NDArray[np.int64], features: pd.Index) -> sparse.csr_matrix:
+    def _normalized(
+        self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int, weight: NDArray[np.float32] | None
+    ) -> sparse.csr_matrix:
         preprocessor = self.preprocessor
         rows = binary(rows) if preprocessor.binarize else rows
         if preprocessor.normalization == "none":
-            return steps.pack(rows, position, len(features))
+            return steps.pack(rows, position, n_features)
         counted = self.match.position >= 0
         if preprocessor.normalization == "clr":
-            packed = steps.pack(rows, position, len(features))
+            packed = steps.pack(rows, position, n_features)
             packed.data *= np.repeat(row_factors(rows, counted, "clr"), np.diff(packed.indptr))
         else:
-            packed = steps.pack(rows, position, len(features), counted=counted, target=preprocessor.target_sum)
-        if preprocessor.weight is not None:
-            packed.data *= preprocessor.weight[preprocessor.expressed.get_indexer(features)][packed.indices]
+            packed = steps.pack(rows, position, n_features, counted=counted, target=preprocessor.target_sum)
+        if weight is not None:
+            packed.data *= weight[packed.indices]
         np.log1p(packed.data, out=packed.data)
         return packed
