@@ -8,6 +8,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from lightning import Trainer
@@ -140,3 +141,28 @@ def test_a_full_disk_leaves_no_file(files: list[Path], tmp_path: Path, monkeypat
 def test_a_cache_is_for_cells_in_files(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cache is for cells that stay in their files: set backed=true"):
         AnnDataSource(path=files, cache=tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pd.Index, np.array, list])
+def test_long_lists_of_names_that_differ_in_one_have_different_keys(kind: Any) -> None:
+    names = [f"gene{i}" for i in range(2000)]
+    other = [*names[:1000], "another", *names[1001:]]
+    keys = {RnaRecipe(n_top_features=kind(given)).identity() for given in (names, other)}
+    assert len(keys) == 2
+
+
+def test_the_same_names_have_the_same_key_however_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    given: list[Any] = [["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Index(["a", "b"]), str(tmp_path / "names.txt")]
+    assert len({RnaRecipe(n_top_features=names).identity() for names in given}) == 1
+    assert len({RnaRecipe(n_top_features=number).identity() for number in (50, np.int64(50), np.int32(50))}) == 1
+    assert RnaRecipe(target_sum=np.float32(500)).identity() == RnaRecipe(target_sum=500.0).identity()
+
+
+def test_many_names_of_sources_have_different_keys(files: list[Path]) -> None:
+    def key(names: Any) -> str:
+        cells = AnnDataSource(path=files, backed=True, batch_categories=names).open()
+        assert isinstance(cells, BackedCells)
+        return cells.identity
+
+    assert key(["a", "b"]) == key(np.array(["a", "b"])) != key(["a", "c"])

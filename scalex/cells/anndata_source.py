@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -205,12 +206,11 @@ class AnnDataSource:
     def _identity(self, files: Sequence[Path]) -> str:
         """Which cells these are, as text."""
         states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        options = (
-            self.batch_key, self.batch_categories, self.source_key, self.join, self.layer, self.var_names_from, self.match_peaks
-        )  # fmt: skip
+        categories = None if self.batch_categories is None else [str(name) for name in self.batch_categories]
+        options = (self.batch_key, categories, self.source_key, self.join, self.layer, self.var_names_from, self.match_peaks)
         # The seed is that of the choice: without one it changes nothing.
         chosen = None if self.fraction is None and self.n_obs is None else (self.fraction, self.n_obs, self.seed)
-        return repr((states, options, chosen))
+        return json.dumps([states, options, chosen])
 
     def _sample(self, domain: pd.Categorical) -> NDArray[np.int64] | None:
         """Rows of the cells to use, ascending, of each domain its share; None: all."""

@@ -9,7 +9,7 @@ import numpy as np
 from scalex.cells import Cells
 from scalex.preprocess.fitting import check_options, fitted
 from scalex.preprocess.preprocessor import Scaling
-from scalex.preprocess.recipe import FittedRecipe
+from scalex.preprocess.recipe import FittedRecipe, identify
 
 __all__ = ["AdtRecipe"]
 
@@ -55,4 +55,4 @@ class AdtRecipe:
 
     def identity(self) -> str:
         """See `Recipe.identity`."""
-        return repr(self)
+        return identify(self)

@@ -9,7 +9,7 @@ import numpy as np
 from scalex.cells import Cells
 from scalex.preprocess.fitting import check_options, fitted
 from scalex.preprocess.preprocessor import Scaling
-from scalex.preprocess.recipe import FittedRecipe
+from scalex.preprocess.recipe import FittedRecipe, identify
 
 __all__ = ["AsIsRecipe"]
 
@@ -36,4 +36,4 @@ class AsIsRecipe:
 
     def identity(self) -> str:
         """See `Recipe.identity`."""
-        return repr(self)
+        return identify(self)

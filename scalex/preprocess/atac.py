@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import Named, check_options, fitted, named_features, text_of
+from scalex.preprocess.fitting import Named, check_options, fitted, named_features, read_names
 from scalex.preprocess.normalization import check_normalization
 from scalex.preprocess.preprocessor import Scaling
-from scalex.preprocess.recipe import FittedRecipe
+from scalex.preprocess.recipe import FittedRecipe, identify
 from scalex.preprocess.statistics import FeatureStatistics
 
 __all__ = ["AtacRecipe"]
@@ -70,7 +70,7 @@ class AtacRecipe:
 
     def identity(self) -> str:
         """See `Recipe.identity`."""
-        return text_of(self, self.n_top_features)
+        return identify(self, n_top_features=read_names(self.n_top_features))
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
         most_accessible = np.argsort(-statistics.n_detected.sum(0), kind="stable")

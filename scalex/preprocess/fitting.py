@@ -22,7 +22,7 @@ from scalex.preprocess.recipe import FittedRecipe
 from scalex.preprocess.statistics import FeatureStatistics, FeatureSums
 from scalex.read_ahead import read_ahead
 
-__all__ = ["Choose", "Named", "check_options", "fitted", "log_filter", "named_features", "text_of"]
+__all__ = ["Choose", "Named", "check_options", "fitted", "log_filter", "named_features", "read_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -213,14 +213,10 @@ def named_features(given: Named, names: pd.Index, by_number: Callable[[int], NDA
     ValueError
         If none of the features is there.
     """
-    if isinstance(given, int | np.integer):
-        return by_number(int(given))
-    if isinstance(given, str | Path):
-        path = Path(given)
-        if not path.is_file():
-            raise FileNotFoundError(f"n_top_features={given}: no such file. Give a number, a list of names or a text file.")
-        given = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    wanted = pd.Index(given).unique()
+    asked = read_names(given)
+    if isinstance(asked, int):
+        return by_number(asked)
+    wanted = pd.Index(asked).unique()
     position = names.get_indexer(wanted)
     missing = wanted[position < 0]
     if len(missing) == len(position):
@@ -232,9 +228,22 @@ def named_features(given: Named, names: pd.Index, by_number: Callable[[int], NDA
     return np.asarray(position[position >= 0], np.int64)
 
 
-def text_of(recipe: object, given: Named) -> str:
-    """See `Recipe.identity`; of a file of features its content."""
-    return f"{recipe!r} {Path(given).read_text()}" if isinstance(given, str | Path) and Path(given).is_file() else repr(recipe)
+def read_names(given: Named) -> int | list[str]:
+    """The names of the features, from the list or the file that holds them; a number as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file of names is not there.
+    """
+    if isinstance(given, int | np.integer):
+        return int(given)
+    if not isinstance(given, str | Path):
+        return [str(name) for name in given]
+    path = Path(given)
+    if not path.is_file():
+        raise FileNotFoundError(f"n_top_features={given}: no such file. Give a number, a list of names or a text file.")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
 def check_options(scaling: str, *, target_sum: float = 1.0, n_top_features: Named = 1) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 from scalex.cells import Cells
 from scalex.preprocess.preprocessor import Preprocessor
 
-__all__ = ["FittedRecipe", "Recipe"]
+__all__ = ["VERSION", "FittedRecipe", "Recipe", "identify"]
+
+# Of the code that makes the model's inputs: raised when it gives other inputs, so that caches of earlier versions are not used.
+VERSION = 1
 
 
 class FittedRecipe(NamedTuple):
@@ -46,5 +51,25 @@ class Recipe(Protocol):
         ...
 
     def identity(self) -> str:
-        """Text that says all that the result depends on besides the cells."""
+        """Text that says all that the result depends on besides the cells; see `identify`."""
         ...
+
+
+def identify(recipe: Recipe, **resolved: Any) -> str:
+    """The name of a recipe with all its options as canonical JSON, and the version of the code.
+
+    Parameters
+    ----------
+    recipe
+        A dataclass of options.
+    **resolved
+        What options stand for, such as the names in a file of features.
+    """
+    assert is_dataclass(recipe)
+    options = {field.name: getattr(recipe, field.name) for field in fields(recipe)} | resolved
+    return json.dumps({"recipe": type(recipe).__name__, "version": VERSION, "options": options}, sort_keys=True, default=_list_values)
+
+
+def _list_values(array: Any) -> Any:
+    """What NumPy and pandas hold, whole: their own text of a long array leaves most of it out."""
+    return array.tolist()

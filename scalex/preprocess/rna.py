@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import Named, check_options, fitted, log_filter, named_features, text_of
+from scalex.preprocess.fitting import Named, check_options, fitted, log_filter, named_features, read_names
 from scalex.preprocess.preprocessor import Scaling
-from scalex.preprocess.recipe import FittedRecipe
+from scalex.preprocess.recipe import FittedRecipe, identify
 from scalex.preprocess.statistics import FeatureStatistics
 from scalex.preprocess.variable_features import highly_variable
 
@@ -74,7 +74,7 @@ class RnaRecipe:
 
     def identity(self) -> str:
         """See `Recipe.identity`."""
-        return text_of(self, self.n_top_features)
+        return identify(self, n_top_features=read_names(self.n_top_features))
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
         voting = statistics.n_cells >= max(self.min_cell_per_batch, 1)
