@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float | None:
     """Run what the configuration says; the score that a sweep optimises."""
     score = explained(run, cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from scalex.sweep import write_sweep_table
+        from scalex.runs.sweep_table import write_sweep_table
 
         write_sweep_table(Path(cfg.output).parent)
     return score
@@ -49,8 +49,8 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
-    from scalex.files import COMPOSED, new_folder, not_given
-    from scalex.processes import process_rank, wait_for
+    from scalex.system.processes import process_rank, wait_for
+    from scalex.system.whole_files import COMPOSED, new_folder, not_given
 
     first = process_rank() == 0
     if cfg.resume is None and not first:
@@ -68,8 +68,8 @@ def run(cfg: DictConfig) -> float | None:
     cfg.output = str(folder)
 
     # Torch, Lightning and scanpy take seconds to import: only now, so that --help and misspelt options are answered at once.
-    from scalex.logs import logged_to
-    from scalex.workflow import fit, stopped_at
+    from scalex.runs.log import logged_to
+    from scalex.training.fit import fit, stopped_at
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt" if first else None):
@@ -94,8 +94,8 @@ def run(cfg: DictConfig) -> float | None:
         if cfg.reference is None:
             adata = fit(parts["dataset"], parts["preprocess"], parts["model"], trainer, **task)
         else:
-            from scalex.growth import grow
-            from scalex.reference import Reference
+            from scalex.reference.finished_run import Reference
+            from scalex.training.growth import grow
 
             reference = Reference.load(cfg.reference)
             adata = grow(reference, parts["dataset"], parts["model"], trainer, folder=folder, **settings["growth"], **task)

@@ -39,12 +39,12 @@ from tables import circumstances, markdown_table, show
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import Chunk
-from scalex.input_pca import InputPca
-from scalex.logs import logged_to
-from scalex.module import ScalexModule
+from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
-from scalex.transfer import LabelTransfer
-from scalex.workflow import fit
+from scalex.reference.input_pca import InputPca
+from scalex.reference.label_transfer import LabelTransfer
+from scalex.runs.log import logged_to
+from scalex.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "benchmarks" / ".cache" / "label_transfer"

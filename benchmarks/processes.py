@@ -28,9 +28,9 @@ from timing import LightningSteps, interleaved, ratio
 
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource
-from scalex.memory import keep_freed_memory
-from scalex.processes import process_rank
-from scalex.trained_on import TrainedOn
+from scalex.model.trained_on import TrainedOn
+from scalex.system.memory import keep_freed_memory
+from scalex.system.processes import process_rank
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 124

@@ -37,10 +37,10 @@ from torch import Tensor
 
 import scalex
 from scalex.cells import AnnDataSource
-from scalex.logs import logged_to
-from scalex.memory import keep_freed_memory
-from scalex.projection import embed
-from scalex.reference import Reference
+from scalex.projection.project import embed
+from scalex.reference.finished_run import Reference
+from scalex.runs.log import logged_to
+from scalex.system.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 124

@@ -22,9 +22,9 @@ from quality_peers import Embedding, scanvi
 from quality_sets import LabelledCells
 from quality_store import plain
 
-from scalex.logs import logged_to
-from scalex.reference import Reference
-from scalex.workflow import fit
+from scalex.reference.finished_run import Reference
+from scalex.runs.log import logged_to
+from scalex.training.fit import fit
 
 __all__ = ["ROOT", "LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from scalex.block_writer import BlockWriter
+from scalex.h5ad.block_writer import BlockWriter
 
 __all__ = ["peak_memory", "write_resampled"]
 

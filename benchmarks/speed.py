@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, PreparedCells
-from scalex.logs import logged_to
-from scalex.memory import keep_freed_memory
 from scalex.nn import VAE, DomainBatchNorm, kl_divergence, reconstruction_loss
+from scalex.runs.log import logged_to
+from scalex.system.memory import keep_freed_memory
 
 COLUMNS = ("what", "time or cells/s (median)", "ratio", "target")
 N_DOMAINS = 5

@@ -39,11 +39,11 @@ from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
 from scalex.data.datamodule import RUN_ROWS
 from scalex.data.sizes import BUFFER_MINIBATCHES, BUFFER_ROWS
-from scalex.input_cache import InputCache
-from scalex.logs import logged_to
-from scalex.memory import keep_freed_memory
-from scalex.read_ahead import read_ahead
-from scalex.trained_on import TrainedOn
+from scalex.model.trained_on import TrainedOn
+from scalex.runs.log import logged_to
+from scalex.system.memory import keep_freed_memory
+from scalex.system.read_ahead import read_ahead
+from scalex.training.input_cache import InputCache
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 124

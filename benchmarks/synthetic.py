@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells.in_memory import InMemoryCells
-from scalex.trained_on import TrainedOn
+from scalex.model.trained_on import TrainedOn
 
 __all__ = ["DENSITY", "N_FEATURES", "data_module", "sparse_counts", "trainable"]
 

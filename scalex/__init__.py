@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from scalex.cells import AnnDataSource
     from scalex.data import ScalexDataModule
     from scalex.demo import DemoSource, demo_cells
-    from scalex.module import ScalexModule
+    from scalex.model.module import ScalexModule
     from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, RnaRecipe
-    from scalex.reference import Reference
-    from scalex.workflow import fit
+    from scalex.reference.finished_run import Reference
+    from scalex.training.fit import fit
 
 __all__ = [
     "SCALEX",
@@ -40,12 +40,12 @@ _HOME = {
     "AtacRecipe": "preprocess",
     "DemoSource": "demo",
     "Preprocessor": "preprocess",
-    "Reference": "reference",
+    "Reference": "reference.finished_run",
     "RnaRecipe": "preprocess",
     "ScalexDataModule": "data",
-    "ScalexModule": "module",
+    "ScalexModule": "model.module",
     "demo_cells": "demo",
-    "fit": "workflow",
+    "fit": "training.fit",
     "label_transfer": "api",
 }
 

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
-from scalex.epoch_table import EpochTable
-from scalex.files import new_folder
-from scalex.input_pca import INPUT_PCA
-from scalex.logs import logged_to
-from scalex.module import ScalexModule, Statistics
+from scalex.model.module import ScalexModule, Statistics
 from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
-from scalex.projection import project
-from scalex.reference import Reference
-from scalex.transfer import LabelTransfer
-from scalex.workflow import fit, project_to
+from scalex.projection.project import project
+from scalex.reference.finished_run import Reference
+from scalex.reference.input_pca import INPUT_PCA
+from scalex.reference.label_transfer import LabelTransfer
+from scalex.runs.epoch_table import EpochTable
+from scalex.runs.log import logged_to
+from scalex.system.whole_files import new_folder
+from scalex.training.fit import fit, project_to
 
 __all__ = ["SCALEX", "label_transfer"]
 

@@ -224,7 +224,7 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     import torch
 
     from scalex.data import Chunk
-    from scalex.module import ScalexModule
+    from scalex.model.module import ScalexModule
 
     adata = quick(demo, eval=True, outdir=tmp_path / "out")
     module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")

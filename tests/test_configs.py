@@ -89,7 +89,7 @@ def test_project_composes_with_every_dataset_and_trainer(dataset: str, trainer: 
 def test_project_lists_the_settings_of_project_with_their_defaults() -> None:
     cfg = composed("dataset.path=x", "reference=run", command="project")
     listed = {key: value for key, value in resolved(cfg).items() if key not in ("dataset", "trainer", "hydra", "output", "reference")}
-    expected = signature_of("scalex.projection.project") | {"append": signature_of("scalex.workflow.project_to")["append"]}
+    expected = signature_of("scalex.projection.project") | {"append": signature_of("scalex.training.fit.project_to")["append"]}
     # What is projected into what, and the defaults of the dataset, are no settings of the projection itself.
     for name in ("reference", "source", "file", "trainer", "parameters"):
         expected.pop(name)
@@ -110,7 +110,7 @@ def test_cells_stay_on_disk_for_a_projection_and_are_read_for_a_training() -> No
 
 def test_growth_lists_the_settings_of_grow_with_their_defaults() -> None:
     cfg = composed("dataset=h5ad", "dataset.path=x")
-    listed, expected = resolved(cfg.growth), signature_of("scalex.growth.grow")
+    listed, expected = resolved(cfg.growth), signature_of("scalex.training.growth.grow")
     assert listed == {name: expected[name] for name in listed}
     of_the_run = {"reference", "source", "module", "trainer", "folder", "chunk_size", "seed", "parameters", "resume_from"}
     assert expected.keys() - of_the_run == listed.keys()

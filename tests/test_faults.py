@@ -116,7 +116,7 @@ def test_killed_while_writing(settings: list[str], tmp_path: Path, undisturbed: 
     settings = [*settings, "dataset.cache=cache", "callbacks.latent_export.expression=true"]
     unfinished = {"cache": "inputs", "results": "adata"}[while_writing]
     before = f"""
-from scalex.block_writer import BlockWriter
+from scalex.h5ad.block_writer import BlockWriter
 finish = BlockWriter.finish
 BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._file.filename else finish(self, **elements)
 """
@@ -152,14 +152,14 @@ def test_two_runs_make_one_cache_at_once(settings: list[str], tmp_path: Path, un
     meet = """
 import time
 from pathlib import Path
-import scalex.input_cache
-finish = scalex.input_cache.BlockWriter.finish
+import scalex.training.input_cache
+finish = scalex.training.input_cache.BlockWriter.finish
 def met(self, **elements):
     finish(self, **elements)
     Path(f"met-{os.getpid()}").touch()
     while len(list(Path().glob("met-*"))) < 2:
         time.sleep(0.01)
-scalex.input_cache.BlockWriter.finish = met
+scalex.training.input_cache.BlockWriter.finish = met
 """
     running = [begun([*settings, f"output={name}"], tmp_path, meet) for name in ("one", "two")]
     for process in running:

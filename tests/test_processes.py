@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scalex.demo import demo_cells
-from scalex.processes import made_once, process_rank, wait_for
+from scalex.system.processes import made_once, process_rank, wait_for
 
 ROOT = Path(__file__).parents[1]
 

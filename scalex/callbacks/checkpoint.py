@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks
 from torch import Tensor
 
-from scalex.files import written_whole
+from scalex.system.whole_files import written_whole
 
 __all__ = ["Checkpoint"]
 

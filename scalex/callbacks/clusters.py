@@ -11,9 +11,9 @@ import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scalex.cells import chunks
 from scalex.data import ScalexDataModule
-from scalex.latent_map import LatentMap
+from scalex.reference.latent_map import LatentMap
+from scalex.system.chunks import chunks
 
 __all__ = ["Sample", "add_clusters", "place_others", "sampled"]
 

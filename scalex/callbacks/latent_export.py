@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from scalex.block_writer import BlockWriter
 from scalex.data import Chunk, ScalexDataModule
-from scalex.files import written_whole
-from scalex.impute import decoded_domain
-from scalex.input_pca import INPUT_PCA, InputPca
-from scalex.kept_rows import KeptRows
-from scalex.module import Embedded, ScalexModule
+from scalex.h5ad.block_writer import BlockWriter
+from scalex.h5ad.scratch_table import KeptRows
+from scalex.h5ad.uns_values import writable
+from scalex.model.imputation import decoded_domain
+from scalex.model.module import Embedded, ScalexModule
 from scalex.nn import summed
-from scalex.plain import writable
+from scalex.reference.input_pca import INPUT_PCA, InputPca
+from scalex.system.whole_files import written_whole
 
 __all__ = ["LatentExport"]
 

@@ -13,8 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from scalex.callbacks.clusters import add_clusters, place_others, sampled
 from scalex.data import ScalexDataModule
-from scalex.files import written_whole
 from scalex.metrics import batch_entropy_mixing, scores, silhouette
+from scalex.system.whole_files import written_whole
 
 __all__ = ["Scores"]
 

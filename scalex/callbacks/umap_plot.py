@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from scalex.callbacks.clusters import add_clusters, place_others, sampled
 from scalex.data import ScalexDataModule
-from scalex.files import written_whole
-from scalex.plot import umap_figure
+from scalex.projection.figure import umap_figure
+from scalex.system.whole_files import written_whole
 
 __all__ = ["UmapPlot"]
 

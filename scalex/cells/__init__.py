@@ -1,11 +1,11 @@
 """Where cells come from."""
 
-from scalex.cells.anndata_source import AnnDataSource
 from scalex.cells.backed import BackedCells
 from scalex.cells.in_memory import InMemoryCells
-from scalex.cells.peaks import MatchPeaks
-from scalex.cells.protocol import Cells, CellSource, chunks
-from scalex.cells.stored_matrix import StoredMatrix
-from scalex.cells.united import UnitedCells
+from scalex.cells.merged_features import UnitedCells
+from scalex.cells.protocol import Cells, CellSource
+from scalex.cells.source import AnnDataSource
+from scalex.features.peaks import MatchPeaks
+from scalex.h5ad.matrix import StoredMatrix
 
-__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "MatchPeaks", "StoredMatrix", "UnitedCells", "chunks"]
+__all__ = ["AnnDataSource", "BackedCells", "CellSource", "Cells", "InMemoryCells", "MatchPeaks", "StoredMatrix", "UnitedCells"]

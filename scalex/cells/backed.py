@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells.stored_cells import not_backed_because
-from scalex.cells.stored_table import PIECE_ROWS, table_rows
+from scalex.cells.h5ad_cells import not_backed_because
+from scalex.cells.h5ad_obs import PIECE_ROWS, table_rows
 
 __all__ = ["BackedCells", "ChosenCells", "OnDisk", "not_backed_because", "table_rows"]
 

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells.joined_columns import JoinedColumns
-from scalex.cells.joining import alike, check_joinable, joined_features, renamed_features
-from scalex.cells.peaks import MatchPeaks
-from scalex.cells.stored_cells import StoredCells
+from scalex.cells.h5ad_cells import StoredCells
+from scalex.cells.joined_obs import JoinedColumns
+from scalex.features.joining import alike, check_joinable, joined_features, renamed_features
+from scalex.features.peaks import MatchPeaks
 
 __all__ = ["JoinedCells"]
 

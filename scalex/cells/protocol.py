@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Cells", "CellSource", "chunks"]
+__all__ = ["Cells", "CellSource"]
 
 
 class Cells(Protocol):
@@ -57,9 +56,3 @@ class CellSource(Protocol):
             Where the source does not hold what the options name.
         """
         ...
-
-
-def chunks(n_cells: int, chunk_size: int) -> Iterator[slice]:
-    """Contiguous rows that cover each cell once."""
-    for start in range(0, n_cells, chunk_size):
-        yield slice(start, min(start + chunk_size, n_cells))

@@ -1,11 +1,11 @@
 """Which rows, read how: sampling, stream and the data module."""
 
-from scalex.data.batch import CellBatch, Chunk
 from scalex.data.buffers import Buffer, buffers
 from scalex.data.datamodule import ScalexDataModule
 from scalex.data.query import QueryDataModule
 from scalex.data.sampling import MinibatchSampler, Sampling, minibatches
 from scalex.data.stream import PreparedCells, dense_rows
+from scalex.nn.batch import CellBatch, Chunk
 
 __all__ = [
     "Buffer",

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch.utils.data import DataLoader
 
-from scalex.cells import Cells, InMemoryCells, StoredMatrix, chunks
-from scalex.data.batch import CellBatch, Chunk
+from scalex.cells import Cells, InMemoryCells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, Sampling, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
 from scalex.data.stream import AsDrawn, ChunksInOrder, PreparedCells, StreamedMinibatches, as_it_is
+from scalex.nn.batch import CellBatch, Chunk
 from scalex.preprocess import FittedRecipe
+from scalex.system.chunks import chunks
 
 __all__ = ["ScalexDataModule"]
 

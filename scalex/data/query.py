@@ -9,11 +9,12 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from scalex.cells import Cells, chunks
-from scalex.data.batch import Chunk
+from scalex.cells import Cells
 from scalex.data.stream import AsDrawn, ChunksInOrder, as_it_is
+from scalex.nn.batch import Chunk
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import check_values
+from scalex.system.chunks import chunks
 
 __all__ = ["QueryDataModule"]
 

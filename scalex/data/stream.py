@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch.utils.data import Dataset, Sampler
 
-from scalex.data.batch import CellBatch, Chunk
 from scalex.data.buffers import Buffer, buffers
 from scalex.data.sampling import EpochSampler, Sampling
-from scalex.read_ahead import read_ahead
+from scalex.nn.batch import CellBatch, Chunk
+from scalex.system.read_ahead import read_ahead
 
 __all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]
 

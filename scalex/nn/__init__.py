@@ -1,8 +1,8 @@
 """The network, in torch alone."""
 
+from scalex.nn.collectives import MinibatchCounts, n_processes, summed
 from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.loss import kl_divergence, reconstruction_loss
-from scalex.nn.processes import MinibatchCounts, n_processes, summed
 from scalex.nn.sparse_rows import SparseRows
 from scalex.nn.vae import VAE, HiddenStatistics, Posterior
 

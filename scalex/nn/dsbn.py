@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scalex.nn.processes import MinibatchCounts, gathered, n_processes, process, summed
+from scalex.nn.collectives import MinibatchCounts, gathered, n_processes, process, summed
 
 __all__ = ["DomainBatchNorm"]
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scalex.nn.collectives import MinibatchCounts
 from scalex.nn.dsbn import DomainBatchNorm
-from scalex.nn.processes import MinibatchCounts
 from scalex.nn.sparse_rows import SparseRows
 
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]

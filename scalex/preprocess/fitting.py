@@ -13,14 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import Cells, chunks
+from scalex.cells import Cells
 from scalex.preprocess.checks import check_values
 from scalex.preprocess.kernels import row_totals
 from scalex.preprocess.normalization import Normalization, binary, inverse_document_frequency, row_factors
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
 from scalex.preprocess.recipe import FittedRecipe
 from scalex.preprocess.statistics import FeatureStatistics, FeatureSums
-from scalex.read_ahead import read_ahead
+from scalex.system.chunks import chunks
+from scalex.system.read_ahead import read_ahead
 
 __all__ = ["Choose", "Named", "check_options", "fitted", "log_filter", "named_features", "read_names"]
 

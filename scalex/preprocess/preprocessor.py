@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scalex.features.matching import match_features
 from scalex.preprocess import steps
-from scalex.preprocess.matching import match_features
 from scalex.preprocess.normalization import Normalization, binary, row_factors
 
 __all__ = ["Preprocessor", "RowTransform", "Scaling"]

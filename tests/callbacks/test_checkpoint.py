@@ -11,9 +11,9 @@ from scalex.callbacks import Checkpoint, EarlyStopping
 from scalex.cells import AnnDataSource, InMemoryCells
 from scalex.data import ScalexDataModule
 from scalex.demo import demo_cells
-from scalex.module import ScalexModule
+from scalex.model.module import ScalexModule
+from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
-from scalex.trained_on import TrainedOn
 
 
 class Recorded(Callback):
@@ -108,8 +108,8 @@ def test_a_run_goes_on_with_the_targets_it_had(
     demo_in_memory: InMemoryCells, tmp_path: Path, epoch: int, of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if of == "those that are drawn":
-        monkeypatch.setattr("scalex.correction.MOST_CELLS", 60)
-        monkeypatch.setattr("scalex.correction_plan.CorrectionPlan.takes_all", lambda *_: False)
+        monkeypatch.setattr("scalex.model.correction.MOST_CELLS", 60)
+        monkeypatch.setattr("scalex.model.correction_plan.CorrectionPlan.takes_all", lambda *_: False)
     options = {"lr": 1e-2, "correct_at": [0.5, 0.75], "schedule": "one_cycle"}
     whole, data = make(demo_in_memory, **options)
     make_trainer(Checkpoint(None), max_epochs=12).fit(whole, datamodule=data)

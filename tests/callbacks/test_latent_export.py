@@ -13,7 +13,7 @@ from lightning import Trainer
 import scalex
 from scalex.callbacks import Checkpoint, LatentExport, Scores, UmapPlot
 from scalex.cells import AnnDataSource
-from scalex.module import ScalexModule
+from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
 
 

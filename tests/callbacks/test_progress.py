@@ -10,9 +10,9 @@ from lightning import Trainer
 from scalex.callbacks import Progress, progress
 from scalex.cells import InMemoryCells
 from scalex.data import ScalexDataModule
-from scalex.module import ScalexModule
+from scalex.model.module import ScalexModule
+from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
-from scalex.trained_on import TrainedOn
 
 
 def test_the_bar_covers_all_steps_with_loss_and_speed(demo_in_memory: InMemoryCells, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, InMemoryCells, stored_table
+from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells import h5ad_obs as stored_table
 from scalex.cells.backed import BackedCells, table_rows
 
 ROWS: dict[str, slice | NDArray[np.int64]] = {

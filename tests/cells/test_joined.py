@@ -14,10 +14,12 @@ from anndata import AnnData
 from pandas.api.types import is_object_dtype
 from scipy import sparse
 
-from scalex.block_writer import BlockWriter
-from scalex.cells import AnnDataSource, BackedCells, InMemoryCells, chunks, stored_table
+from scalex.cells import AnnDataSource, BackedCells, InMemoryCells
+from scalex.cells import h5ad_obs as stored_table
 from scalex.cells.backed import ChosenCells
 from scalex.cells.joined import JoinedCells
+from scalex.h5ad.block_writer import BlockWriter
+from scalex.system.chunks import chunks
 
 N = [90, 60, 75]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scalex.cells import chunks
+from scalex.system.chunks import chunks
 
 
 @pytest.mark.parametrize(("n_cells", "chunk_size"), [(10, 3), (9, 3), (2, 5), (1, 1), (0, 4)])

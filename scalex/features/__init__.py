@@ -1,0 +1,1 @@
+"""Names of features: matched, joined, and why they do not fit."""

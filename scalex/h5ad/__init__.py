@@ -1,0 +1,1 @@
+"""AnnData on disk, read and written in pieces."""

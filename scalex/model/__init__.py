@@ -1,0 +1,1 @@
+"""The model as Lightning trains it, its corrections, inference and checkpoint."""

@@ -1,0 +1,1 @@
+"""New cells in the space of a trained model."""

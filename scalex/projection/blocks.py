@@ -1,0 +1,158 @@
+"""The cells of a projection, as one AnnData for each chunk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scalex.data import Chunk, QueryDataModule
+from scalex.model.imputation import check_known
+from scalex.projection.report import Tally
+from scalex.reference.input_pca import INPUT_PCA
+from scalex.reference.label_transfer import UNKNOWN, has_label
+from scalex.system.chunks import chunks
+
+if TYPE_CHECKING:
+    from scalex.model.module import Embedded
+    from scalex.reference.finished_run import Reference
+
+__all__ = ["QueryBlocks", "constant", "reference_blocks"]
+
+logger = logging.getLogger(__name__)
+
+# Transferred where it is there; any other must be there if it is asked for.
+USUAL_LABEL = "cell_type"
+
+
+class QueryBlocks:
+    """Makes an AnnData of each chunk of new cells."""
+
+    def __init__(self, reference: Reference, data: QueryDataModule, *, label: str | None, impute: int | None, alone: bool) -> None:
+        self._reference = reference
+        self._data = data
+        self._impute = impute
+        self._alone = alone
+        self._map = reference.latent_map()
+        self._pca = reference.input_pca
+        self._label = _usable(reference, label)
+        self._transfer = None if self._label is None else reference.label_transfer(self._label)
+        self.tally = Tally(reference, data, self._map, self._label)
+
+    def block(self, embedded: Embedded, batch: Chunk) -> ad.AnnData:
+        """The AnnData of one chunk."""
+        latent_CZ = embedded.latent_CZ.cpu()
+        first = int(batch.row_C[0])
+        rows = slice(first, first + len(latent_CZ))
+        components = self._components(batch)
+        obs, umap = self._columns(latent_CZ.numpy(), components, batch, rows)
+        self.tally.add(rows, latent_CZ.numpy(), obs, umap)
+        reference = self._reference
+        block = ad.AnnData(batch.inputs if self._alone else None, obs=obs, var=reference.cells.var)
+        if self._alone:
+            block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
+        block.obsm["latent"] = latent_CZ.numpy()
+        if self._pca is not None:
+            block.obsm[INPUT_PCA] = components
+            block.varm[INPUT_PCA] = self._pca.components
+        if umap is not None:
+            block.obsm["X_umap"] = umap
+        if self._impute is not None:
+            known = self._data.known_domain[self._data.domain(rows)]
+            block.layers["impute"] = _imputed(reference, latent_CZ.numpy(), known, self._impute)
+        return block
+
+    def example_obs(self) -> pd.DataFrame:
+        """One cell's obs, for the columns that all blocks have and their types."""
+        rows = slice(0, 1)
+        batch = self._data.read(rows)
+        return self._columns(self._reference.latent[rows], self._components(batch), batch, rows)[0]
+
+    def name_unknown(self, file: h5py.File, first: int) -> None:
+        """Say in the written labels, from row `first`, which cells are of no known type."""
+        if self._transfer is None:
+            return
+        labels = self._transfer.labels(self.tally.best, self.tally.unknown)
+        self.tally.set_labels(labels)
+        column = file[f"obs/{self._label}_label"]
+        written = pd.Index(ad.io.read_elem(column["categories"]))
+        column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
+
+    def _components(self, batch: Chunk) -> NDArray[np.float32] | None:
+        return None if self._pca is None else self._pca.coordinates(batch.inputs, batch.lacking)
+
+    def _columns(
+        self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: Chunk, rows: slice
+    ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
+        """The columns of obs and the places on the UMAP of a run of cells."""
+        n_cells = rows.stop - rows.start
+        placed = self._map.place(latent)
+        obs = self._data.cells.annotation(rows).copy()
+        obs.index = obs.index.astype(str)
+        obs["domain"] = pd.Categorical.from_codes(self._data.domain(rows), categories=list(self._data.domains))
+        obs["projection"] = constant("query", n_cells)
+        assert batch.values is not None
+        obs["filtered"] = self._data.transform.n_detected(batch.values) < self._reference.trained_on.preprocessor.min_features
+        obs["distance"] = placed.distance
+        obs["outside"] = placed.outside
+        if placed.cluster is not None:
+            obs["leiden"] = placed.cluster
+        if self._transfer is not None:
+            found = self._transfer.evidence(latent, components)
+            # Which cells are called unknown is known when all have been seen: see `name_unknown`.
+            found.insert(0, "label", pd.Categorical(found["best"], [*self._transfer.types, UNKNOWN]))
+            for name, column in found.items():
+                obs[f"{self._label}_{name}"] = column.set_axis(obs.index)
+        return obs, placed.umap
+
+
+def _usable(reference: Reference, label: str | None) -> str | None:
+    """The label to transfer; None where the usual one is not there.
+
+    Raises
+    ------
+    KeyError
+        If another one is asked for that the reference does not have.
+    """
+    if label is None:
+        return None
+    if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any():
+        return label
+    if label != USUAL_LABEL:
+        reference.check_label(label)
+    logger.info("No labels are transferred: the reference has none in obs[%r]. It has: %s", label, ", ".join(reference.labels) or "none")
+    return None
+
+
+def constant(value: str, n: int) -> pd.Categorical:
+    """obs["projection"] of `n` cells."""
+    return pd.Categorical([value], categories=["reference", "query"]).repeat(n)
+
+
+def reference_blocks(reference: Reference, obs: pd.DataFrame, impute: int | None, chunk_size: int) -> Iterator[ad.AnnData]:
+    """The reference's cells, without expression."""
+    cells = reference.cells
+    codes = pd.Index(reference.trained_on.domains).get_indexer(pd.Index(cells.obs["domain"].astype(str)))
+    if impute == -1:
+        check_known(cells.obs["domain"].astype(str)[codes < 0].unique(), reference.trained_on.domains)
+    for rows in chunks(cells.n_obs, chunk_size):
+        block = ad.AnnData(obs=obs.iloc[rows], var=cells.var)
+        block.obsm["latent"] = reference.latent[rows]
+        if INPUT_PCA in cells.obsm:
+            block.obsm[INPUT_PCA] = np.asarray(cells.obsm[INPUT_PCA][rows])
+            block.varm[INPUT_PCA] = cells.varm[INPUT_PCA]
+        if "X_umap" in cells.obsm:
+            block.obsm["X_umap"] = np.asarray(cells.obsm["X_umap"][rows], np.float32)
+        if impute is not None:
+            block.layers["impute"] = _imputed(reference, reference.latent[rows], codes[rows], impute)
+        yield block
+
+
+def _imputed(reference: Reference, latent: NDArray[np.float32], own: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
+    return reference.module.impute(latent, own if impute == -1 else np.full(len(latent), impute))

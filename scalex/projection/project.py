@@ -1,0 +1,229 @@
+"""Projection: new cells in the space of a trained model, with what the reference's cells say of them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, get_args
+
+import anndata as ad
+import h5py
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from scalex.cells import CellSource
+from scalex.data import Chunk, QueryDataModule
+from scalex.h5ad.block_writer import BlockWriter
+from scalex.h5ad.common_columns import common_types, conform, free_suffix
+from scalex.h5ad.uns_values import writable
+from scalex.model.imputation import check_known, decoded_domain, units
+from scalex.model.module import Statistics
+from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
+from scalex.projection.query import open_query
+from scalex.projection.report import Report
+from scalex.reference.input_pca import INPUT_PCA
+from scalex.system.chunks import chunks
+
+if TYPE_CHECKING:
+    from scalex.model.module import Embedded
+    from scalex.reference.finished_run import Reference
+
+__all__ = ["embed", "project"]
+
+
+# Chunks whose memory is freed at once.
+LARGE_CHUNK = 1000
+
+
+def embed(
+    reference: Reference,
+    source: CellSource,
+    trainer: Trainer | None = None,
+    *,
+    statistics: Statistics | None = None,
+    chunk_size: int = 20_000,
+    least_found: float = 0.3,
+) -> NDArray[np.float32]:
+    """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`."""
+    data = open_query(reference, source, chunk_size, least_found)
+    latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
+
+    def keep(embedded: Embedded, batch: Chunk) -> None:
+        latent[batch.row_C.numpy()] = embedded.latent_CZ.cpu().numpy()
+
+    _predict(reference, data, trainer, statistics, keep)
+    return latent
+
+
+def project(
+    reference: Reference,
+    source: CellSource,
+    file: h5py.File,
+    trainer: Trainer | None = None,
+    *,
+    repeat: bool = False,
+    impute: bool | str | None = None,
+    label: str | None = "cell_type",
+    statistics: Statistics | None = None,
+    chunk_size: int = 20_000,
+    least_found: float = 0.3,
+    parameters: dict[str, Any] | None = None,
+) -> Report:
+    """Embed new cells with a trained model, place them among the reference's cells, and write both to an AnnData file, chunk by chunk.
+
+    Nothing is fitted to the new cells. There is one row for each, in their order; those that the training would have left out
+    are flagged.
+
+    Parameters
+    ----------
+    reference
+        What to project into.
+    source
+        Where the new cells are.
+    file
+        An empty HDF5 file, open for writing.
+    trainer
+        Lightning's trainer, which says where to compute and how precisely. None: on the processor.
+    repeat
+        Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training run does. Otherwise
+        the reference's cells come first; there is no X then, since the reference's expression is not read.
+    impute
+        Add layers["impute"]: cells decoded through their own domain (True) or through the named one, in normalized expression (undo
+        log1p with expm1), float32.
+    label
+        Column of the reference's obs to transfer. None, or "cell_type" and not there: nothing is transferred.
+    statistics
+        Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": on all new cells of its domain. None: those
+        with which the reference's own latents were made.
+    chunk_size
+        Cells read and embedded at a time.
+    least_found
+        Least share of the model's features that the new cells must have, in [0, 1].
+    parameters
+        What was asked for; recorded in uns["scalex"].
+
+    Returns
+    -------
+    Report
+        How well the new cells fit. What is written of each, beside obsm["latent"] and the columns that the source has: obs["domain"],
+        obs["projection"] ("reference" or "query"), obs["filtered"] (the training would have left it out), obs["distance"] and
+        obs["outside"] (see `scalex.reference.latent_map.Placed`), obs["leiden"] and obsm["X_umap"] by its neighbours, and of the
+        transferred label the columns that `LabelTransfer.predict` gives, named after it.
+
+    Raises
+    ------
+    ValueError
+        If too few features are found, the values are not of the kind that the model was trained on, or the domain to impute through is
+        not known.
+    KeyError, FileNotFoundError
+        Where the source does not hold what its options name, or the reference has no such labels.
+    """
+    impute_code = decoded_domain(impute, reference.trained_on.domains)
+    data = open_query(reference, source, chunk_size, least_found)
+    if impute is True:
+        check_known(data.domains, reference.trained_on.domains)
+    query = QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
+    writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
+    if repeat:
+
+        def write(block: ad.AnnData) -> None:
+            writer.append(block)
+
+    else:
+        first = query.example_obs()
+        own = reference.cells.obs.assign(projection=constant("reference", reference.cells.n_obs))
+        types = common_types([own, first])
+        suffix = free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
+        for block in reference_blocks(reference, conform(own, types), impute_code, chunk_size):
+            writer.append(block)
+
+        def write(block: ad.AnnData) -> None:
+            block.obs = conform(block.obs, types)
+            block.obs_names = block.obs_names.astype(str) + suffix
+            writer.append(block)
+
+    def take(embedded: Embedded, batch: Chunk) -> None:
+        write(query.block(embedded, batch))
+        if len(batch.row_C) >= LARGE_CHUNK:
+            # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
+            gc.collect()
+
+    _predict(reference, data, trainer, statistics, take)
+    query.name_unknown(file, writer.n_cells - data.n_cells)
+    report = query.tally.report()
+    uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
+    if INPUT_PCA in reference.cells.uns:
+        uns[INPUT_PCA] = reference.cells.uns[INPUT_PCA]
+    uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
+    if impute_code is not None:
+        uns["scalex"]["impute"] = units(reference.trained_on.preprocessor)
+    writer.finish(uns=uns, obsp={} if repeat else _grown(reference.cells.obsp, writer.n_cells))
+    return report
+
+
+def _predict(
+    reference: Reference,
+    data: QueryDataModule,
+    trainer: Trainer | None,
+    statistics: Statistics | None,
+    take: Callable[[Embedded, Chunk], None],
+) -> None:
+    """Embed the cells chunk by chunk, and hand each chunk on."""
+    module = reference.module
+    if statistics is not None and statistics not in get_args(Statistics):
+        raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
+    trained_with = module.hparams["statistics"]
+    module.hparams["statistics"] = statistics or trained_with
+    trainer = trainer or quiet_trainer()
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    hand_on = _HandOn(take, data.n_cells)
+    callbacks.append(hand_on)
+    try:
+        trainer.predict(module, datamodule=data, return_predictions=False)
+    finally:
+        callbacks.remove(hand_on)
+        module.hparams["statistics"] = trained_with
+
+
+def quiet_trainer() -> Trainer:
+    """A trainer for a few cells: on the processor, without files and messages."""
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+
+
+class _HandOn(Callback):
+    """Hands each chunk on, and shows how far it is, where there is a screen."""
+
+    def __init__(self, take: Callable[[Embedded, Chunk], None], n_cells: int) -> None:
+        self._take = take
+        self._n_cells = n_cells
+        self._bar: Any = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar = tqdm(total=self._n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._take(outputs, batch)
+        self._bar.update(len(batch.row_C))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _grown(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
+    """The reference's neighbour graphs with rows and columns for the new cells, which have no edges."""
+    grown = {}
+    for name, graph in graphs.items():
+        graph = sparse.csr_matrix(graph)
+        more = np.full(n_cells - graph.shape[0], graph.indptr[-1], graph.indptr.dtype)
+        grown[name] = sparse.csr_matrix((graph.data, graph.indices, np.concatenate([graph.indptr, more])), shape=(n_cells, n_cells))
+    return grown

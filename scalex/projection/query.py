@@ -1,0 +1,105 @@
+"""New cells opened for a reference: what they must have in common with its cells."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
+from scalex.data import QueryDataModule
+from scalex.features.mismatch import why_few_are_shared
+from scalex.features.peaks import most_overlapped
+from scalex.preprocess import RowTransform
+from scalex.preprocess.checks import count_fractional
+
+if TYPE_CHECKING:
+    from scalex.reference.finished_run import Reference
+
+__all__ = ["open_query"]
+
+logger = logging.getLogger(__name__)
+
+# Cells whose values tell whether they are counts.
+LOOKED_AT = 1000
+FEW_FOUND = 0.8
+
+
+def open_query(reference: Reference, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
+    """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project`."""
+    cells = source.open()
+    if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
+        cells = _on_known_peaks(cells, reference)
+    transform = reference.trained_on.preprocessor.rows_with(cells.var.index)
+    _check_found(transform, cells.var, least_found)
+    data = QueryDataModule(cells, transform, chunk_size=chunk_size)
+    _check_kind(reference, cells.read(slice(0, min(LOOKED_AT, data.n_cells))))
+    new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
+    logger.info(
+        "Query: %s cells x %s features, %d domain(s), of which the model does not know %d", f"{data.n_cells:,}",
+        f"{len(cells.var):,}", len(data.domains), len(new),
+    )  # fmt: skip
+    return data
+
+
+def _on_known_peaks(cells: Cells, reference: Reference) -> UnitedCells:
+    """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
+    preprocessor = reference.trained_on.preprocessor
+    known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
+    position = most_overlapped(known, cells.var.index)
+    logger.info(
+        "Peaks: %s of %s overlap %s of the %s that the reference knows (match_peaks=overlap)", f"{(position >= 0).sum():,}",
+        f"{len(position):,}", f"{len(np.unique(position[position >= 0])):,}", f"{len(known):,}",
+    )  # fmt: skip
+    # Those that nothing overlaps are lacking, and not 0.
+    overlapped = np.unique(position[position >= 0])
+    place = np.full(len(known), -1, np.int64)
+    place[overlapped] = np.arange(len(overlapped))
+    return UnitedCells(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, place[position], -1))
+
+
+def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:
+    features, found, given = transform.preprocessor.features, transform.found, var.index
+    share = found.mean()
+    text = f"{found.sum():,} of the {len(found):,} features of the model are in the query ({share:.0%})"
+    match = transform.match
+    if match.case_only:
+        pairs = ", ".join(f"{known}/{new}" for known, new in match.case_only[:5])
+        text += f"; {len(match.case_only):,} known names differ from the query's only in upper and lower case ({pairs}): not matched"
+    if share < least_found or not found.any():
+        why = why_few_are_shared([pd.DataFrame(index=features), var], ["reference", "query"])
+        todo = why or "Bring the query's names to those of the reference."
+        raise ValueError(
+            f"Only {text}; at least {least_found:.0%} are needed (least_found). Reference: {', '.join(features[~found][:5])}, ...; query: "
+            f"{', '.join(given[:5])}, .... {todo}"
+        )
+    if share < FEW_FOUND:
+        logger.warning(
+            "Only %s: of the others the mean of the training cells is taken. Missing: %s, ...", text, ", ".join(features[~found][:5])
+        )
+    else:
+        logger.info("Features: %s", text)
+    if match.n_without_version:
+        logger.info("%s features were matched after Ensembl versions were left out", f"{match.n_without_version:,}")
+    if match.n_repeated:
+        logger.warning("%d features of the query stand for one that is there already; the first counts.", match.n_repeated)
+
+
+def _check_kind(reference: Reference, values: sparse.csr_matrix) -> None:
+    """See that counts come to a model of counts and normalized values to one of those."""
+    n_cells = np.count_nonzero(np.diff(values.indptr))
+    fractional = 2 * count_fractional(values) > n_cells
+    trained_on = reference.trained_on.preprocessor
+    if fractional and not trained_on.fractional:
+        raise ValueError(
+            "The query's values are not whole numbers, but the reference was trained on counts: give raw counts, for example with "
+            "dataset.layer=counts."
+        )
+    if n_cells and not fractional and trained_on.fractional:
+        raise ValueError(
+            "The query's values are whole numbers, raw counts it seems, but the reference was trained on processed values: process the "
+            "query in the same way first."
+        )

@@ -1,0 +1,230 @@
+"""The mapping report: how well new cells fit a reference."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from scalex.data import QueryDataModule
+from scalex.metrics import neighbor_entropy
+from scalex.projection.figure import projection_figure
+from scalex.reference.latent_map import LatentMap
+from scalex.system.whole_files import written_whole
+
+if TYPE_CHECKING:
+    from scalex.reference.finished_run import Reference
+
+__all__ = ["Report", "Tally"]
+
+logger = logging.getLogger(__name__)
+
+# Cells that are drawn, and among which mixing is computed.
+SAMPLED = 10_000
+# Fewer cells of a domain say nothing of its mixing.
+LEAST_MIXED = 50
+UNIT = "median distance of the reference's own cells to their nearest others; outside: farther than 99 % of them"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """How well new cells fit a reference.
+
+    Attributes
+    ----------
+    numbers
+        Plain values; see `Tally.report`.
+    sample
+        Sampled new cells: "domain", "distance" and, where there is one, "label", "umap1" and "umap2".
+    umap
+        (n_indexed, 2) places of reference cells, or None.
+    own_distance, limit
+        Distances of reference cells to the others, and that above which a cell is outside.
+    """
+
+    numbers: dict[str, Any]
+    sample: pd.DataFrame
+    umap: NDArray[np.float32] | None
+    own_distance: NDArray[np.float32]
+    limit: float
+
+    def lines(self) -> list[str]:
+        """The summary, for a log."""
+        features, cells = self.numbers["features"], self.numbers["cells"]
+        share, weighted = f"{features['share_found']:.0%}", f"{features['share_found_weighted']:.0%}"
+        lines = [
+            f"Features: {features['n_found']:,} of {features['n_used']:,} found ({share}; weighted by their use in the encoder {weighted})",
+            _line("All cells", cells),
+            *(_line(f"Domain {name}", numbers) for name, numbers in self.numbers["domains"].items()),
+        ]
+        for label, counts in self.numbers["labels"].items():
+            lines.append(f"{label}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+        return lines
+
+    def figure(self) -> Figure:
+        """One page of plots."""
+        return projection_figure(self.sample, self.umap, self.own_distance, self.limit, self.lines())
+
+    def write(self, folder: Path) -> None:
+        """Write ``report.json``, ``projection.pdf`` and ``projection.png``, and say so."""
+        for line in self.lines():
+            logger.info("%s", line)
+        share = self.numbers["cells"]["share_outside"]
+        if share > 0.2:
+            logger.warning(
+                "%.0f %% of the cells lie farther from the reference than its own cells do: it may lack their types, or their technology.",
+                100 * share,
+            )
+        with written_whole(folder / "report.json") as path:
+            path.write_text(json.dumps(self.numbers, indent=2))
+        figure = self.figure()
+        for ending in ("pdf", "png"):
+            with written_whole(folder / f"projection.{ending}") as path:
+                figure.savefig(path, dpi=150)
+        plt.close(figure)
+        logger.info("Wrote %s and %s", folder / "report.json", folder / "projection.pdf")
+
+
+def _line(name: str, numbers: dict[str, Any]) -> str:
+    mixing = "" if numbers["mixing"] is None else f", mixing with the reference {numbers['mixing']:.2f}"
+    filtered = f", {numbers['n_filtered']:,} with few features" if numbers["n_filtered"] else ""
+    return (
+        f"{name}: {numbers['n_cells']:,} cells, median distance {numbers['median_distance']:.2f}, {numbers['share_outside']:.1%} outside"
+        f"{mixing}{filtered}"
+    )
+
+
+def _counts(labels: pd.Categorical) -> dict[str, int]:
+    return {str(name): int(count) for name, count in pd.Series(labels).value_counts().items() if count}
+
+
+class Tally:
+    """Adds up what the report says, chunk by chunk; of each cell a few bytes are kept, of a sample its latents.
+
+    Parameters
+    ----------
+    reference, data, latent_map
+        What is projected into what.
+    label
+        The label that is transferred, or None.
+    seed
+        Seed of the sample.
+
+    Attributes
+    ----------
+    best, unknown
+        (n_cells,) the code of the most probable type and how unknown it is, as `LabelTransfer.evidence` has them.
+    """
+
+    def __init__(self, reference: Reference, data: QueryDataModule, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
+        self._reference = reference
+        self._data = data
+        self._map = latent_map
+        self._label = label
+        self._distance = np.empty(data.n_cells, np.float32)
+        self._filtered = np.empty(data.n_cells, bool)
+        self._rng = np.random.default_rng(seed)
+        n_sampled = min(SAMPLED, data.n_cells)
+        self._rows = np.sort(self._rng.choice(data.n_cells, n_sampled, replace=False))
+        self._latents: list[NDArray[np.float32]] = []
+        self._sample: list[pd.DataFrame] = []
+        self._labels: pd.Categorical | None = None
+        self.best = np.zeros(data.n_cells if label else 0, np.int32)
+        self.unknown = np.zeros(data.n_cells if label else 0, np.float32)
+
+    def add(self, rows: slice, latent: NDArray[np.float32], obs: pd.DataFrame, umap: NDArray[np.float32] | None) -> None:
+        """Take a chunk, in order."""
+        self._distance[rows] = obs["distance"]
+        self._filtered[rows] = obs["filtered"]
+        first, stop = np.searchsorted(self._rows, [rows.start, rows.stop])
+        chosen = self._rows[first:stop] - rows.start
+        self._latents.append(latent[chosen])
+        sample = obs[["domain", "distance", "outside"]].iloc[chosen].reset_index(drop=True)
+        if umap is not None:
+            sample[["umap1", "umap2"]] = umap[chosen]
+        if self._label is not None:
+            self.best[rows] = obs[f"{self._label}_best"].cat.codes
+            self.unknown[rows] = obs[f"{self._label}_unknown"]
+        self._sample.append(sample)
+
+    def set_labels(self, labels: pd.Categorical) -> None:
+        """Take the labels of all cells, which are known when all have been seen."""
+        self._labels = labels
+
+    def report(self) -> Report:
+        """The report of all cells taken.
+
+        `Report.numbers` holds "reference" and "query" (what was projected into what), "features" (of the model: how many are found, also
+        weighted by how much the encoder uses them; names of some that are missing), "unit" (of distances), "cells" and "domains" (all
+        cells and those of each domain: "n_cells", "n_filtered", "median_distance", "share_outside", "mixing") and "labels" (how many
+        cells were given each). "mixing" is the mean `scalex.metrics.neighbor_entropy` of reference and query around those cells that
+        are not outside, in [0, 1]; null where fewer than 50 of them were sampled.
+        """
+        sample = pd.concat(self._sample, ignore_index=True)
+        if self._labels is not None:
+            sample["label"] = self._labels[self._rows]
+        entropy = self._entropy(np.concatenate(self._latents), sample["outside"].to_numpy(bool))
+        domain = self._data.cells.domain.codes
+        numbers = {
+            "reference": {
+                "folder": str(self._reference.folder),
+                "n_cells": self._reference.cells.n_obs,
+                "n_training_cells": self._reference.trained_on.n_cells,
+            },
+            "query": {"n_cells": self._data.n_cells, "domains": list(self._data.domains)},
+            "features": self._features(),
+            "unit": UNIT,
+            "cells": self._numbers(slice(None), entropy),
+            "domains": {
+                name: self._numbers(domain == code, entropy[(sample["domain"] == name).to_numpy()])
+                for code, name in enumerate(self._data.domains)
+            },
+            "labels": {} if self._labels is None else {self._label: _counts(self._labels)},
+        }
+        return Report(numbers, sample, self._map.umap, self._map.own_distance, self._map.limit)
+
+    def _numbers(self, cells: Any, entropy: NDArray[np.float64]) -> dict[str, Any]:
+        distance = self._distance[cells]
+        known = entropy[~np.isnan(entropy)]
+        return {
+            "n_cells": len(distance),
+            "n_filtered": int(self._filtered[cells].sum()),
+            "median_distance": float(np.median(distance)) if len(distance) else None,
+            "share_outside": float((distance > self._map.limit).mean()) if len(distance) else None,
+            "mixing": float(known.mean()) if len(known) >= LEAST_MIXED else None,
+        }
+
+    def _entropy(self, latent: NDArray[np.float32], outside: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Mixing with the reference around each sampled cell; NaN outside."""
+        entropy = np.full(len(latent), np.nan)
+        inside = np.flatnonzero(~outside)
+        if len(inside) >= LEAST_MIXED:
+            rows = self._map.rows
+            rows = self._rng.choice(rows, min(SAMPLED, len(rows)), replace=False)
+            both = np.concatenate([latent[inside], self._reference.latent[rows]])
+            is_reference = np.arange(len(both)) >= len(inside)
+            entropy[inside] = neighbor_entropy(both, is_reference, n_neighbors=30)[: len(inside)]
+        return entropy
+
+    def _features(self) -> dict[str, Any]:
+        transform = self._data.transform
+        found, weight = transform.found, self._reference.module.feature_weights().numpy()
+        names = transform.preprocessor.features
+        missing = names[~found][np.argsort(-weight[~found], kind="stable")]
+        return {
+            "n_used": len(names),
+            "n_found": int(found.sum()),
+            "share_found": float(found.mean()),
+            "share_found_weighted": float(weight[found].sum()),
+            "most_used_missing": [str(name) for name in missing[:20]],
+            "n_matched_without_version": transform.match.n_without_version,
+            "differ_in_case": [list(pair) for pair in transform.match.case_only[:20]],
+        }

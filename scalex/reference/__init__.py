@@ -1,0 +1,1 @@
+"""A finished run, and what its cells say of others."""

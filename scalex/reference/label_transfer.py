@@ -1,0 +1,296 @@
+"""Labels of a reference passed on to new cells, with a probability and the right to say that none of them fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.spatial.distance import cdist
+from scipy.special import log_softmax, softmax
+
+__all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
+
+UNKNOWN = "unknown"
+# More reference cells than these add nothing to means and covariances; they are drawn at random.
+MOST_CELLS = 100_000
+# Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
+# they would at the reference: by these factors, for the latents alone, and for latents and components of the inputs (chosen on the
+# sets of benchmarks/label_transfer.py).
+ALONE = (1 / 2,)
+TOGETHER = (1 / 8, 1 / 12)
+# Components that tell the types apart; the later ones tell only what is none of them.
+TELLING = 50
+# Share of the reference's cells that lie within the distance of 1.
+WITHIN = 0.95
+# Fewer cells say nothing of how far the cells of their data set lie from the types.
+LEAST_CELLS = 100
+# Robust standard deviations from the median at which a cell of a data set is called unknown.
+BEYOND = 2.5
+# The least and the most that log-likelihoods are scaled by, and the most groups of domains that are left out in turn.
+SURENESS = (0.2, 30.0)
+MOST_FOLDS = 10
+# Share of the common covariance that is replaced by its mean variance in all directions.
+SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Types as Gaussians with one covariance, in coordinates in which it is the identity: D dimensions, K types."""
+
+    whitening_DD: NDArray[np.float64]
+    mean_KD: NDArray[np.float64]
+    count_K: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, x_CD: NDArray[np.float64], code_C: NDArray[np.int64]) -> Self:
+        count_K = np.bincount(code_C)
+        mean_KD = np.stack([x_CD[code_C == code].mean(0) for code in range(len(count_K))])
+        within_CD = x_CD - mean_KD[code_C]
+        covariance_DD = within_CD.T @ within_CD / max(len(x_CD) - len(count_K), 1)
+        average = np.trace(covariance_DD) / len(covariance_DD)
+        covariance_DD = (1 - SHRINKAGE) * covariance_DD + SHRINKAGE * average * np.eye(len(covariance_DD))
+        variance_D, axes_DD = np.linalg.eigh(covariance_DD)
+        whitening_DD = axes_DD / np.sqrt(np.maximum(variance_D, np.finfo(np.float64).tiny))
+        return cls(whitening_DD, mean_KD @ whitening_DD, count_K)
+
+    def squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared Mahalanobis distance of cells to the mean of each type, (n_cells, n_types)."""
+        squared_CK: NDArray[np.float64] = cdist(x_CD @ self.whitening_DD, self.mean_KD, "sqeuclidean")
+        return squared_CK
+
+    def log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Up to a constant. The mean of n cells is itself known to 1/n of the variance: a type of few cells is wider."""
+        width_K = 1 + 1 / self.count_K
+        log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
+        return log_CK
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTransfer:
+    """Types of a reference as a classifier of other cells embedded by the same model.
+
+    Each type is a Gaussian in the latents, and another one in principal components of the model's inputs; all types share a
+    covariance, which a type of a single cell borrows from the others (linear discriminant analysis). Types count alike, however many
+    cells the reference has of them: the query may have another composition. What is found of a cell depends on that cell alone, but for
+    the border beyond which its type is called unknown: how far the cells of a new technology lie from the types cannot be known from the
+    reference. The cost per cell depends on the number of types and not on that of the reference's cells.
+
+    Attributes
+    ----------
+    types
+        (n_types,) names.
+
+    References
+    ----------
+    Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2nd ed. (2009), section 4.3; the distance to the nearest type
+    as evidence of an unknown one: Lee et al., NeurIPS 31 (2018).
+    """
+
+    types: pd.Index
+    _views: tuple[_View, ...]
+    _limit: float
+    _sureness: float
+
+    @classmethod
+    def fit(
+        cls,
+        latent: NDArray[np.floating],
+        label: pd.Categorical,
+        components: NDArray[np.floating] | None = None,
+        *,
+        domain: pd.Categorical | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Learn the types of a reference.
+
+        Parameters
+        ----------
+        latent
+            (n_cells, n_latent), or any other representation.
+        label
+            (n_cells,) type of each cell; those without one, or called "unknown", are left out.
+        components
+            (n_cells, n_components) principal components of the model's inputs (`scalex.reference.input_pca`). Without them, types that are
+            not in the reference are hardly told from those that are, and rare ones are missed more often.
+        domain
+            (n_cells,) domain of each cell. Where there are several, each is left out in turn to learn how sure a label is in a domain that
+            the reference does not have (its log-likelihoods are scaled so that those of the true types are largest). Otherwise the
+            factors are used as they are.
+        seed
+            Seed of the choice of cells where there are more than 100,000.
+
+        Raises
+        ------
+        ValueError
+            Lengths differ, values are not finite, no cell has a label, or no type has two cells.
+        """
+        spaces = _spaces(latent, components)
+        if len(label) != len(latent):
+            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each, missing where it is not known.")
+        rows = np.flatnonzero(has_label(label))
+        if len(rows) == 0:
+            raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
+        if len(rows) > MOST_CELLS:
+            rows = _sample(np.asarray(label.codes)[rows], rows, np.random.default_rng(seed))
+        known = label[rows].remove_unused_categories()
+        types, code = known.categories.astype(str), known.codes.astype(np.int64)
+        if len(types) == len(rows):
+            raise ValueError(f"Each of the {len(types)} types has one cell: how far a type reaches is learnt from types of two or more.")
+        spaces = _with_telling([space[rows] for space in spaces])
+        views = tuple(_View.fit(space, code) for space in spaces)
+        # Without the cell itself, the mean of its type would be farther away by this factor.
+        count = views[0].count_K[code]
+        distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
+        own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
+        limit = np.quantile(own[count > 1], WITHIN)
+        sureness = 1.0 if domain is None else _sureness(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), sureness)
+
+    def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+        """Types of the cells of a data set.
+
+        Parameters
+        ----------
+        latent, components
+            As in `evidence`.
+
+        Returns
+        -------
+        DataFrame
+            One row per cell: "label", categorical, the type, or "unknown" where the column "unknown" is above `border`; and the columns of
+            `evidence`.
+
+        Raises
+        ------
+        ValueError
+            Other dimensions than in `fit`, or values that are not finite.
+        """
+        found = self.evidence(latent, components)
+        label = self.labels(found["best"].cat.codes.to_numpy(), found["unknown"].to_numpy())
+        found.insert(0, "label", label)
+        return found
+
+    def evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+        """What is found of each cell by itself.
+
+        Parameters
+        ----------
+        latent, components
+            (n_cells, n_latent) and (n_cells, n_components), as in `fit`.
+
+        Returns
+        -------
+        DataFrame
+            One row per cell: "best", categorical, the most probable type; "probability" in (0, 1], of `best` if the cell is of one of the
+            types; "runner_up", categorical, the next type, missing if there is only one; "unknown", >= 0, the squared distance to
+            `best` in units of that within which 95 % of the reference's cells lie from their own type.
+        """
+        spaces = _spaces(latent, components)
+        given, wanted = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
+        if given != wanted:
+            raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
+        squared = [view.squared_distance(space) for view, space in zip(self._views, _with_telling(spaces), strict=True)]
+        score = _score(self._views[:2], squared[:2])
+        probability = softmax(self._sureness * score, axis=1)
+        order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
+        best = order[:, 0]
+        runner_up = order[:, 1] if len(self.types) > 1 else np.full(len(best), -1)
+        return pd.DataFrame(
+            {
+                "best": pd.Categorical.from_codes(best, self.types),
+                "probability": probability[cell, best],
+                "runner_up": pd.Categorical.from_codes(runner_up, self.types),
+                "unknown": (squared[0] + squared[-1] * (len(squared) > 1))[cell, best] / self._limit,
+            }
+        )
+
+    def labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
+        """The label of each cell of a data set, from the codes of `best` and the column "unknown" of `evidence`, (n_cells,) each."""
+        code = np.where(unknown > self.border(unknown), len(self.types), best)
+        return pd.Categorical.from_codes(code, [*self.types, UNKNOWN])
+
+    def border(self, unknown: NDArray[np.floating]) -> float:
+        """The value of "unknown" above which cells of a data set are called so, at most 1.
+
+        The median over the data set and 2.5 robust standard deviations more; 1 for fewer than 100 cells.
+        """
+        if len(unknown) < LEAST_CELLS:
+            return 1.0
+        middle = np.median(unknown)
+        # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
+        return float(min(1.0, middle + BEYOND * 1.4826 * np.median(np.abs(unknown - middle))))
+
+
+def _score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
+    weights = TOGETHER if len(views) > 1 else ALONE
+    parts = [weight * view.log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
+    score: NDArray[np.float64] = np.sum(parts, axis=0)
+    return score
+
+
+def _sureness(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
+    """The factor by which log-likelihoods are to be multiplied so that the types of cells of left-out domains are most probable.
+
+    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen. 1 where there is one domain.
+    """
+    judged = []
+    for one in np.unique(fold):
+        types, known = np.unique(code[fold != one], return_inverse=True)
+        own = (fold == one) & np.isin(code, types)
+        if len(types) < 2 or len(types) == len(known) or not own.any():
+            continue
+        views = [_View.fit(space[fold != one], known) for space in spaces]
+        score = _score(views, [view.squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
+        judged.append((score, np.searchsorted(types, code[own])))
+    if not judged:
+        return 1.0
+
+    def surprise(log_factor: float) -> float:
+        factor = np.exp(log_factor)
+        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in judged)
+
+    return float(np.exp(minimize_scalar(surprise, bounds=np.log(SURENESS), method="bounded").x))
+
+
+def has_label(label: pd.Categorical) -> NDArray[np.bool_]:
+    """(n_cells,) which cells have a type."""
+    return np.asarray(~label.isna() & (label != UNKNOWN))
+
+
+def _with_telling(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """The views' coordinates: latents alone, or latents, the components that tell types apart, and all components.
+
+    Types are told by the first two, the distance is that in the first and the last.
+    """
+    return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :TELLING], spaces[1]]
+
+
+def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
+    spaces = []
+    for name, given in (("latent", latent), ("components", components)):
+        if given is None:
+            continue
+        space = np.asarray(given, np.float64)
+        if space.ndim != 2 or len(space) != len(latent):
+            raise ValueError(f"{name} has the shape {space.shape}: it must be cells x dimensions, with one row for each cell of latent.")
+        if bad := int((~np.isfinite(space).all(1)).sum()):
+            raise ValueError(f"{name} is not finite in {bad} of {len(space)} cells: embed them again, or leave those cells out.")
+        spaces.append(space)
+    return spaces
+
+
+def _dimensions(numbers: list[int]) -> str:
+    return " and ".join(f"{number} {name}" for number, name in zip(numbers, ("latent dimensions", "components"), strict=False))
+
+
+def _sample(code: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most `MOST_CELLS` of `rows`; rare types are kept whole, the others give equally many cells or all they have."""
+    order = rng.permutation(len(rows))
+    rank = pd.Series(code[order]).groupby(code[order]).cumcount().to_numpy()
+    return np.sort(rows[order[np.argsort(rank, kind="stable")[:MOST_CELLS]]])

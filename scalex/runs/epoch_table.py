@@ -1,0 +1,72 @@
+"""Losses and scores as a table, ``metrics.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from scalex.system.whole_files import written_whole
+
+__all__ = ["EpochTable"]
+
+
+class EpochTable(Logger):
+    """A Lightning logger that writes ``metrics.csv``, one row for each epoch, and goes on with it after a resume.
+
+    Lightning's CSVLogger deletes the file of an earlier run in the same folder, and a resumed run is one.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: list[dict[str, Any]] = []
+        self._n_written = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """There is one table in a folder."""
+        return ""
+
+    @property
+    def experiment(self) -> None:
+        """There is no tracker behind it."""
+        return
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The folder's config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the losses of an epoch; anything else is not part of the table."""
+        if "train/loss" not in metrics:
+            return
+        if not self._rows and self.path.exists():
+            earlier = pd.read_csv(self.path)
+            # Epochs after the last checkpoint are run again.
+            self._rows = earlier[earlier["epoch"] < metrics["epoch"]].to_dict("records")
+        first = {"epoch": int(metrics["epoch"]), "step": step}
+        self._rows.append(first | {name.removeprefix("train/"): value for name, value in metrics.items() if name != "epoch"})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the table."""
+        if len(self._rows) > self._n_written:
+            with written_whole(self.path) as path:
+                pd.DataFrame(self._rows).to_csv(path, index=False)
+            self._n_written = len(self._rows)

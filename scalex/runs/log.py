@@ -1,0 +1,50 @@
+"""Where what scalex says goes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scalex.system.processes import process_rank
+
+__all__ = ["logged_to"]
+
+
+@contextmanager
+def logged_to(path: Path | None) -> Iterator[None]:
+    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through.
+
+    Of several processes that train together, the others than the first say nothing but errors.
+    """
+    first = process_rank() == 0
+    package = logging.getLogger("scalex")
+    loggers = [package, *(logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric"))]
+    before = [one.level for one in loggers]
+    for one in loggers if not first else loggers[1:]:
+        one.setLevel(logging.WARNING if first else logging.ERROR)
+    handler = logging.NullHandler() if path is None else logging.FileHandler(path)
+    if path is not None:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        package.setLevel(logging.DEBUG)
+    package.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch 2.13 for something under its old name, at each run.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            # Cells in memory are gathered faster than worker processes could send them.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # The option has another name in newer versions of torch, which older ones do not know.
+            warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
+            yield
+    except BaseException as error:
+        # For the file alone: on the screen, the error speaks for itself.
+        package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)

@@ -1,0 +1,13 @@
+"""Runs of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["chunks"]
+
+
+def chunks(n_cells: int, chunk_size: int) -> Iterator[slice]:
+    """Contiguous rows that cover each cell once."""
+    for start in range(0, n_cells, chunk_size):
+        yield slice(start, min(start + chunk_size, n_cells))

@@ -1,0 +1,1 @@
+"""Training: the fit of a model to cells, and its continuation."""

@@ -1,0 +1,243 @@
+"""The engine all doors lead to: fit to cells, then embed them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+from anndata import AnnData
+from lightning import Trainer
+from torch.distributed import DistBackendError
+
+from scalex.cells import BackedCells, CellSource
+from scalex.data import ScalexDataModule
+from scalex.model.module import ScalexModule
+from scalex.model.trained_on import TrainedOn
+from scalex.preprocess import FittedRecipe, Recipe
+from scalex.projection.project import project
+from scalex.projection.report import Report
+from scalex.reference.finished_run import Reference, write_lineage
+from scalex.system.memory import keep_freed_memory, return_freed_memory
+from scalex.system.processes import made_once, process_rank, wait_for
+from scalex.system.whole_files import written_whole
+from scalex.training.forecast import say_what_is_needed
+from scalex.training.input_cache import InputCache
+
+__all__ = ["fit", "project_to", "stopped_at", "train_and_embed"]
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    source: CellSource,
+    recipe: Recipe,
+    module: ScalexModule,
+    trainer: Trainer,
+    *,
+    chunk_size: int = 20_000,
+    seed: int = 124,
+    parameters: Mapping[str, Any] | None = None,
+    resume_from: str | Path | None = None,
+) -> AnnData:
+    """Fit preprocessing and model to cells, then embed the cells.
+
+    Parameters
+    ----------
+    source
+        Where the cells are.
+    recipe
+        How they are preprocessed.
+    module
+        The model and the plan of its training.
+    trainer
+        Lightning's trainer; its callbacks export, score and draw the result, and must include `LatentExport`.
+    chunk_size
+        Cells embedded at a time.
+    seed
+        Seed of the order of training.
+    parameters
+        What the run was asked for; recorded in the result and in the trackers.
+    resume_from
+        A checkpoint written by `Checkpoint`, to go on from.
+
+    Returns
+    -------
+    AnnData
+        Kept cells x used features, scaled to [0, 1]; obsm["latent"] (n_cells, n_latent); `.raw` normalized expression;
+        obs["domain"]; and what the callbacks add.
+
+    Raises
+    ------
+    ValueError, KeyError, FileNotFoundError
+        Where the cells are not as the options say.
+    FloatingPointError
+        If the loss is not finite.
+    """
+    cells = source.open()
+    n_cells, n_features = len(cells.domain), len(cells.var)
+    domains = cells.domain.categories
+    logger.info("Cells: %s x %s features, %s domain(s): %s", *_counts(n_cells, n_features, len(domains)), _sizes(cells.domain))
+    if n_cells < 2:
+        raise ValueError(f"There is {n_cells} cell: a model needs more than one to learn from.")
+    if len(domains) == 1:
+        logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
+    shared = Path(trainer.default_root_dir) / ".fitted.pt"
+    cache = None
+    if isinstance(cells, BackedCells) and cells.cache is not None:
+        cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
+
+    def fit_recipe() -> FittedRecipe:
+        return (None if cache is None else cache.fitted()) or recipe.fit(cells)
+
+    # One process passes over the cells, and leaves what it finds for the others.
+    several = trainer.world_size > 1
+    fitted = made_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else fit_recipe()
+    if len(fitted.rows) < 2:
+        raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: lower it, a model needs more than one.")
+    kept = cells.domain[fitted.rows]
+    for domain, count in kept.value_counts().items():
+        if count < 2:
+            logger.warning("Domain %s has %d cell(s) after filtering: its own statistics cannot be learnt.", domain, count)
+
+    plan = module.hparams
+    data = ScalexDataModule(
+        cells,
+        fitted,
+        batch_size=plan["batch_size"],
+        sampling=plan["sampling"],
+        chunk_size=chunk_size,
+        seed=seed,
+        parameters=parameters,
+    )
+    if cache is not None:
+        if process_rank() > 0:
+            wait_for(cache.path, "Has the first process stopped?")
+        elif not cache.path.exists():
+            cache.write(data)
+        logger.info("Reads the model's inputs from the cache %s", cache.path)
+        data.read_inputs_from(cache.inputs())
+    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
+    adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+    if several and trainer.is_global_zero:
+        shared.unlink(missing_ok=True)
+    return adata
+
+
+def train_and_embed(
+    module: ScalexModule,
+    data: ScalexDataModule,
+    trainer: Trainer,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    resume_from: str | Path | None = None,
+) -> AnnData:
+    """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`."""
+    plan = module.hparams
+    logger.info(
+        "Model: %s features -> %d -> %d latent dimensions, %s weights, %d domains; %s",
+        f"{len(data.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
+        f"{sum(p.numel() for p in module.parameters()):,}", len(data.domains),
+        ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("n_hidden", "n_latent")),
+    )  # fmt: skip
+    if data.sizes is not None:
+        say_what_is_needed(module, data, trainer.strategy.root_device)
+    for tracker in trainer.loggers:
+        tracker.log_hyperparams(dict(parameters or plan))
+    if data.in_memory:
+        keep_freed_memory()
+    else:
+        # What is read passes through several threads, and each would keep what it freed: a million cells took 4 GB.
+        return_freed_memory()
+    with _others_alive(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
+        logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
+        trainer.predict(module, datamodule=data, return_predictions=False)
+    assert data.embedding is not None, "the trainer needs the callback LatentExport"
+    return data.embedding
+
+
+def project_to(
+    folder: Path,
+    reference: Reference,
+    source: CellSource,
+    trainer: Trainer | None = None,
+    *,
+    append: bool = False,
+    **options: Any,
+) -> Report:
+    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
+
+    Parameters
+    ----------
+    folder
+        Where the results go; see `new_folder`.
+    reference, source, trainer, options
+        As in `scalex.projection.project`.
+    append
+        Make the folder a new version of the reference: the same model with the old and the new cells.
+
+    Raises
+    ------
+    ValueError
+        If `append` is asked for without the reference's cells; and as `scalex.projection.project`.
+    """
+    if append and options.get("repeat"):
+        raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
+    return_freed_memory()
+    with written_whole(folder / "adata.h5ad") as path:
+        with h5py.File(path, "w") as file:
+            report = project(reference, source, file, trainer, **options)
+        report.write(folder)
+        if append:
+            # First the model: a folder without adata.h5ad is no reference yet.
+            with written_whole(folder / "checkpoint" / "best.ckpt") as checkpoint:
+                shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
+            n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
+            write_lineage(folder, reference, "projected", n_cells)
+    logger.info("Wrote %s", folder / "adata.h5ad")
+    if append:
+        logger.info("The reference has grown from %s to %s cells: %s", *_counts(reference.cells.n_obs, n_cells), folder)
+    return report
+
+
+@contextmanager
+def _others_alive(trainer: Trainer) -> Iterator[None]:
+    """Say what has happened where another of several processes does not answer.
+
+    Raises
+    ------
+    ConnectionError
+        If one has stopped.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no type of its own for it.
+        if trainer.world_size == 1 or not (isinstance(error, DistBackendError) or "gloo" in str(error)):
+            raise
+        raise ConnectionError(
+            f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
+            f"from the last checkpoint with resume={trainer.default_root_dir}."
+        ) from error
+
+
+def stopped_at(folder: Path) -> Path | None:
+    """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
+    last = folder / "checkpoint" / "last.ckpt"
+    return last if last.exists() else None
+
+
+def _counts(*numbers: int) -> list[str]:
+    return [f"{number:,}" for number in numbers]
+
+
+def _sizes(domain: Any, most: int = 12) -> str:
+    counts = domain.value_counts()
+    shown = [f"{name} {count:,}" for name, count in counts.head(most).items()]
+    return ", ".join(shown) + (", ..." if len(counts) > most else "")

@@ -1,0 +1,287 @@
+"""Continued training: a trained model learns new domains beside the old ones, and says what that did to the old cells."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from lightning import Trainer
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalex.callbacks.clusters import add_clusters
+from scalex.cells import CellSource, InMemoryCells
+from scalex.data import Chunk, QueryDataModule, ScalexDataModule
+from scalex.h5ad.common_columns import common_types, conform, free_suffix
+from scalex.metrics import scores
+from scalex.model.module import ScalexModule
+from scalex.model.trained_on import TrainedOn
+from scalex.preprocess import FittedRecipe, Preprocessor
+from scalex.projection.query import open_query
+from scalex.reference.finished_run import GROWTH, Reference, write_lineage
+from scalex.system.chunks import chunks
+from scalex.system.whole_files import written_whole
+from scalex.training.fit import train_and_embed
+
+__all__ = ["grow", "start_from"]
+
+logger = logging.getLogger(__name__)
+
+
+def grow(
+    reference: Reference,
+    source: CellSource,
+    module: ScalexModule,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    encoder_lr: float = 0.1,
+    allowed_fall: float = 0.05,
+    label: str = "cell_type",
+    chunk_size: int = 20_000,
+    seed: int = 124,
+    parameters: dict[str, Any] | None = None,
+    resume_from: Path | None = None,
+) -> AnnData:
+    """Go on training a reference's model on its own cells and new ones together.
+
+    Preprocessing stays as it is. The decoder gets a row of domain-specific batch norm for each new domain, which starts from the
+    statistics of that domain's cells. The old cells are replayed from the normalized expression in the reference's folder. The result is
+    a run folder like any other, and the next version of the reference, unless the old cells' scores fall too far. The old folder is
+    never changed.
+
+    Parameters
+    ----------
+    reference
+        The trained model with its cells, from a folder that holds their expression.
+    source
+        Where the new cells are.
+    module
+        The plan of the training; with as many latent dimensions and hidden units as the reference.
+    trainer
+        As in `scalex.fit`.
+    folder
+        The run folder: ``growth.json`` says how far the old cells moved and their scores before and after.
+    encoder_lr
+        Learning rate of the encoder, as a share of that of the decoder.
+    allowed_fall
+        Most that the total score of the old cells may fall; clusters alone move it by a few hundredths.
+    label
+        Column of obs with known cell types, for the scores.
+    chunk_size, seed, parameters, resume_from
+        As in `scalex.fit`.
+
+    Returns
+    -------
+    AnnData
+        As from `scalex.fit`, old cells first; obs["projection"] says which are which ("reference", "query").
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no expression, the module is of another size, or the new cells do not fit the model.
+    """
+    _check_size(reference, module)
+    if trainer.world_size > 1:
+        raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
+    query = open_query(reference, source, chunk_size)
+    old = _expression(reference)
+    new, kept = _normalized(query, chunk_size)
+    before = reference.trained_on.preprocessor
+    after = _with_domains(before, query, new, kept)
+    cells = _joined(reference, query, old, new, kept, label)
+    # The joined values are normalized already.
+    as_they_are = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
+    plan = module.hparams
+    plan["encoder_lr"] = encoder_lr
+    data = ScalexDataModule(
+        cells,
+        FittedRecipe(as_they_are, np.arange(len(cells.obs))),
+        batch_size=plan["batch_size"],
+        sampling=plan["sampling"],
+        chunk_size=chunk_size,
+        seed=seed,
+        parameters=parameters,
+    )
+    module.set_trained_on(TrainedOn(after, len(cells.obs), version("scalex")))
+    data.setup("fit")
+    n_old = reference.cells.n_obs
+    start_from(module, reference.module, data.inputs()[n_old:], data.domain[n_old:])
+    logger.info(
+        "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(kept):,}",
+        ", ".join(after.domains[len(before.domains) :]) or "none",
+    )  # fmt: skip
+    # Until the training has been judged, the folder is no reference.
+    _write_growth(folder, {"accepted": False})
+    adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+    _judge(reference, adata, folder, allowed_fall, label, seed)
+    return adata
+
+
+def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
+    """Give a module the weights of a trained one, and its new domains a start from their cells.
+
+    A new domain's running statistics are those of its cells' decoded latents; its shift is the logit of their mean input, its scale the
+    mean scale of the known domains.
+
+    Parameters
+    ----------
+    module
+        With the features of `trained`, and its domains first among its own.
+    inputs, domain
+        (n_cells, n_features) model inputs and (n_cells,) domain codes of the new cells.
+    """
+    n_known = len(trained.vae.output_norm.weight)
+    state = {name: value.clone() for name, value in module.vae.state_dict().items()}
+    norm = {name: f"output_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+    for name, value in trained.vae.state_dict().items():
+        if name in norm.values():
+            state[name][:n_known] = value
+        else:
+            state[name] = value
+    for code in range(n_known, len(module.vae.output_norm.weight)):
+        own = inputs[domain == code]
+        row_C = torch.arange(own.shape[0])
+        with torch.inference_mode():
+            decoded_CG = trained.predict_step(Chunk(own, torch.zeros_like(row_C), row_C)).latent_CZ @ trained.vae.output_weight
+        mean_G = torch.from_numpy(np.asarray(own.mean(0), np.float32).ravel()).clamp(1e-4, 1 - 1e-4)
+        state[norm["running_mean"]][code] = decoded_CG.mean(0)
+        state[norm["running_var"]][code] = decoded_CG.var(0) if len(row_C) > 1 else trained.vae.output_norm.running_var.mean(0)
+        state[norm["weight"]][code] = trained.vae.output_norm.weight.detach().mean(0)
+        state[norm["bias"]][code] = torch.logit(mean_G)
+    module.vae.load_state_dict(state)
+
+
+def _check_size(reference: Reference, module: ScalexModule) -> None:
+    names = ("n_latent", "n_hidden")
+    has, given = ([hparams[name] for name in names] for hparams in (reference.module.hparams, module.hparams))
+    if has != given:
+        settings = " ".join(f"model.{name}={value}" for name, value in zip(names, has, strict=True))
+        raise ValueError(
+            f"The reference has n_latent={has[0]} and n_hidden={has[1]}, and the training is asked for with {given[0]} and {given[1]}: "
+            f"use {settings}."
+        )
+
+
+def _expression(reference: Reference) -> sparse.csr_matrix:
+    """Normalized expression of the reference's cells."""
+    path = reference.folder / "adata.h5ad"
+    with h5py.File(path) as file:
+        has_expression = isinstance(file.get("raw"), h5py.Group)
+        if not has_expression:
+            trained = reference.lineage[0]["folder"]
+            raise ValueError(
+                f"{path} holds no expression: cells were added to it by projection. Go on from the version that was trained ({trained}), "
+                "with the cells added since as dataset.path."
+            )
+        matrix = sparse.csr_matrix(ad.io.read_elem(file["raw/X"]), dtype=np.float32)
+    expressed = reference.trained_on.preprocessor.expressed
+    if not reference.raw_var.index.equals(expressed):
+        raise ValueError(f"The features of raw in {path} are not those of the model beside it.")
+    return matrix
+
+
+def _normalized(query: QueryDataModule, chunk_size: int) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+    """Normalized expression of the new cells that the training filters keep, and their rows."""
+    least = query.transform.preprocessor.min_features
+    parts, kept = [], []
+    for rows in chunks(query.n_cells, chunk_size):
+        values = query.read(rows).values
+        assert values is not None
+        enough = query.transform.n_detected(values) >= least
+        parts.append(query.transform.normalized(values[enough]))
+        kept.append(rows.start + np.flatnonzero(enough))
+    found = np.concatenate(kept)
+    logger.info("Keeps new cells with >= %d features (min_features): %s of %s", least, f"{len(found):,}", f"{query.n_cells:,}")
+    if len(found) == 0:
+        raise ValueError(f"No new cell has the {least} detected features that the training of the reference asked for (min_features).")
+    return sparse.vstack(parts, format="csr"), found
+
+
+def _with_domains(before: Preprocessor, query: QueryDataModule, new: sparse.csr_matrix, kept: NDArray[np.int64]) -> Preprocessor:
+    """The preprocessor that knows the new domains too; what it does to cells of the old ones stays the same."""
+    domain = np.asarray(query.cells.domain)[kept].astype(str)
+    added = [name for name in query.domains if name not in before.domains and (domain == name).any()]
+    columns = before.expressed.get_indexer(before.features)
+    rows = [np.asarray(new[domain == name][:, columns].max(0).todense(), np.float32).ravel() for name in added]
+    overall = before.maximum.max(0)
+    if before.scaling == "global":
+        # Values above the largest of the old cells are clipped, as at any projection.
+        rows = [np.minimum(row, overall) for row in rows]
+    return replace(before, domains=(*before.domains, *added), maximum=np.vstack([before.maximum, *rows]))
+
+
+def _joined(
+    reference: Reference, query: QueryDataModule, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
+) -> InMemoryCells:
+    """Old and new cells with normalized expression."""
+    drop = {"leiden", "distance", "outside", "filtered"}
+    own = reference.cells.obs.assign(projection=pd.Categorical(["reference"] * reference.cells.n_obs, ["reference", "query"]))
+    own = own[[name for name in own if name not in drop]]
+    added = query.cells.obs.iloc[kept].copy()
+    added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
+    added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
+    types = common_types([own, added])
+    added.index = added.index.astype(str)
+    added.index = added.index + free_suffix(own.index, lambda: [added.index])
+    obs = pd.concat([conform(own, types), conform(added, types)])
+    domain = pd.Categorical(obs["domain"].astype(str))
+    known = pd.Categorical(obs[label]) if label in obs else None
+    return InMemoryCells(sparse.vstack([old, new], format="csr"), obs, reference.raw_var, domain, known)
+
+
+def _judge(reference: Reference, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:
+    """Report what the training did to the old cells; where it did too much, see that the folder is no reference."""
+    n_old = reference.cells.n_obs
+    now = np.asarray(adata.obsm["latent"][:n_old])
+    moved = np.linalg.norm(now - reference.latent, axis=1) / reference.latent_map().unit
+    was, scored = _scores(reference, reference.latent, label, seed), _scores(reference, now, label, seed)
+    fall = was["total"] - scored["total"]
+    accepted = bool(fall <= allowed_fall)
+    numbers = {
+        "n_old": n_old,
+        "n_new": adata.n_obs - n_old,
+        "moved": {"median": float(np.median(moved)), "quantile_0.9": float(np.quantile(moved, 0.9))},
+        "unit": "median distance of the reference's own cells to their nearest others",
+        "scores_before": was,
+        "scores_after": scored,
+        "allowed_fall": allowed_fall,
+        "accepted": accepted,
+    }
+    logger.info(
+        "The old cells moved by %.2f (median; 1 = %s); their total score was %.3f and is %.3f", numbers["moved"]["median"],
+        numbers["unit"], was["total"], scored["total"],
+    )  # fmt: skip
+    if accepted:
+        write_lineage(folder, reference, "trained on", adata.n_obs)
+    _write_growth(folder, numbers)
+    if accepted:
+        return
+    logger.warning(
+        "The old cells' score fell by %.3f, more than allowed (growth.allowed_fall=%g): this run does not replace the reference. "
+        "Lower model.lr or growth.encoder_lr, or allow more.", fall, allowed_fall,
+    )  # fmt: skip
+
+
+def _write_growth(folder: Path, numbers: dict[str, Any]) -> None:
+    with written_whole(folder / GROWTH) as path:
+        path.write_text(json.dumps(numbers, indent=2))
+
+
+def _scores(reference: Reference, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:
+    """Scores of the old cells alone, by the same means before and after."""
+    obs = reference.cells.obs
+    cells = AnnData(obs=pd.DataFrame(index=obs.index), obsm={"latent": latent})
+    add_clusters(cells, n_neighbors=30, seed=seed)
+    known = pd.Categorical(obs[label]) if label in obs else None
+    return scores(latent, domain=pd.Categorical(obs["domain"]), cluster=pd.Categorical(cells.obs["leiden"]), label=known)

@@ -1,0 +1,329 @@
+"""Joins of sources whose features are called differently: what is joined, and what is said about what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from scalex.cells import AnnDataSource, BackedCells
+from scalex.features.joining import alike
+
+N = 40
+SYMBOLS = ["ACTB", "GAPDH", "CD3E", "MS4A1", "NKG7", *[f"GENE{i}" for i in range(N - 5)]]
+HUMAN = [f"ENSG{i:011d}" for i in range(N)]
+MOUSE = [f"ENSMUSG{i:011d}" for i in range(N)]
+VERSIONED = [f"{name}.{i % 7 + 1}" for i, name in enumerate(HUMAN)]
+PEAKS = [f"chr{i % 3 + 1}:{i}000-{i}500" for i in range(N)]
+SHIFTED = [f"chr{i % 3 + 1}:{i}200-{i}900" for i in range(N)]
+BARCODES = ["".join(np.random.default_rng(i).choice(list("ACGT"), 16)) + "-1" for i in range(N)]
+
+
+def source(features: Sequence[str], *, cells: Sequence[str] = ("c0", "c1", "c2"), seed: int = 0, **var: Sequence[Any]) -> AnnData:
+    values = np.random.default_rng(seed).poisson(1.0, (len(cells), len(features)))
+    matrix = sparse.csr_matrix(values.astype(np.float32))
+    return AnnData(matrix, obs=pd.DataFrame(index=list(cells)), var=pd.DataFrame(var, index=list(features)))
+
+
+def written(sources: Sequence[AnnData], folder: Path) -> list[Path]:
+    """Files a.h5ad, b.h5ad, ..."""
+    paths = [folder / f"{name}.h5ad" for name, _ in zip("abcd", sources, strict=False)]
+    for one, path in zip(sources, paths, strict=True):
+        one.write_h5ad(path)
+    return paths
+
+
+def opened(sources: Sequence[AnnData] | Sequence[Path], folder: Path, *, backed: bool, **options: Any) -> Any:
+    """The sources, from their files."""
+    paths = [one for one in sources if isinstance(one, Path)] or written([one for one in sources if isinstance(one, AnnData)], folder)
+    cells = AnnDataSource(path=paths if len(paths) > 1 else paths[0], backed=backed, **options).open()
+    assert isinstance(cells, BackedCells) == backed
+    return cells
+
+
+def dense(cells: Any) -> pd.DataFrame:
+    return pd.DataFrame(cells.read(slice(None)).toarray(), columns=cells.var.index)
+
+
+@pytest.fixture(params=[False, True], ids=["in memory", "backed"])
+def backed(request: pytest.FixtureRequest) -> Iterator[bool]:
+    return request.param
+
+
+COLUMNS = r"\(columns of a: none; of b: length\)"
+UNLIKE: dict[str, tuple[AnnData, AnnData, str]] = {
+    "mouse and human": (
+        source([name.capitalize() for name in SYMBOLS]),
+        source(SYMBOLS),
+        (
+            r"0 features are in all sources, of 40 in the smallest\. The names differ in upper and lower case "
+            r"\(a: Actb, Gapdh, Cd3e, \.\.\.; b: ACTB, .*\)\. Mouse genes are written Actb and human "
+            r"genes ACTB: .* translate one of them by their orthologues first"
+        ),
+    ),
+    "mouse and human by Ensembl": (
+        source(VERSIONED),
+        source(MOUSE),
+        (
+            r"The Ensembl identifiers are of different species \(a: ENSG00000000000\.1, .*; b: ENSMUSG.*\): those of human "
+            "begin with ENSG and those of mouse with ENSMUSG. Translate one of them by their orthologues first"
+        ),
+    ),
+    "symbols and Ensembl": (
+        source(SYMBOLS),
+        source(HUMAN, length=range(N)),
+        rf"called by Ensembl identifiers and some by symbols \(a: ACTB, .*; b: ENSG.*\)\. .* name it with var_names_from {COLUMNS}; else",
+    ),
+    "symbols and Ensembl, told by the first": (
+        source(SYMBOLS, gene_ids=HUMAN),
+        source(HUMAN),
+        r"The sources use symbols and Ensembl identifiers \(.*\)\. .* are in var\['gene_ids'\] of a: use var_names_from=gene_ids\.",
+    ),
+    "symbols and Ensembl, told by the second with versions": (
+        source(SYMBOLS, length=range(N)),
+        source(VERSIONED, length=range(N), symbol=SYMBOLS),
+        r"The sources use symbols and Ensembl identifiers \(.*\)\. .* are in var\['symbol'\] of b: use var_names_from=symbol\.",
+    ),
+    "Ensembl with versions in a column": (
+        source(SYMBOLS, gene_ids=VERSIONED),
+        source(HUMAN),
+        r"are in var\['gene_ids'\] of a: use var_names_from=gene_ids\.",
+    ),
+    "other names, told by a column": (
+        source([f"probe{i}" for i in range(N)], symbol=SYMBOLS),
+        source(SYMBOLS),
+        r"The sources use other kinds of names .* are in var\['symbol'\] of a: use var_names_from=symbol\.",
+    ),
+    "peaks of each source": (
+        source(PEAKS),
+        source(SHIFTED),
+        r"The peaks have different coordinates \(a: chr1:0000-0500, .*; b: chr1:0200-0900, .*\): .* use match_peaks=overlap, which unites",
+    ),
+    "peaks written differently": (
+        source(PEAKS),
+        source([name.replace(":", "-") for name in reversed(PEAKS)]),
+        r"The same peaks are written in different ways \(a: .*; b: .*\)\. Rename those of one of them, or use match_peaks=overlap",
+    ),
+    "peaks and genes": (source(PEAKS), source(SYMBOLS), r"features of a are peaks and those of b are not \(.*\): turn the peaks into gene"),
+    "genes and peaks": (source(HUMAN), source(PEAKS), r"features of b are peaks and those of a are not \(.*\): turn the peaks into gene"),
+    "nothing to be seen": (
+        source(SYMBOLS),
+        source([f"protein{i}" for i in range(N)]),
+        r"share no feature, so an inner join is empty\. Their features: a: ACTB, .*; b: protein0, .* Bring them to the same names, or use",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_why_nothing_is_shared_is_told(tmp_path: Path, backed: bool, kind: str) -> None:
+    first, second, match = UNLIKE[kind]
+    with pytest.raises(ValueError, match=match):
+        opened([first, second], tmp_path, backed=backed)
+
+
+def test_the_source_that_is_not_like_the_first_is_named(tmp_path: Path, backed: bool) -> None:
+    with pytest.raises(ValueError, match=r"upper and lower case \(a: ACTB, .*; c: Actb, "):
+        opened([source(SYMBOLS), source(SYMBOLS), source([name.capitalize() for name in SYMBOLS])], tmp_path, backed=backed)
+
+
+def test_many_peaks_in_another_order_are_seen_to_be_the_same() -> None:
+    """Also if those that come first are others."""
+    peaks = [f"chr{i // 1000 + 1}:{i}000-{i}500" for i in range(12_000)]
+    with pytest.raises(ValueError, match="The same peaks are written in different ways"):
+        AnnDataSource(path=[source(peaks), source([name.replace(":", "_") for name in reversed(peaks)])]).open()
+
+
+@pytest.mark.parametrize("features", [SYMBOLS, HUMAN, PEAKS], ids=["symbols", "Ensembl", "peaks"])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_turned_source_is_told(features: list[str], turned: int) -> None:
+    sources = [source(features, cells=[f"c{i}" for i in range(N)]), source(BARCODES, cells=features)]
+    names = ["right", "turned"] if turned else ["turned", "right"]
+    with pytest.raises(
+        ValueError, match=r"The cells of turned are called like the features of right \(.*\): one of the two is turned\. .* transpose=true"
+    ):
+        AnnDataSource(path=sources if turned else sources[::-1], batch_categories=names).open()
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_names_from_a_column_of_var_join_sources(tmp_path: Path, backed: bool, join: Any) -> None:
+    """In those that have it; a missing name stays as it is."""
+    given = [*HUMAN[:-2], None, ""]
+    first, second = source(SYMBOLS, gene_ids=given, seed=1), source(HUMAN[::-1], seed=2)
+    cells = opened([first, second], tmp_path, backed=backed, join=join, var_names_from="gene_ids")
+    expected = pd.concat(
+        [first.to_df().set_axis([*HUMAN[:-2], *SYMBOLS[-2:]], axis=1), second.to_df()], join=join, ignore_index=True
+    ).fillna(0)
+    pd.testing.assert_frame_equal(dense(cells)[expected.columns], expected, check_names=False)
+    assert len(cells.var) == {"inner": N - 2, "outer": N + 2}[join]
+
+
+def test_names_from_a_column_that_the_only_source_lacks_list_those_there_are(tmp_path: Path, backed: bool) -> None:
+    with pytest.raises(KeyError, match=r"var_names_from='symbol' is not in var of a\. Columns: gene_ids, length\."):
+        opened([source(SYMBOLS, gene_ids=HUMAN, length=range(N))], tmp_path, backed=backed, var_names_from="symbol")
+
+
+@pytest.mark.filterwarnings("ignore:.* names are not unique")
+def test_names_from_a_column_that_repeats_are_numbered(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    only = source(HUMAN, symbol=pd.Categorical(["ACTB", "ACTB", *SYMBOLS[2:]]))
+    cells = opened([only], tmp_path, backed=backed, var_names_from="symbol")
+    assert list(cells.var.index[:3]) == ["ACTB", "ACTB-1", "CD3E"]
+    assert "a: 1 feature names occur more than once (ACTB)" in caplog.text
+    np.testing.assert_array_equal(dense(cells), only.to_df())
+
+
+@pytest.mark.parametrize("others", [[f"{name}.{i % 5 + 3}" for i, name in enumerate(HUMAN)], HUMAN], ids=["other versions", "none"])
+def test_versions_of_ensembl_that_differ_are_left_out(tmp_path: Path, backed: bool, others: list[str]) -> None:
+    first, second = source(VERSIONED, seed=1), source(others[::-1], seed=2)
+    cells = opened([first, second], tmp_path, backed=backed)
+    assert list(cells.var.index) == HUMAN
+    expected = np.concatenate([first.X.toarray(), second.X.toarray()[:, ::-1]])
+    np.testing.assert_array_equal(dense(cells), expected)
+
+
+def test_versions_of_ensembl_that_are_the_same_stay(tmp_path: Path, backed: bool) -> None:
+    assert list(opened([source(VERSIONED), source(VERSIONED[::-1])], tmp_path, backed=backed).var.index) == VERSIONED
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_copies_on_the_y_chromosome_are_joined_apart(tmp_path: Path, backed: bool, join: Any) -> None:
+    copies = ["ENSG00000002586.{}", "ENSG00000002586.{}_PAR_Y", "ENSG00000182378.{}"]
+    first = source([*VERSIONED, *[name.format(20) for name in copies]], seed=1)
+    second = source([*[name.format(18) for name in reversed(copies)], *VERSIONED], seed=2)
+    cells = opened([first, second], tmp_path, backed=backed, join=join)
+    assert set(cells.var.index) == {*HUMAN, "ENSG00000002586", "ENSG00000002586_PAR_Y", "ENSG00000182378"}
+    values = dense(cells)
+    for name, copy in zip(["ENSG00000002586", "ENSG00000002586_PAR_Y", "ENSG00000182378"], copies, strict=True):
+        np.testing.assert_array_equal(values[name], [*first.to_df()[copy.format(20)], *second.to_df()[copy.format(18)]])
+
+
+def test_what_would_be_the_same_in_its_source_keeps_its_version() -> None:
+    twice = pd.Index([*VERSIONED[:-1], f"{HUMAN[0]}.30"])
+    found = alike([twice, pd.Index(HUMAN)], ["a", "b"], "exact")
+    assert list(found[0]) == [VERSIONED[0], *HUMAN[1:-1], f"{HUMAN[0]}.30"]
+    assert list(found[1]) == HUMAN
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_how_many_sources_have_a_feature_is_counted(tmp_path: Path, backed: bool, join: Any) -> None:
+    parts = [SYMBOLS[:30], SYMBOLS[10:], SYMBOLS[5:25]]
+    counted = opened([source(part) for part in parts], tmp_path, backed=backed, join=join).var["n_sources"]
+    for name in SYMBOLS:
+        n_sources = sum(name in part for part in parts)
+        assert counted.get(name, 0) == (n_sources if n_sources == 3 or join == "outer" else 0)
+
+
+def test_a_source_that_lacks_most_features_is_said(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    opened([source(SYMBOLS), source(SYMBOLS[:19]), source(SYMBOLS[20:])], tmp_path, backed=backed, join="outer")
+    said = [message for message in caplog.messages if "lacks" in message]
+    assert said == ["b lacks 52 % of the joined features, which are 0 in its cells: join=inner leaves them out."]
+
+
+FEATURES = ["f1", "F2", "g,h", "é", "中", "x y", "-", "10", "nan", "a.b", "TP53", "MT-ND1"]
+
+
+@st.composite
+def joined(draw: st.DrawFn) -> list[AnnData]:
+    """Sources with features of their own choice and order, and cells with names of their own."""
+    sources = []
+    for i in range(draw(st.integers(2, 4))):
+        features = draw(st.lists(st.sampled_from(FEATURES), min_size=1, unique=True))
+        cells = [f"{'abcd'[i]}{j}" for j in range(draw(st.integers(1, 4)))]
+        sources.append(source(features, cells=cells, seed=draw(st.integers(0, 99))))
+    return sources
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(sources=joined(), join=st.sampled_from(["inner", "outer"]))
+def test_a_join_is_that_of_pandas(tmp_path_factory: pytest.TempPathFactory, sources: list[AnnData], join: Any) -> None:
+    expected = pd.concat([one.to_df() for one in sources], join=join).fillna(0)
+    folder = tmp_path_factory.mktemp("joined")
+    paths = written(sources, folder)
+    for backed in (False, True):
+        if expected.shape[1] == 0:
+            with pytest.raises(ValueError, match="share no feature, so an inner join is empty"):
+                opened(paths, folder, backed=backed, join=join)
+            continue
+        cells = opened(paths, folder, backed=backed, join=join)
+        assert sorted(cells.var.index) == sorted(expected.columns)
+        found = pd.DataFrame(cells.read(slice(None)).toarray(), index=cells.obs.index, columns=cells.var.index)
+        pd.testing.assert_frame_equal(found[expected.columns], expected, check_names=False, check_dtype=False)
+        rows = np.arange(len(found))[::2]
+        np.testing.assert_array_equal(cells.read(rows).toarray(), found.iloc[rows])
+
+
+Peak = tuple[str, int, int]
+
+
+def united(sources: list[list[Peak]]) -> list[list[str]]:
+    """Regions as runs of bases that are covered, and of the joints between these: peaks that touch have no joint in common."""
+    covered: dict[str, set[int]] = {}
+    for chromosome, start, end in (peak for peaks in sources for peak in peaks):
+        covered.setdefault(chromosome, set()).update(range(2 * start, 2 * end - 1))
+
+    def region(chromosome: str, start: int) -> str:
+        first = last = 2 * start
+        while first - 1 in covered[chromosome]:
+            first -= 1
+        while last + 1 in covered[chromosome]:
+            last += 1
+        return f"{chromosome}:{first // 2}-{last // 2 + 1}"
+
+    return [[region(chromosome, start) for chromosome, start, _ in peaks] for peaks in sources]
+
+
+INTERVALS = st.lists(
+    st.tuples(st.sampled_from(["chr1", "chrX"]), st.integers(0, 40), st.integers(1, 9)).map(lambda peak: (*peak[:2], peak[1] + peak[2])),
+    min_size=1,
+    max_size=10,
+    unique=True,
+)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(sources=st.lists(INTERVALS, min_size=2, max_size=3), join=st.sampled_from(["inner", "outer"]))
+# Peaks of one source that only one of another unites.
+@example(sources=[[("chr1", 0, 5), ("chr1", 8, 12), ("chr1", 12, 14)], [("chr1", 4, 9)]], join="inner")
+def test_counts_of_peaks_that_overlap_are_added(tmp_path_factory: pytest.TempPathFactory, sources: list[list[Peak]], join: Any) -> None:
+    new = united(sources)
+    assume(set.intersection(*map(set, new)))
+    style = ["{}:{}-{}", "{}-{}-{}", "{}_{}_{}"]
+    made = [
+        source([style[i].format(*peak) for peak in peaks], cells=[f"{'abc'[i]}{j}" for j in range(3)], seed=i)
+        for i, peaks in enumerate(sources)
+    ]
+    added = [one.to_df().set_axis(names, axis=1).T.groupby(level=0).sum().T for one, names in zip(made, new, strict=True)]
+    expected = pd.concat(added, join=join).fillna(0)
+    folder = tmp_path_factory.mktemp("united")
+    paths = written(made, folder)
+    in_memory, stored = (opened(paths, folder, backed=backed, join=join, match_peaks="overlap") for backed in (False, True))
+    pd.testing.assert_frame_equal(in_memory.var, stored.var)
+    assert stored.read(slice(None)).has_canonical_format
+    for cells in (in_memory, stored):
+        assert sorted(cells.var.index) == sorted(expected.columns)
+        pd.testing.assert_frame_equal(dense(cells)[expected.columns], expected.reset_index(drop=True), check_names=False, check_dtype=False)
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_peaks_of_which_few_overlap_are_told(tmp_path: Path, backed: bool, join: Any) -> None:
+    other = [name.replace("chr", "chr1") for name in PEAKS]
+    with pytest.raises(
+        ValueError,
+        match=r"match_peaks='overlap': 0 regions have peaks of all sources, of 40 in the smallest \(a: chr1:0000.*; b: chr11:0000.*\)\. "
+        "The peaks are of different genomes, or their chromosomes are called differently",
+    ):
+        opened([source(PEAKS), source(other)], tmp_path, backed=backed, join=join, match_peaks="overlap")
+
+
+def test_genes_do_not_overlap(tmp_path: Path, backed: bool) -> None:
+    with pytest.raises(ValueError, match=r"match_peaks='overlap': 40 features of b are no regions, such as ACTB, GAPDH, CD3E\. A peak is"):
+        opened([source(PEAKS), source(SYMBOLS)], tmp_path, backed=backed, match_peaks="overlap")
+    with pytest.raises(ValueError, match="match_peaks='nearest': allowed are 'exact' and 'overlap'"):
+        AnnDataSource(path=["a.h5ad", "b.h5ad"], match_peaks="nearest")  # type: ignore[arg-type]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+from scalex.model import correction
+from scalex.model.correction import completed_types, correction_targets, mixed_clusters, neighbor_mean, sample_rows, without_domains
+
+
+def make_cells(
+    counts: dict[tuple[int, int], int], *, seed: int = 0, effect: float = 1.5, n_latent: int = 8
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Latents, domains and types; `counts` gives the cells of each (domain, type). Domain 1 is shifted, each type a little otherwise."""
+    rng = np.random.default_rng(seed)
+    n_types = max(kind for _, kind in counts) + 1
+    center = np.eye(n_types, n_latent) * 6
+    shift = rng.normal(0, 1, n_latent) * effect / np.sqrt(n_latent) * 2
+    own_shift = rng.normal(0, 0.3, (n_types, n_latent)) * effect
+    domain = np.concatenate([np.full(n, d) for (d, _), n in counts.items()])
+    kind = np.concatenate([np.full(n, k) for (_, k), n in counts.items()])
+    cells = center[kind] + rng.normal(0, 0.5, (len(kind), n_latent)) + (domain > 0)[:, None] * (shift + own_shift[kind])
+    order = rng.permutation(len(cells))
+    return torch.from_numpy(cells[order].astype(np.float32)), torch.from_numpy(domain[order]), kind[order]
+
+
+def wrong_neighbors(latent: torch.Tensor, kind: np.ndarray, k: int = 15) -> float:
+    nearest = NearestNeighbors(n_neighbors=k + 1).fit(latent).kneighbors(latent, return_distance=False)[:, 1:]
+    return float((kind[nearest] != kind[:, None]).mean())
+
+
+def own_domain(latent: torch.Tensor, domain: torch.Tensor, k: int = 15) -> float:
+    nearest = NearestNeighbors(n_neighbors=k + 1).fit(latent).kneighbors(latent, return_distance=False)[:, 1:]
+    return float((domain.numpy()[nearest] == domain.numpy()[:, None]).mean())
+
+
+def test_the_effect_of_a_domain_is_that_of_a_ridge_regression_in_each_cluster() -> None:
+    rng = np.random.default_rng(1)
+    cells, domain = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
+    share = rng.dirichlet(np.ones(5), 90)
+    expected = cells.copy()
+    design = np.eye(3)[domain]
+    for k in range(5):
+        # scikit-learn does not penalize the intercept either.
+        fitted = Ridge(alpha=1.0).fit(design, cells, sample_weight=share[:, k])
+        expected -= share[:, [k]] * (design @ fitted.coef_.T)
+    found = without_domains(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_domain_that_is_not_there_changes_nothing() -> None:
+    cells, domain, _ = make_cells({(0, 0): 40, (1, 0): 40})
+    share = torch.softmax(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), 1)
+    torch.testing.assert_close(without_domains(cells, domain * 3, share), without_domains(cells, domain, share))
+
+
+def test_neighbor_mean_is_that_of_scikit_learn() -> None:
+    cells, _, _ = make_cells({(0, 0): 700, (0, 1): 700})
+    nearest = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(cells[:900]).kneighbors(cells, return_distance=False)
+    np.testing.assert_allclose(neighbor_mean(cells, cells[:900], 7), cells.numpy()[nearest].mean(1), atol=1e-4)
+
+
+def test_soft_clusters_are_shared_by_the_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, _ = make_cells({(0, 0): 150, (1, 0): 150}, effect=0.3)
+    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
+    monkeypatch.setattr(correction, "WIDTH", 0.2)
+
+    def unevenness(diversity: float) -> float:
+        monkeypatch.setattr(correction, "DIVERSITY", diversity)
+        share = mixed_clusters(cells, domain, cells[:6].clone(), torch.Generator().manual_seed(0)).share_NK
+        torch.testing.assert_close(share.sum(1), torch.ones(300))
+        return float((share[domain == 0].sum(0) - share[domain == 1].sum(0)).abs().sum())
+
+    assert unevenness(2.0) < 0.5 * unevenness(0.0)
+
+
+def test_a_cluster_attracts_a_domain_that_it_lacks_no_more_than_allowed() -> None:
+    found, expected = torch.tensor([[0.0, 500.0], [250.0, 250.0], [500.0, 0.0]]), torch.tensor([0.5, 0.5])
+    unlimited = correction.DIVERSITY * torch.log((found + 1) / (found.sum(1, keepdim=True) * expected + 1))
+    assert unlimited.min() < -10
+    for most in (0.0, 2.0):
+        torch.testing.assert_close(correction._penalty(found, expected, most), unlimited.clamp(min=-most))
+
+
+def test_without_a_penalty_the_clusters_are_those_of_soft_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, _ = make_cells({(0, 0): 60, (0, 1): 60, (1, 0): 30})
+    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
+    monkeypatch.setattr(correction, "DIVERSITY", 0.0)
+    found = mixed_clusters(cells, domain, cells[:4].clone(), torch.Generator().manual_seed(0))
+    # One more round changes nothing to speak of.
+    x = cells.numpy().astype(float)
+    share = found.share_NK.numpy().astype(float)
+    center = share.T @ x / share.sum(0)[:, None]
+    weight = np.exp(-((x[:, None] - center) ** 2).sum(-1) / correction.WIDTH)
+    np.testing.assert_allclose(weight / weight.sum(1, keepdims=True), share, atol=0.02)
+
+
+def test_domains_are_mixed_and_types_are_kept() -> None:
+    cells, domain, kind = make_cells({(d, k): 100 for d in (0, 1) for k in range(4)})
+    assert own_domain(cells, domain) > 0.9
+    targets = correction_targets(cells, domain, seed=0)
+    assert own_domain(targets, domain) < 0.65
+    assert wrong_neighbors(targets, kind) < 0.01
+
+
+def test_types_of_one_domain_stay_by_themselves() -> None:
+    counts = {(0, 0): 150, (1, 0): 150, (0, 1): 150, (1, 1): 150, (0, 2): 100, (1, 3): 100}
+    cells, domain, kind = make_cells(counts)
+    targets = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(targets, kind) < 0.02
+    shared = kind < 2
+    assert own_domain(targets[shared], domain[shared]) < 0.7
+
+
+def test_one_domain_is_only_smoothed() -> None:
+    cells, domain, _ = make_cells({(0, 0): 100, (0, 1): 100})
+    expected = cells + correction.SMOOTHING * (neighbor_mean(cells, cells, correction.N_NEIGHBORS) - cells)
+    torch.testing.assert_close(correction_targets(cells, domain, seed=0), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_targets() -> None:
+    cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1, 2) for k in range(3)})
+    assert torch.equal(correction_targets(cells, domain, seed=3), correction_targets(cells, domain, seed=3))
+
+
+def test_targets_keep_the_units_of_the_latents() -> None:
+    cells, domain, _ = make_cells({(d, k): 50 for d in (0, 1) for k in range(3)})
+    torch.testing.assert_close(
+        correction_targets(cells * 4 + 10, domain, seed=0), correction_targets(cells, domain, seed=0) * 4 + 10, atol=0.02, rtol=1e-3
+    )
+
+
+def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, domain, kind = make_cells({(d, k): 300 for d in (0, 1) for k in range(3)} | {(2, 0): 12})
+    monkeypatch.setattr(correction, "MOST_CELLS", 500)
+    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    rows = sample_rows(domain, torch.Generator().manual_seed(0))
+    assert (rows.diff() > 0).all()
+    assert torch.bincount(domain[rows]).tolist()[2] == 10
+    assert 480 < len(rows) <= 510
+    targets = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(targets, kind) < 0.01
+    assert own_domain(targets, domain) < 0.65
+
+
+def test_a_sample_of_many_domains_is_not_larger_than_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "MOST_CELLS", 500)
+    domain = torch.cat([torch.arange(100).repeat_interleave(20), torch.full((3000,), 100)])
+    rows = sample_rows(domain, torch.Generator().manual_seed(0))
+    assert len(rows) <= 1000
+    assert len(torch.unique(domain[rows])) == 101
+
+
+@pytest.mark.parametrize("n_cells", [2, 3, 20])
+def test_few_cells_are_corrected_too(n_cells: int) -> None:
+    cells, domain, _ = make_cells({(0, 0): n_cells - 1, (1, 0): 1})
+    targets = correction_targets(cells, domain, seed=0)
+    assert targets.shape == cells.shape
+    assert torch.isfinite(targets).all()
+    same = torch.ones(n_cells, 3)
+    torch.testing.assert_close(correction_targets(same, domain, seed=0), same)
+
+
+def test_a_cell_without_a_label_counts_as_what_its_neighbours_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, _, kind = make_cells({(0, k): 120 for k in range(3)})
+    # Types that touch each other.
+    cells = cells + 2 * torch.randn(cells.shape, generator=torch.Generator().manual_seed(0))
+    label = torch.from_numpy(kind.copy())
+    label[::2] = -1
+    found = completed_types(cells, label, torch.Generator())
+    expected = KNeighborsClassifier(correction.N_NEIGHBORS).fit(cells[1::2], kind[1::2]).predict(cells[::2])
+    assert torch.equal(found[1::2], label[1::2])
+    assert (found[::2].numpy() == expected).all()
+    monkeypatch.setattr(correction, "MOST_CELLS", 90)
+    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    of_sample = completed_types(cells, label, torch.Generator().manual_seed(1))
+    assert 0.9 < (of_sample == found).float().mean() < 1
+
+
+def test_labelled_types_are_drawn_together_across_domains() -> None:
+    # So far apart that without labels nothing would bring them together rightly: domain 1 has each type where domain 0 has the next.
+    cells, _, kind = make_cells({(0, k): 80 for k in range(3)})
+    other, _, kinds = make_cells({(0, (k + 1) % 3): 80 for k in range(3)}, seed=1)
+    cells, kind, domain = torch.cat([cells, other]), np.concatenate([kind, (kinds + 2) % 3]), torch.arange(480) // 240
+    without = correction_targets(cells, domain, seed=0)
+    assert wrong_neighbors(without, kind) > 0.4
+    targets = correction_targets(cells, domain, seed=0, label_N=torch.from_numpy(kind))
+    assert wrong_neighbors(targets, kind) < 0.01
+    assert own_domain(targets, domain) < 0.65
+    # Within a type half of the way to its mean, which the domains share.
+    for k in range(3):
+        means = torch.stack([targets[(domain == d) & torch.from_numpy(kind == k)].mean(0) for d in (0, 1)])
+        torch.testing.assert_close(means[0], means[1], atol=0.2, rtol=0)
+    none = correction_targets(cells, domain, seed=0, label_N=torch.full((480,), -1))
+    assert torch.equal(none, without)
+
+
+def test_without_an_effect_of_domains_labelled_cells_go_half_way_to_their_type() -> None:
+    cells, domain, kind = make_cells({(0, k): 80 for k in range(3)})
+    targets = correction_targets(cells, domain, seed=0, label_N=torch.from_numpy(kind))
+    mean = np.stack([cells[kind == k].mean(0).numpy() for k in range(3)])[kind]
+    np.testing.assert_allclose(targets.numpy(), 0.5 * cells.numpy() + 0.5 * mean, atol=1e-4)

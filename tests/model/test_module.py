@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from scipy import sparse
+from torch.nn import functional as F
+
+from scalex.cells import AnnDataSource
+from scalex.data import CellBatch, Chunk, ScalexDataModule
+from scalex.demo import demo_cells
+from scalex.model.correction_plan import CorrectionPlan
+from scalex.model.module import LEAST_ROWS, ScalexModule
+from scalex.model.trained_on import TrainedOn
+from scalex.nn import MinibatchCounts
+from scalex.preprocess import Preprocessor, RnaRecipe
+
+
+def make_trained_on(n_features: int = 40, domains: tuple[str, ...] = ("a", "b")) -> TrainedOn:
+    names = pd.Index([f"g{i}" for i in range(n_features)])
+    maximum = np.ones((len(domains), n_features), np.float32)
+    return TrainedOn(
+        Preprocessor(names, names, names, "total", 1e4, False, None, maximum, maximum[0] / 2, domains, "global", 0, False),
+        100,
+        "0",
+    )
+
+
+def make_module(**kwargs: Any) -> ScalexModule:
+    module = ScalexModule(n_hidden=16, n_latent=3, **kwargs)
+    module.set_trained_on(make_trained_on())
+    return module
+
+
+def make_batch(n_cells: int, seed: int = 0) -> CellBatch:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(n_cells, 40, generator=rng)
+    return CellBatch(x, torch.randint(2, (n_cells,), generator=rng), torch.arange(n_cells))
+
+
+def make_data(label: pd.Categorical | None = None, **kwargs: Any) -> ScalexDataModule:
+    cells = replace(AnnDataSource(path=demo_cells(200, 400, 2)).open(), label=label)
+    return ScalexDataModule(cells, RnaRecipe(min_features=0, n_top_features=40).fit(cells), **kwargs)
+
+
+def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Trainer:
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **kwargs,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def chunk_of(batch: CellBatch) -> Chunk:
+    return Chunk(sparse.csr_matrix(batch.x_CG.numpy()), batch.domain_C, batch.row_C)
+
+
+def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
+    module = make_module().eval()
+    batch = make_batch(300)
+    with torch.inference_mode():
+        whole = module.predict_step(chunk_of(batch)).latent_CZ
+        for size in (1, 2, 7, LEAST_ROWS, 250):
+            part = module.predict_step(chunk_of(CellBatch(*(value[:size] for value in batch)))).latent_CZ
+            assert torch.equal(part, whole[:size])
+        order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(module.predict_step(chunk_of(CellBatch(*(value[order] for value in batch)))).latent_CZ, whole[order])
+
+
+def test_predict_is_the_same_in_train_and_eval_mode() -> None:
+    module = make_module()
+    batch = chunk_of(make_batch(80))
+    with torch.inference_mode():
+        assert torch.equal(module.train().predict_step(batch).latent_CZ, module.eval().predict_step(batch).latent_CZ)
+
+
+def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chunks() -> None:
+    latents = []
+    for chunk_size in (37, 200):
+        data = make_data(chunk_size=chunk_size)
+        module = ScalexModule(n_hidden=16, n_latent=3, statistics="domain", max_steps=5, lr=1e-3)
+        trainer = train(module, data, max_steps=5)
+        predicted = trainer.predict(module, datamodule=data)
+        latents.append(torch.cat([part.latent_CZ for part in predicted]).numpy())
+    np.testing.assert_allclose(latents[0], latents[1], atol=1e-6)
+
+    vae = module.vae
+    x = data.inputs().toarray()
+    hidden = x @ vae.hidden.weight.detach().numpy().T
+    for code in range(2):
+        own = data.domain == code
+        normalized = (hidden[own] - hidden[own].mean(0)) / np.sqrt(hidden[own].var(0) + 1e-5)
+        active = np.maximum(normalized * vae.hidden_norm.weight.detach().numpy() + vae.hidden_norm.bias.detach().numpy(), 0)
+        expected = (active @ vae.heads.weight.detach().numpy().T + vae.heads.bias.detach().numpy())[:, :3]
+        np.testing.assert_allclose(latents[1][own], expected, atol=1e-4)
+
+
+def counted(batch: CellBatch) -> MinibatchCounts:
+    return MinibatchCounts.of(batch.domain_C, 2)
+
+
+def test_loss_is_reconstruction_plus_weighted_kl() -> None:
+    module = make_module()
+    batch = make_batch(50)
+    losses = module.losses(batch, counted(batch), torch.Generator().manual_seed(3), 0.7)
+    logits, posterior = module.vae(batch.x_CG, batch.domain_C, torch.Generator().manual_seed(3), counted(batch))
+    reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.x_CG) * 40
+    normal = torch.distributions.Normal
+    q = normal(posterior.mean_CZ, torch.exp(0.5 * posterior.logvar_CZ))
+    kl = torch.distributions.kl_divergence(q, normal(0.0, 1.0)).sum(1).mean()
+    torch.testing.assert_close(losses.reconstruction, reconstruction)
+    torch.testing.assert_close(losses.kl, kl)
+    torch.testing.assert_close(losses.total, reconstruction + 0.7 * kl)
+
+
+def test_kl_weight_grows_over_the_warmup_and_then_stays() -> None:
+    module = make_module(kl_weight=0.5, kl_warmup=10)
+    assert [module.kl_weight(step) for step in (0, 4, 9, 10, 1000)] == [0.05, 0.25, 0.5, 0.5, 0.5]
+    assert make_module(kl_weight=0.5).kl_weight(0) == 0.5
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 12, "max_epochs": None}, {"max_steps": 1000, "max_epochs": 3}])
+def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
+    rates: list[float] = []
+    module = ScalexModule(n_hidden=8, lr=1e-2, schedule="one_cycle", batch_size=50)
+    data = make_data(batch_size=50)
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    step = module.optimizer_step
+    module.optimizer_step = lambda *a, **k: (rates.append(a[2].param_groups[0]["lr"]), step(*a, **k))[1]  # type: ignore[method-assign]
+    train(module, data, **limits)
+    reference_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(reference_optimizer, 1e-2, total_steps=13)
+    expected = []
+    for _ in range(12):
+        expected.append(reference_optimizer.param_groups[0]["lr"])
+        reference_optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    trained = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(trained))  # whatever was drawn before
+        module = ScalexModule(n_hidden=8, seed=seed)
+        train(module, make_data(seed=seed), max_steps=7)
+        trained.append(module.vae.heads.weight.detach())
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_training_leaves_the_global_random_state_of_torch_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    make_module()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_minibatch_and_the_value() -> None:
+    module = ScalexModule(n_hidden=8, lr=1e30, batch_size=50)
+    with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) at epoch 0, minibatch \d+, step \d+ .*Lower model.lr"):
+        train(module, make_data(batch_size=50), max_steps=50)
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "domain", "balanced"])
+def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
+    data = make_data(sampling=sampling)
+    module = ScalexModule(n_hidden=32, lr=3e-3)
+    data.setup("fit")
+    batch = CellBatch(torch.from_numpy(data.inputs().toarray()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    with torch.no_grad():
+        before = module.losses(batch, counted(batch), torch.Generator().manual_seed(0), 0.5).total
+        train(module, data, max_steps=60)
+        after = module.train().losses(batch, counted(batch), torch.Generator().manual_seed(0), 0.5).total
+    assert after < before
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(precision: Any) -> None:
+    norms = []
+
+    class Norms(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])))
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])))
+
+    train(ScalexModule(n_hidden=8), make_data(), max_steps=1, precision=precision, gradient_clip_val=0.5, callbacks=[Norms()])
+    before, after = norms
+    assert before > 1
+    assert after == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_domain_of_one_cell_is_trained_with() -> None:
+    adata = demo_cells(120, 400, 2)
+    adata.obs["batch"] = ["single"] + ["rest"] * 119
+    cells = AnnDataSource(path=adata).open()
+    data = ScalexDataModule(cells, RnaRecipe(min_features=0).fit(cells), sampling="domain")
+    module = ScalexModule(n_hidden=8)
+    train(module, data, max_steps=10)
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"schedule": "cosine"}, "schedule='cosine': allowed are constant, one_cycle"),
+        ({"statistics": "batch"}, "statistics='batch': allowed are running, domain"),
+        ({"n_latent": 0}, "n_latent=0: it must be at least 1"),
+        ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: shares of the training are needed, from 0 up to, but not, 1, rising"),
+        ({"correct_at": [0.5, 0.2]}, "correct_at=.*rising"),
+        ({"correction_weight": -1}, "correction_weight=-1: it must be at least 0"),
+        ({"use_labels": True}, "use_labels=True: labels take part in the corrections, of which correct_at allows none"),
+        ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalexModule(**kwargs)
+
+
+def test_the_network_is_asked_for_too_early() -> None:
+    with pytest.raises(RuntimeError, match="no network yet"):
+        _ = ScalexModule().vae
+
+
+class TestCheckpoint:
+    @pytest.fixture
+    def saved(self, tmp_path: Path) -> Path:
+        module = ScalexModule(n_hidden=8)
+        trainer = train(module, make_data(), max_steps=3)
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        return tmp_path / "model.ckpt"
+
+    def test_is_plain_and_sufficient(self, saved: Path) -> None:
+        torch.load(saved, weights_only=True)
+        module = ScalexModule.from_checkpoint(saved)
+        data = make_data()
+        assert module.trained_on is not None
+        assert module.trained_on.domains == data.preprocessor.domains
+        assert list(module.trained_on.preprocessor.features) == list(data.preprocessor.features)
+        latent = []
+        for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
+            with torch.inference_mode():
+                latent.append(loaded.predict_step(chunk_of(make_batch(70))).latent_CZ)
+        assert torch.equal(*latent)
+
+    def test_weights_that_do_not_fit_are_named(self, saved: Path) -> None:
+        checkpoint = torch.load(saved, weights_only=True)
+        checkpoint["state_dict"]["net.heads.extra"] = checkpoint["state_dict"].pop("net.heads.weight")
+        torch.save(checkpoint, saved)
+        with pytest.raises(ValueError, match=r"(?s)do not fit.*net\.heads\.weight.*net\.heads\.extra"):
+            ScalexModule.from_checkpoint(saved)
+
+    def test_of_another_format_is_refused(self, saved: Path) -> None:
+        checkpoint = torch.load(saved, weights_only=True)
+        checkpoint["trained_on"]["format"] = 99
+        torch.save(checkpoint, saved)
+        with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 2"):
+            ScalexModule.from_checkpoint(saved)
+
+    def test_that_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.ckpt"
+        with pytest.raises(FileNotFoundError, match="No such checkpoint"):
+            ScalexModule.from_checkpoint(path)
+        torch.save({"weights": torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+
+    def test_runs_nothing_of_the_senders(self, tmp_path: Path) -> None:
+        class Hostile:
+            def __reduce__(self) -> Any:
+                return Path.touch, (tmp_path / "ran",)
+
+        path = tmp_path / "x.ckpt"
+        torch.save({"state_dict": {}, "hyper_parameters": Hostile()}, path)
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
+        with pytest.raises(ValueError, match="not a checkpoint of scalex"):
+            ScalexModule.from_checkpoint(path)
+        assert not (tmp_path / "ran").exists()
+
+
+class Watched(Callback):
+    """The targets the module has after each step, and whether its loss was settled at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.targets: list[torch.Tensor | None] = []
+        self.settled: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.targets.append(pl_module._correction.target_NZ)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.settled.append(pl_module.settled)
+
+
+def test_targets_are_made_when_they_are_due() -> None:
+    watched = Watched()
+    data = make_data(batch_size=50)
+    module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.25, 0.6])
+    train(module, data, max_epochs=5, callbacks=[watched])
+    # 4 steps an epoch: the 5th step and the 12th are the first ones with new targets.
+    changed = [i for i, (was, now) in enumerate(zip([None, *watched.targets], watched.targets, strict=False)) if was is not now]
+    assert changed == [5, 12]
+    assert watched.settled == [False, False, False, True, True]
+    assert watched.targets[-1].shape == (200, 3)
+
+
+def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalex.model.correction.MOST_CELLS", 60)
+    monkeypatch.setattr("scalex.model.correction_plan.MOST_CELLS", 60)
+    monkeypatch.setattr("scalex.model.correction.LEAST_OF_A_DOMAIN", 10)
+    data = make_data(batch_size=50)
+    targets = {}
+    for n_draws in (199, 200):
+        monkeypatch.setattr(CorrectionPlan, "n_draws", lambda *_, n=n_draws: n)
+        module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.5])
+        # The last step is the first with targets.
+        train(module, data, max_steps=2)
+        assert (module._correction.target_NZ is None) == (n_draws < 200)
+        rows = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:70]
+        x = torch.from_numpy(data.inputs().toarray())[rows]
+        batch = CellBatch(x, torch.from_numpy(data.domain)[rows], rows)
+        targets[n_draws] = module._correction._targets(batch), module._correction.variance_Z
+    torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
+    # That of a sample.
+    torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
+
+
+@pytest.mark.parametrize(("n_due", "step", "expected"), [(1, 50, 10 * 25), (2, 75, 10 * 25), (1, 51, 10 * 24)])
+def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: int) -> None:
+    assert CorrectionPlan([0.5, 0.75], 0).n_draws(n_due, step, 100, 10) == expected
+
+
+def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:
+    plan = CorrectionPlan([0.5, 0.8], 0)
+    # 100 steps of 1,000 cells: 30,000 are drawn between the corrections, 20,000 after the second.
+    assert [plan.n_of_all(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
+    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000).n_embeddings(100, 30_001) == 0
+    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000, use_labels=True).n_embeddings(100, 30_001) == 2
+    assert ScalexModule(batch_size=1000).n_embeddings(100, 30_001) == 0
+
+
+@pytest.mark.parametrize("use_labels", [False, True])
+def test_corrections_get_what_they_need(monkeypatch: pytest.MonkeyPatch, use_labels: bool) -> None:
+    given = []
+
+    def spy(latent: torch.Tensor, domain: torch.Tensor, **options: Any) -> torch.Tensor:
+        given.append(options)
+        return latent
+
+    monkeypatch.setattr("scalex.model.correction_plan.correction_targets", spy)
+    data = make_data(batch_size=50, label=pd.Categorical(np.resize(["b", None, "a"], 200)))
+    options = {"n_hidden": 16, "n_latent": 3, "batch_size": 50, "seed": 5, "use_labels": use_labels}
+    train(ScalexModule(correct_at=[0.2, 0.4, 0.8], **options), data, max_epochs=5)
+    # The first correction alone attracts.
+    assert [one["attract"] for one in given] == [True, False, False]
+    assert {one["seed"] for one in given} == {5}
+    for one in given:
+        assert one["label_N"] is None if not use_labels else one["label_N"].tolist() == np.resize([1, -1, 0], 200).tolist()
+
+
+def test_labels_are_asked_for_where_there_are_none() -> None:
+    module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], use_labels=True)
+    with pytest.raises(ValueError, match=r"model.use_labels=true, and no cell has a known type: .*dataset.label_key"):
+        train(module, make_data(batch_size=50), max_epochs=1)
+
+
+def test_the_encoder_is_drawn_to_the_targets() -> None:
+    module = make_module(correction_weight=7.0, correct_at=[0.5])
+    batch = make_batch(50)
+    rows = CellBatch(batch.x_CG, batch.domain_C, batch.row_C.flip(0))
+    without = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
+    assert without.correction == 0
+    target = torch.rand(50, 3)
+    module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
+    losses = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
+    mean = module.vae.posterior(batch.x_CG).mean_CZ
+    expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50
+    torch.testing.assert_close(losses.correction, expected)
+    torch.testing.assert_close(losses.total, without.total + 7 * expected)
+
+
+def test_corrected_domains_are_closer_than_those_left_alone() -> None:
+    latents = []
+    for correct_at in (None, [0.5]):
+        data = make_data(batch_size=50)
+        module = ScalexModule(
+            n_hidden=64, n_latent=4, lr=5e-3, batch_size=50, schedule="one_cycle", correct_at=correct_at, sampling="domain"
+        )
+        trainer = train(module, data, max_epochs=60)
+        latents.append(torch.cat([part.latent_CZ for part in trainer.predict(module, datamodule=data)]).numpy())
+    far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in latents]
+    assert far[1] < 0.7 * far[0]

@@ -1,0 +1,269 @@
+"""Opening the folder of a finished run, and refusing what is none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+
+import scalex
+from scalex.reference.finished_run import Reference, write_lineage
+
+
+@pytest.fixture
+def folder(trained: Any, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be changed."""
+    return Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Any) -> Reference:
+    return Reference.load(trained.folder)
+
+
+def changed_checkpoint(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "checkpoint" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_reference_is_the_cells_of_the_run_without_expression(trained: Any, reference: Reference) -> None:
+    exported = trained.exported
+    np.testing.assert_array_equal(reference.latent, exported.obsm["latent"])
+    assert reference.cells.X is None
+    assert reference.cells.raw is None
+    assert not reference.cells.layers
+    assert list(reference.cells.obs_names) == list(exported.obs_names)
+    assert list(reference.cells.var_names) == list(exported.var_names)
+    assert list(reference.raw_var.index) == list(exported.raw.var_names)
+    np.testing.assert_array_equal(reference.cells.obsm["X_umap"], exported.obsm["X_umap"])
+    assert list(reference.cells.obs["leiden"]) == list(exported.obs["leiden"])
+    assert (reference.cells.obsp["connectivities"] != exported.obsp["connectivities"]).nnz == 0
+    assert list(reference.trained_on.preprocessor.features) == list(exported.var_names)
+    assert scalex.Reference is Reference
+
+
+def test_it_describes_what_it_was_trained_on(trained: Any, reference: Reference) -> None:
+    exported = trained.exported
+    described = reference.describe()
+    assert described["folder"] == str(trained.folder)
+    assert described["n_cells"] == described["n_training_cells"] == exported.n_obs < trained.cells.n_obs
+    assert (described["n_features"], described["n_latent"]) == (200, 10)
+    assert described["domains"] == exported.obs["batch"].value_counts().to_dict()
+    assert {"batch", "cell_type", "leiden"} <= set(described["labels"])
+    assert not {"domain", "path", "projection"} & set(described["labels"])
+    assert (described["values"], described["statistics"]) == ("counts", "running")
+    lineage = described["lineage"]
+    assert [(version["folder"], version["action"], version["n_cells"]) for version in lineage] == [("run", "trained", exported.n_obs)]
+    for name, value in described.items():
+        assert f"{name}: {value}" in repr(reference)
+
+
+def test_a_folder_that_was_moved_or_sent_is_used_with_nothing_else(trained: Any, reference: Reference, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as archive:
+        for name in ("adata.h5ad", "checkpoint/best.ckpt"):
+            archive.write(trained.folder / name, name)
+    with zipfile.ZipFile(tmp_path / "sent.zip") as archive:
+        archive.extractall(tmp_path / "elsewhere" / "received")
+    received = Reference.load(str(tmp_path / "elsewhere" / "received"))
+    np.testing.assert_array_equal(received.embed(trained.query), reference.embed(trained.query))
+    assert received.describe()["folder"] == str(tmp_path / "elsewhere" / "received")
+
+
+def test_using_a_folder_does_not_change_it(trained: Any, folder: Path) -> None:
+    before = hashes(folder)
+    used = Reference.load(folder)
+    used.project(trained.query)
+    used.impute(trained.query, "domain0")
+    used.transfer_labels(trained.query)
+    assert hashes(folder) == before
+
+
+def test_expression_is_never_read(trained: Any, reference: Reference, folder: Path) -> None:
+    with h5py.File(folder / "adata.h5ad", "r+") as file:
+        del file["X"], file["raw/X"]
+        if "layers" in file:
+            del file["layers"]
+    without = Reference.load(folder)
+    for repeat in (False, True):
+        expected, found = (r.project(trained.query, repeat=repeat, impute="domain0") for r in (reference, without))
+        for name in ("latent", "X_umap"):
+            np.testing.assert_array_equal(found.obsm[name], expected.obsm[name])
+        np.testing.assert_array_equal(found.layers["impute"], expected.layers["impute"])
+        assert found.obs.equals(expected.obs)
+    assert (found.X != expected.X).nnz == 0
+    assert (found.raw.X != expected.raw.X).nnz == 0
+
+
+def test_a_folder_without_raw_projects_the_same(trained: Any, reference: Reference, folder: Path) -> None:
+    with h5py.File(folder / "adata.h5ad", "r+") as file:
+        del file["X"], file["raw"]
+    without = Reference.load(folder)
+    np.testing.assert_array_equal(without.project(trained.query).obsm["latent"], reference.project(trained.query).obsm["latent"])
+    found, expected = (r.project(trained.query, repeat=True) for r in (without, reference))
+    assert (found.X != expected.X).nnz == 0
+    assert list(found.raw.var_names) == list(expected.raw.var_names)
+    assert (found.raw.X != expected.raw.X).nnz == 0
+
+
+def test_labels_that_are_not_there_are_answered_with_those_that_are(trained: Any, reference: Reference) -> None:
+    with pytest.raises(KeyError, match=r"label='celltype': the reference has no such labels\. It has: .*cell_type.*leiden"):
+        reference.transfer_labels(trained.query, "celltype")
+    with pytest.raises(KeyError, match="label='celltype'"):
+        reference.label_transfer("celltype")
+
+
+def test_transferred_labels_have_a_row_for_each_cell(trained: Any, reference: Reference) -> None:
+    found = reference.transfer_labels(trained.query)
+    assert list(found.index) == list(trained.query.obs_names)
+    assert {"label", "probability"} <= set(found)
+    assert found["probability"].between(0, 1).all()
+    known = set(trained.cells.obs["cell_type"]) | {"unknown"}
+    assert set(found["label"].astype(str)) <= known
+
+
+class TestNoReference:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"reference=.*absent: no such folder\. Give the folder of a finished run"):
+            Reference.load(tmp_path / "absent")
+
+    def test_an_empty_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"is not a reference: it lacks checkpoint/best\.ckpt and adata\.h5ad\. Give the"):
+            Reference.load(tmp_path)
+
+    @pytest.mark.parametrize("lacks", ["checkpoint/best.ckpt", "adata.h5ad"])
+    def test_a_folder_without_one_of_the_two(self, folder: Path, lacks: str) -> None:
+        (folder / lacks).unlink()
+        with pytest.raises(FileNotFoundError, match=f"is not a reference: it lacks {lacks}. Give the folder of a finished run"):
+            Reference.load(folder)
+
+    def test_a_newer_format(self, folder: Path) -> None:
+        changed_checkpoint(folder, lambda checkpoint: checkpoint["trained_on"].update(format=99, version="9.1"))
+        with pytest.raises(ValueError, match=r"saved in format 99 by scalex 9\.1; this version reads format 2\. Install"):
+            Reference.load(folder)
+
+    def test_a_newer_format_with_settings_that_are_not_known(self, folder: Path) -> None:
+        def newer(checkpoint: dict[str, Any]) -> None:
+            checkpoint["trained_on"] = {"format": 3, "version": "9.1", "all": "new"}
+            checkpoint["hyper_parameters"]["of_the_future"] = 1
+
+        changed_checkpoint(folder, newer)
+        with pytest.raises(ValueError, match=r"saved in format 3 by scalex 9\.1"):
+            Reference.load(folder)
+
+    @pytest.mark.parametrize("weight", ["net.hidden.weight", "net.output_norm.running_mean", "net.heads.bias"])
+    def test_weights_of_another_size(self, folder: Path, weight: str) -> None:
+        def cut(checkpoint: dict[str, Any]) -> None:
+            checkpoint["state_dict"][weight] = checkpoint["state_dict"][weight][:-1]
+
+        changed_checkpoint(folder, cut)
+        with pytest.raises(ValueError, match=rf"(?s)The weights in .*best\.ckpt do not fit the model that it describes: .*{weight}"):
+            Reference.load(folder)
+
+    def test_a_weight_that_is_lacking(self, folder: Path) -> None:
+        changed_checkpoint(folder, lambda checkpoint: checkpoint["state_dict"].pop("net.heads.weight"))
+        with pytest.raises(ValueError, match=r"(?s)do not fit the model that it describes: .*net\.heads\.weight"):
+            Reference.load(folder)
+
+    def test_cells_of_another_model(self, folder: Path) -> None:
+        adata = ad.read_h5ad(folder / "adata.h5ad")
+        adata.obsm["latent"] = adata.obsm["latent"][:, :7]
+        adata.write_h5ad(folder / "adata.h5ad")
+        with pytest.raises(ValueError, match=r"does not belong to the model beside it: it needs obsm\['latent'\] of 10 dimensions"):
+            Reference.load(folder)
+
+    def test_cells_without_latents(self, folder: Path, demo: AnnData) -> None:
+        demo.write_h5ad(folder / "adata.h5ad")
+        with pytest.raises(ValueError, match="does not belong to the model beside it"):
+            Reference.load(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"a text", b"\x89HDF\r\n\x1a\n and then nothing"])
+    def test_cells_that_are_no_anndata(self, folder: Path, content: bytes) -> None:
+        (folder / "adata.h5ad").write_bytes(content)
+        with pytest.raises(ValueError, match=r"adata\.h5ad is not a readable AnnData file"):
+            Reference.load(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"a text", b"another text", b"PK\x03\x04 and then nothing"])
+    def test_a_model_that_is_no_checkpoint(self, folder: Path, content: bytes) -> None:
+        (folder / "checkpoint" / "best.ckpt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex"):
+            Reference.load(folder)
+
+    def test_a_checkpoint_of_something_else(self, folder: Path) -> None:
+        torch.save({"state_dict": {}, "epoch": 3}, folder / "checkpoint" / "best.ckpt")
+        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex \(KeyError"):
+            Reference.load(folder)
+
+
+class Hostile:
+    """Unpickled, it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+class TestHostileFolder:
+    def test_the_code_would_run(self, tmp_path: Path) -> None:
+        """Else the tests below could not fail."""
+        torch.save({"state_dict": Hostile(tmp_path / "run")}, tmp_path / "file")
+        torch.load(tmp_path / "file", weights_only=False)
+        assert (tmp_path / "run").is_dir()
+
+    @pytest.mark.parametrize("where", ["state_dict", "trained_on", "hyper_parameters", "beside"])
+    def test_a_checkpoint_with_code_is_refused_and_nothing_is_run(self, folder: Path, tmp_path: Path, where: str) -> None:
+        changed = OrderedDict(torch.load(folder / "checkpoint" / "best.ckpt", weights_only=True))
+        changed[where] = Hostile(tmp_path / "run")
+        torch.save(changed, folder / "checkpoint" / "best.ckpt")
+        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex \(UnpicklingError"):
+            Reference.load(folder)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_bare_pickle_is_refused_and_nothing_is_run(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "checkpoint" / "best.ckpt").write_bytes(pickle.dumps(Hostile(tmp_path / "run")))
+        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex"):
+            Reference.load(folder)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        "name", ["lineage.json", "config.yaml", "adata.h5ad", "metrics.json", ".composed.yaml", "checkpoint/last.ckpt"]
+    )
+    def test_other_files_are_not_unpickled(self, folder: Path, tmp_path: Path, name: str) -> None:
+        (folder / name).write_bytes(pickle.dumps(Hostile(tmp_path / "run")))
+        if name in ("lineage.json", "adata.h5ad"):
+            with pytest.raises(ValueError, match=name):
+                Reference.load(folder)
+        else:
+            Reference.load(folder)
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_versions_that_led_to_a_folder_are_listed(reference: Reference, folder: Path) -> None:
+    write_lineage(folder, reference, "projected", 512)
+    lineage = Reference.load(folder).lineage
+    assert [(version["folder"], version["action"], version["n_cells"]) for version in lineage] == [
+        ("run", "trained", reference.cells.n_obs),
+        ("copy", "projected", 512),
+    ]
+    assert {version["version"] for version in lineage} == {reference.trained_on.version}

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from scalex.runs.sweep_table import write_sweep_table
+from scalex.system.whole_files import COMPOSED
+
+Add = Callable[..., Path]
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Add:
+    """A run folder as a run leaves it; without scores it is not finished."""
+
+    def make(name: str, scores: dict[str, float] | None, n_latent: int | None = 10, **settings: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"output": str(folder), "seed": 1, "model": {"n_latent": n_latent, "lr": 0.001}} | settings
+        (folder / COMPOSED).write_text(yaml.safe_dump(config))
+        if scores is not None:
+            (folder / "metrics.json").write_text(json.dumps(scores))
+        return folder
+
+    return make
+
+
+def test_a_row_for_each_run_with_what_differs_and_how_it_scored(add: Add, tmp_path: Path) -> None:
+    for i, (n_latent, seed) in enumerate([(8, 1), (8, 2), (16, 1), (16, 2)]):
+        add(str(i), {"total": i / 10, "ari": 0.5}, n_latent, seed=seed)
+    table = write_sweep_table(tmp_path)
+    expected = pd.DataFrame(
+        {"seed": [1, 2, 1, 2], "model.n_latent": [8, 8, 16, 16], "total": [0, 0.1, 0.2, 0.3], "ari": 0.5},
+        index=pd.Index(list("0123"), name="run"),
+    )
+    pd.testing.assert_frame_equal(table, expected, check_like=True, check_dtype=False)
+    written = pd.read_csv(tmp_path / "sweep.csv", dtype={"run": str}, index_col="run")
+    pd.testing.assert_frame_equal(written, expected, check_like=True, check_dtype=False)
+
+
+def test_runs_stand_in_the_order_of_their_numbers(add: Add, tmp_path: Path) -> None:
+    for i in (10, 2, 0, 9):
+        add(str(i), {"total": i}, n_latent=i)
+    assert list(write_sweep_table(tmp_path).index) == ["0", "2", "9", "10"]
+
+
+def test_unfinished_runs_are_left_out_until_they_finish(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1}, 8)
+    stopped = add("1", None, 16)
+    assert list(write_sweep_table(tmp_path).index) == ["0"]
+    (stopped / "metrics.json").write_text('{"total": 0.2}')
+    table = write_sweep_table(tmp_path)
+    assert list(table["total"]) == [0.1, 0.2]
+    assert list(table["model.n_latent"]) == [8, 16]
+
+
+def test_a_score_that_some_runs_lack_is_empty(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1, "ari": 0.3}, 8)
+    add("1", {"total": 0.2}, 16)
+    assert list(write_sweep_table(tmp_path)["ari"].isna()) == [False, True]
+
+
+def test_a_setting_that_is_null_in_one_run_differs(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1}, None)
+    add("1", {"total": 0.2}, 16)
+    assert "model.n_latent" in write_sweep_table(tmp_path)
+
+
+def test_a_setting_that_one_run_lacks_differs(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1})
+    add("1", {"total": 0.2}, logger={"project": "scalex"})
+    assert list(write_sweep_table(tmp_path).columns) == ["logger.project", "total"]
+
+
+def test_lists_may_differ(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1}, path=["a.h5ad", "b.h5ad"])
+    add("1", {"total": 0.2}, path=["a.h5ad"])
+    assert list(write_sweep_table(tmp_path).columns) == ["path", "total"]
+
+
+def test_a_single_run_shows_its_scores(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1})
+    assert list(write_sweep_table(tmp_path).columns) == ["total"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "sweep.csv"]
+
+
+def test_a_run_that_finishes_while_the_table_is_written_has_its_row(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("0", {"total": 0.1}, 8)
+    other = add("1", None, 16)
+    to_csv = pd.DataFrame.to_csv
+
+    def slow(self: pd.DataFrame, path: Path) -> None:
+        to_csv(self, path)
+        (other / "metrics.json").write_text('{"total": 0.2}')
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", slow)
+    write_sweep_table(tmp_path)
+    assert list(pd.read_csv(tmp_path / "sweep.csv")["total"]) == [0.1, 0.2]
+
+
+def test_runs_without_scores_have_no_table(add: Add, tmp_path: Path) -> None:
+    add("0", None, 8)
+    assert write_sweep_table(tmp_path).empty
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]

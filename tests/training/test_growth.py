@@ -1,0 +1,326 @@
+"""Continued training: what a trained model keeps, what it gets for new domains, and when the result does not count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from lightning import Callback, LightningModule, Trainer
+from scipy import sparse
+
+from scalex.callbacks import Checkpoint, LatentExport
+from scalex.cells import AnnDataSource
+from scalex.metrics import scores
+from scalex.model.module import ScalexModule
+from scalex.model.trained_on import TrainedOn
+from scalex.reference.finished_run import Reference
+from scalex.training.fit import project_to
+from scalex.training.growth import grow, start_from
+
+
+class Watch(Callback):
+    """The weights and the learning rates with which the training begins."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+        self.rates = {id(parameter): group["lr"] for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
+        self.rate_of = {name: self.rates[id(parameter)] for name, parameter in pl_module.named_parameters()}
+        self.n_groups = len(trainer.optimizers[0].param_groups)
+
+
+def grow_to(folder: Path, reference: Reference, query: Any, module: ScalexModule | None = None, **options: Any) -> tuple[AnnData, Watch]:
+    watch = Watch()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=20,
+        callbacks=[Checkpoint(folder), LatentExport(folder), watch],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    module = module or ScalexModule(lr=1e-3, batch_size=64)
+    return grow(reference, AnnDataSource(path=query), module, trainer, folder=folder, **options), watch
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoint" / "best.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def new_domains(trained: Any) -> AnnData:
+    """Cells of two new domains, whose names come before and after the old ones', and of an old one."""
+    query: AnnData = trained.query.copy()
+    query.obs["batch"] = pd.Categorical(np.where(np.arange(query.n_obs) < 70, "a new one", "domain2"))
+    query.obs.loc[query.obs_names[-20:], "batch"] = np.nan
+    query.obs["batch"] = query.obs["batch"].cat.add_categories("domain1").fillna("domain1")
+    query.obs["dose"] = np.arange(query.n_obs)
+    return query
+
+
+class Grown(NamedTuple):
+    folder: Path
+    adata: AnnData
+    watch: Watch
+    query: AnnData
+    old_folder: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Any) -> Reference:
+    return Reference.load(trained.folder)
+
+
+@pytest.fixture(scope="module")
+def grown(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Grown:
+    folder = tmp_path_factory.mktemp("grown") / "second"
+    before = hashes(trained.folder)
+    query = new_domains(trained)
+    adata, watch = grow_to(folder, reference, query, allowed_fall=2)
+    return Grown(folder, adata, watch, query, before)
+
+
+def kept(grown: Grown, trained: Any) -> AnnData:
+    """The new cells that are rich enough."""
+    return grown.query[np.diff(grown.query.X.indptr) >= trained.min_features].copy()
+
+
+def test_old_cells_come_first_and_new_ones_that_are_rich_enough_follow(grown: Grown, trained: Any, reference: Reference) -> None:
+    n_old, new = reference.cells.n_obs, kept(grown, trained)
+    adata = ad.read_h5ad(grown.folder / "adata.h5ad")
+    assert 0 < new.n_obs < grown.query.n_obs
+    assert list(adata.obs_names) == [*reference.cells.obs_names, *new.obs_names]
+    assert list(adata.obs["projection"]) == ["reference"] * n_old + ["query"] * new.n_obs
+    assert list(adata.obs["domain"]) == [*reference.cells.obs["domain"], *new.obs["batch"]]
+    assert list(adata.obs["cell_type"]) == [*reference.cells.obs["cell_type"], *new.obs["cell_type"]]
+    assert adata.obs["dose"][n_old:].tolist() == new.obs["dose"].tolist()
+    np.testing.assert_array_equal(adata.obsm["latent"], grown.adata.obsm["latent"])
+
+
+def test_the_old_folder_is_as_it_was(grown: Grown, trained: Any) -> None:
+    assert hashes(trained.folder) == grown.old_folder
+
+
+def test_preprocessing_stays_and_new_domains_come_after_the_old(grown: Grown, reference: Reference) -> None:
+    after, before = Reference.load(grown.folder).trained_on, reference.trained_on
+    assert before.domains == ("domain0", "domain1")
+    assert after.domains == ("domain0", "domain1", "a new one", "domain2")
+    assert after.n_cells == grown.adata.n_obs
+    one, other = after.preprocessor.to_plain(), before.preprocessor.to_plain()
+    for name in ("features", "expressed", "total_features", "target_sum", "scaling", "min_features", "fractional"):
+        assert one[name] == other[name]
+    assert torch.equal(one["mean"], other["mean"])
+    assert torch.equal(one["maximum"][:2], other["maximum"])
+    # With global scaling nothing is larger than the largest of the old cells.
+    assert torch.equal(one["maximum"].max(0).values, other["maximum"].max(0).values)
+
+
+def test_replayed_cells_have_the_inputs_of_their_training_to_the_last_bit(grown: Grown, trained: Any, reference: Reference) -> None:
+    exported, n_old = trained.exported, reference.cells.n_obs
+    adata = ad.read_h5ad(grown.folder / "adata.h5ad")
+    assert list(adata.var_names) == list(exported.var_names)
+    np.testing.assert_array_equal(adata.X[:n_old].toarray(), exported.X.toarray())
+    np.testing.assert_array_equal(adata.raw.X[:n_old].toarray(), exported.raw.X.toarray())
+
+
+def test_new_cells_have_the_inputs_of_a_projection(grown: Grown, trained: Any, reference: Reference) -> None:
+    expected = reference.project(kept(grown, trained), repeat=True)
+    found = ad.read_h5ad(grown.folder / "adata.h5ad")[reference.cells.n_obs :]
+    np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
+    np.testing.assert_array_equal(found.raw.X.toarray(), expected.raw.X.toarray())
+
+
+def test_old_weights_are_the_start(grown: Grown, trained: Any) -> None:
+    before = weights_of(trained.folder)
+    started = grown.watch.weights
+    assert started.keys() == before.keys()
+    for name, value in before.items():
+        per_domain = name.startswith("net.output_norm.")
+        assert started[name].shape[0] == (4 if per_domain else value.shape[0])
+        assert torch.equal(started[name][: len(value)], value), name
+    after = weights_of(grown.folder)
+    assert not torch.equal(after["net.heads.weight"], before["net.heads.weight"])
+
+
+def test_new_domains_start_from_the_statistics_of_their_cells(grown: Grown, trained: Any, reference: Reference) -> None:
+    before = {name.removeprefix("net."): value.double().numpy() for name, value in weights_of(trained.folder).items()}
+    projected = reference.project(kept(grown, trained), repeat=True)
+    for code, domain in ((2, "a new one"), (3, "domain2")):
+        own = projected[projected.obs["domain"] == domain]
+        decoded = own.obsm["latent"].astype(np.float64) @ before["output_weight"]
+        mean = np.clip(own.X.toarray().astype(np.float64).mean(0), 1e-4, 1 - 1e-4)
+        expected = {
+            "running_mean": decoded.mean(0),
+            "running_var": decoded.var(0, ddof=1),
+            "weight": before["output_norm.weight"].mean(0),
+            "bias": np.log(mean / (1 - mean)),
+        }
+        assert own.n_obs > 40
+        for name, value in expected.items():
+            np.testing.assert_allclose(grown.watch.weights[f"net.output_norm.{name}"][code], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_new_domain_of_one_cell_has_a_start(reference: Reference) -> None:
+    before = reference.trained_on
+    preprocessor = before.preprocessor
+    module = ScalexModule()
+    more = {"domains": (*before.domains, "single"), "maximum": np.vstack([preprocessor.maximum, preprocessor.maximum[:1]])}
+    module.set_trained_on(TrainedOn(type(preprocessor)(**(vars(preprocessor) | more)), before.n_cells + 1, "0"))
+    start_from(module, reference.module, sparse.csr_matrix(np.full((1, 200), 0.5, np.float32)), np.array([2]))
+    norm = module.vae.output_norm
+    assert all(torch.isfinite(value).all() for value in norm.state_dict().values())
+    torch.testing.assert_close(norm.running_var[2], reference.module.vae.output_norm.running_var.mean(0))
+    torch.testing.assert_close(norm.bias[2].detach(), torch.zeros(200))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_the_encoder_learns_at_its_own_rate(reference: Reference, trained: Any, tmp_path: Path, schedule: Any) -> None:
+    module = ScalexModule(lr=1e-3, schedule=schedule, max_steps=20)
+    _, watch = grow_to(tmp_path, reference, trained.query, module, encoder_lr=0.25, allowed_fall=2)
+    assert watch.n_groups == 2
+    # One cycle begins at a 25th of the highest rate.
+    lr = 1e-3 if schedule == "constant" else 1e-3 / 25
+    encoder = {name for name in watch.rate_of if name.startswith(("net.hidden", "net.heads"))}
+    assert len(encoder) == 5
+    for name, rate in watch.rate_of.items():
+        assert rate == pytest.approx(lr * (0.25 if name in encoder else 1)), name
+    assert Reference.load(tmp_path).module.hparams["encoder_lr"] == 0.25
+
+
+def test_an_encoder_that_hardly_learns_hardly_moves_the_old_cells(reference: Reference, trained: Any, tmp_path: Path) -> None:
+    moved = {}
+    for encoder_lr in (1e-6, 1.0):
+        folder = tmp_path / str(encoder_lr)
+        grow_to(folder, reference, trained.query, encoder_lr=encoder_lr, allowed_fall=2)
+        moved[encoder_lr] = json.loads((folder / "growth.json").read_text())["moved"]["median"]
+    assert moved[1e-6] < moved[1.0]
+
+
+def test_growth_json_says_how_far_the_old_cells_moved_and_their_scores(grown: Grown, reference: Reference) -> None:
+    growth = json.loads((grown.folder / "growth.json").read_text())
+    n_old = reference.cells.n_obs
+    assert (growth["n_old"], growth["n_new"]) == (n_old, grown.adata.n_obs - n_old)
+    was, now = reference.latent.astype(np.float64), grown.adata.obsm["latent"][:n_old].astype(np.float64)
+    own = np.sqrt(((was[:, None] - was[None]) ** 2).sum(2))
+    np.fill_diagonal(own, np.inf)
+    moved = np.linalg.norm(now - was, axis=1) / np.median(np.sort(own, axis=1)[:, :15].mean(1))
+    assert growth["moved"] == {
+        "median": pytest.approx(np.median(moved), rel=1e-4),
+        "quantile_0.9": pytest.approx(np.quantile(moved, 0.9), rel=1e-4),
+    }
+    obs = reference.cells.obs
+    for name, latent in (("scores_before", was), ("scores_after", now)):
+        by_hand = scores(
+            latent.astype(np.float32),
+            domain=pd.Categorical(obs["domain"]),
+            cluster=pd.Categorical(obs["leiden"]),
+            label=obs["cell_type"].values,
+        )
+        # Those that do not depend on the clusters, which are found anew.
+        assert growth[name]["entropy_mixing"] == pytest.approx(by_hand["entropy_mixing"], abs=1e-6)
+        assert growth[name]["silhouette"] == pytest.approx(by_hand["silhouette"], abs=1e-6)
+        assert {"ari", "nmi", "total"} <= growth[name].keys()
+    assert (growth["allowed_fall"], growth["accepted"]) == (2, True)
+
+
+def test_what_is_accepted_is_the_next_version(grown: Grown, reference: Reference) -> None:
+    second = Reference.load(grown.folder)
+    assert [(v["folder"], v["action"], v["n_cells"]) for v in second.lineage] == [
+        ("run", "trained", reference.cells.n_obs),
+        ("second", "trained on", grown.adata.n_obs),
+    ]
+    np.testing.assert_array_equal(second.latent, grown.adata.obsm["latent"])
+    projected = second.project(grown.query, repeat=True, impute="a new one")
+    both = projected.obs_names.intersection(grown.adata.obs_names)
+    assert len(both) > 100
+    np.testing.assert_array_equal(projected[both].obsm["latent"], grown.adata[both].obsm["latent"])
+
+
+def test_what_harms_the_old_cells_does_not_replace_the_reference(
+    reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = hashes(trained.folder)
+    grow_to(tmp_path, reference, trained.query, allowed_fall=-2)
+    assert "The old cells' score fell by" in caplog.text
+    assert "this run does not replace the reference. Lower model.lr or growth.encoder_lr, or allow more." in caplog.text
+    assert json.loads((tmp_path / "growth.json").read_text())["accepted"] is False
+    assert not (tmp_path / "lineage.json").exists()
+    with pytest.raises(
+        ValueError, match=r"is not a reference: it is the continued training of one .* scores fell too far \(growth\.json\)"
+    ):
+        Reference.load(tmp_path)
+    assert hashes(trained.folder) == before
+
+
+def test_the_log_says_what_it_did(reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    grow_to(tmp_path, reference, trained.query, allowed_fall=2)
+    assert f"Goes on from {trained.folder}: {reference.cells.n_obs} cells, and " in caplog.text
+    assert "new domains: domain2" in caplog.text
+    assert f"Keeps new cells with >= {trained.min_features} features (min_features): " in caplog.text
+    assert "The old cells moved by " in caplog.text
+
+
+def test_cells_of_known_domains_alone_add_no_domain(reference: Reference, trained: Any, tmp_path: Path) -> None:
+    query = trained.query.copy()
+    query.obs["batch"] = "domain0"
+    grow_to(tmp_path, reference, query, allowed_fall=2)
+    assert Reference.load(tmp_path).trained_on.domains == ("domain0", "domain1")
+
+
+def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any, tmp_path: Path) -> None:
+    for size in ("10 and 64", "8 and 1024"):
+        n_latent, n_hidden = map(int, size.split(" and "))
+        module = ScalexModule(n_latent=n_latent, n_hidden=n_hidden)
+        said = f"The reference has n_latent=10 and n_hidden=1024, .* with {size}: use model.n_latent=10 model.n_hidden=1024"
+        with pytest.raises(ValueError, match=said):
+            grow_to(tmp_path, reference, trained.query, module)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_expression_is_an_error_that_names_the_one_with_it(reference: Reference, trained: Any, tmp_path: Path) -> None:
+    (tmp_path / "projected").mkdir()
+    project_to(tmp_path / "projected", reference, AnnDataSource(path=trained.query[:30].copy()), append=True)
+    without = Reference.load(tmp_path / "projected")
+    with pytest.raises(ValueError, match=r"holds no expression: cells were added to it by projection\. Go on from the .* trained \(run\)"):
+        grow_to(tmp_path / "grown", without, trained.query)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda q: q[:, :60].copy(), "at least 30% are needed"),
+        (lambda q: AnnData(sparse.csr_matrix(q.X * 0.3), q.obs, q.var), "The query's values are not whole numbers"),
+        (lambda q: AnnData(q.X.multiply(np.arange(q.n_vars) < 100).tocsr(), q.obs, q.var), "No new cell has the .* detected features"),
+    ],
+)
+def test_new_cells_that_do_not_fit_are_an_error(
+    reference: Reference, trained: Any, tmp_path: Path, change: Callable[[AnnData], AnnData], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        grow_to(tmp_path, reference, change(trained.query))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_expression_of_another_model_is_an_error(trained: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+    adata = ad.read_h5ad(folder / "adata.h5ad")
+    adata.raw = adata.raw[:, ::-1].to_adata() if hasattr(adata.raw[:, ::-1], "to_adata") else adata.raw.to_adata()[:, ::-1]
+    adata.write_h5ad(folder / "adata.h5ad")
+    with pytest.raises(ValueError, match=r"The features of raw in .*adata\.h5ad are not those of the model beside it"):
+        grow_to(tmp_path / "grown", Reference.load(folder), trained.query)
