@@ -18,15 +18,15 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """One projection."""
-    from scalex.system.whole_files import new_folder, not_given
+    from scalex.runs.folder import new_folder, not_given
 
     not_given(OmegaConf.missing_keys(cfg))
     folder = new_folder(cfg.output)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
-    from scalex.reference.finished_run import Reference
+    from scalex.projection.reference import Reference
+    from scalex.projection.to_folder import project_to
     from scalex.runs.log import logged_to
-    from scalex.training.fit import project_to
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt"):

@@ -49,8 +49,8 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
+    from scalex.runs.folder import COMPOSED, new_folder, not_given
     from scalex.system.processes import process_rank, wait_for
-    from scalex.system.whole_files import COMPOSED, new_folder, not_given
 
     first = process_rank() == 0
     if cfg.resume is None and not first:
@@ -68,8 +68,9 @@ def run(cfg: DictConfig) -> float | None:
     cfg.output = str(folder)
 
     # Torch, Lightning and scanpy take seconds to import: only now, so that --help and misspelt options are answered at once.
+    from scalex.runs.folder import stopped_at
     from scalex.runs.log import logged_to
-    from scalex.training.fit import fit, stopped_at
+    from scalex.training.fit import fit
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with logged_to(folder / "log.txt" if first else None):
@@ -94,7 +95,7 @@ def run(cfg: DictConfig) -> float | None:
         if cfg.reference is None:
             adata = fit(parts["dataset"], parts["preprocess"], parts["model"], trainer, **task)
         else:
-            from scalex.reference.finished_run import Reference
+            from scalex.projection.reference import Reference
             from scalex.training.growth import grow
 
             reference = Reference.load(cfg.reference)

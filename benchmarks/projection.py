@@ -38,7 +38,7 @@ from torch import Tensor
 import scalex
 from scalex.cells import AnnDataSource
 from scalex.projection.project import embed
-from scalex.reference.finished_run import Reference
+from scalex.projection.reference import Reference
 from scalex.runs.log import logged_to
 from scalex.system.memory import keep_freed_memory
 

@@ -22,7 +22,7 @@ from quality_peers import Embedding, scanvi
 from quality_sets import LabelledCells
 from quality_store import plain
 
-from scalex.reference.finished_run import Reference
+from scalex.projection.reference import Reference
 from scalex.runs.log import logged_to
 from scalex.training.fit import fit
 

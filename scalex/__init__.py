@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scalex.demo import DemoSource, demo_cells
     from scalex.model.module import ScalexModule
     from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, RnaRecipe
-    from scalex.reference.finished_run import Reference
+    from scalex.projection.reference import Reference
     from scalex.training.fit import fit
 
 __all__ = [
@@ -40,7 +40,7 @@ _HOME = {
     "AtacRecipe": "preprocess",
     "DemoSource": "demo",
     "Preprocessor": "preprocess",
-    "Reference": "reference.finished_run",
+    "Reference": "projection.reference",
     "RnaRecipe": "preprocess",
     "ScalexDataModule": "data",
     "ScalexModule": "model.module",

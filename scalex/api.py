@@ -24,13 +24,14 @@ from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.model.module import ScalexModule, Statistics
 from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
 from scalex.projection.project import project
-from scalex.reference.finished_run import Reference
+from scalex.projection.reference import Reference
+from scalex.projection.to_folder import project_to
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
+from scalex.runs.folder import new_folder
 from scalex.runs.log import logged_to
-from scalex.system.whole_files import new_folder
-from scalex.training.fit import fit, project_to
+from scalex.training.fit import fit
 
 __all__ = ["SCALEX", "label_transfer"]
 

@@ -89,7 +89,9 @@ def test_project_composes_with_every_dataset_and_trainer(dataset: str, trainer: 
 def test_project_lists_the_settings_of_project_with_their_defaults() -> None:
     cfg = composed("dataset.path=x", "reference=run", command="project")
     listed = {key: value for key, value in resolved(cfg).items() if key not in ("dataset", "trainer", "hydra", "output", "reference")}
-    expected = signature_of("scalex.projection.project") | {"append": signature_of("scalex.training.fit.project_to")["append"]}
+    expected = signature_of("scalex.projection.project.project") | {
+        "append": signature_of("scalex.projection.to_folder.project_to")["append"]
+    }
     # What is projected into what, and the defaults of the dataset, are no settings of the projection itself.
     for name in ("reference", "source", "file", "trainer", "parameters"):
         expected.pop(name)

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from scalex.reference.finished_run import Reference
+from scalex.projection.reference import Reference
 
 ROOT = Path(__file__).parents[1]
 

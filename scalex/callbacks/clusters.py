@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ from scalex.data import ScalexDataModule
 from scalex.reference.latent_map import LatentMap
 from scalex.system.chunks import chunks
 
-__all__ = ["Sample", "add_clusters", "place_others", "sampled"]
+__all__ = ["Sample", "place_others", "sampled"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +67,6 @@ def sampled(data: ScalexDataModule, max_cells: int, seed: int) -> Sample:
         data.sample = Sample(AnnData(obs=adata.obs.iloc[rows].copy(), obsm={"latent": np.asarray(adata.obsm["latent"][rows])}), rows)
     found: Sample = data.sample
     return found
-
-
-def add_clusters(adata: AnnData, *, n_neighbors: int, seed: int) -> None:
-    """Add the neighbour graph of obsm["latent"] and obs["leiden"], unless they are there."""
-    if "leiden" in adata.obs and "connectivities" in adata.obsp:
-        return
-    n_neighbors = min(n_neighbors, adata.n_obs - 1)
-    logger.info("Neighbours (%d) and clusters of %s cells", n_neighbors, f"{adata.n_obs:,}")
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="latent", random_state=seed)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
 
 
 def place_others(adata: AnnData, sample: Sample) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
-from scalex.callbacks.clusters import add_clusters, place_others, sampled
+from scalex.callbacks.clusters import place_others, sampled
 from scalex.data import ScalexDataModule
 from scalex.metrics import batch_entropy_mixing, scores, silhouette
+from scalex.metrics.clusters import add_clusters
 from scalex.system.whole_files import written_whole
 
 __all__ = ["Scores"]

@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import scanpy as sc
 from anndata import AnnData
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 
-from scalex.callbacks.clusters import add_clusters, place_others, sampled
+from scalex.callbacks.clusters import place_others, sampled
 from scalex.data import ScalexDataModule
-from scalex.projection.figure import umap_figure
+from scalex.metrics.clusters import add_clusters
 from scalex.system.whole_files import written_whole
 
-__all__ = ["UmapPlot"]
+__all__ = ["UmapPlot", "umap_figure"]
 
 logger = logging.getLogger(__name__)
 
 # Fewer cells have no layout worth the name, and UMAP's start from the graph's spectrum fails.
 LEAST_CELLS = 20
+# More kinds have no legend: it would be all that one sees.
+MOST_NAMED = 60
 
 
 class UmapPlot(Callback):
@@ -93,6 +96,28 @@ class UmapPlot(Callback):
         if self.show and plt.get_backend().lower() != "agg":
             plt.show()
         plt.close(figure)
+
+
+def umap_figure(adata: AnnData, colors: list[str]) -> Figure:
+    """The UMAP of `adata`, one panel for each obs column of `colors`.
+
+    Parameters
+    ----------
+    adata
+        With obsm["X_umap"], (n_cells, 2).
+    colors
+        Columns of obs.
+    """
+    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
+    # Cells are drawn in random order: else the domain that comes last in the table hides the others.
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
+    for axis, color in zip(axes[0], colors, strict=True):
+        n_kinds = adata.obs[color].nunique()
+        named = n_kinds <= MOST_NAMED
+        title = color if named else f"{color} ({n_kinds:,})"
+        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if named else "none")
+    return figure
 
 
 def log_figure(tracker: Logger, figure: Figure, step: int) -> None:

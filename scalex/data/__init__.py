@@ -2,10 +2,9 @@
 
 from scalex.data.buffers import Buffer, buffers
 from scalex.data.datamodule import ScalexDataModule
-from scalex.data.query import QueryDataModule
-from scalex.data.sampling import MinibatchSampler, Sampling, minibatches
+from scalex.data.sampling import MinibatchSampler, minibatches
 from scalex.data.stream import PreparedCells, dense_rows
-from scalex.nn.batch import CellBatch, Chunk
+from scalex.nn.batch import CellBatch, Chunk, Sampling
 
 __all__ = [
     "Buffer",
@@ -13,7 +12,6 @@ __all__ = [
     "Chunk",
     "MinibatchSampler",
     "PreparedCells",
-    "QueryDataModule",
     "Sampling",
     "ScalexDataModule",
     "buffers",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scalex.data.sampling import Sampling
+from scalex.nn.batch import Sampling
 
 __all__ = ["Buffer", "buffers"]
 

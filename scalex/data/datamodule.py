@@ -15,10 +15,10 @@ from scipy import sparse
 from torch.utils.data import DataLoader
 
 from scalex.cells import Cells, InMemoryCells, StoredMatrix
-from scalex.data.sampling import MinibatchSampler, Sampling, check_sampling
+from scalex.data.sampling import MinibatchSampler, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
 from scalex.data.stream import AsDrawn, ChunksInOrder, PreparedCells, StreamedMinibatches, as_it_is
-from scalex.nn.batch import CellBatch, Chunk
+from scalex.nn.batch import CellBatch, Chunk, Sampling
 from scalex.preprocess import FittedRecipe
 from scalex.system.chunks import chunks
 

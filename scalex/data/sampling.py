@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-__all__ = ["EpochSampler", "MinibatchSampler", "Sampling", "check_sampling", "minibatches", "n_minibatches"]
+from scalex.nn.batch import Sampling
 
-Sampling = Literal["shuffle", "domain", "balanced"]
+__all__ = ["EpochSampler", "MinibatchSampler", "check_sampling", "minibatches", "n_minibatches"]
+
 # What a sampler draws.
 Drawn = TypeVar("Drawn")
 

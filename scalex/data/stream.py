@@ -12,8 +12,8 @@ from scipy import sparse
 from torch.utils.data import Dataset, Sampler
 
 from scalex.data.buffers import Buffer, buffers
-from scalex.data.sampling import EpochSampler, Sampling
-from scalex.nn.batch import CellBatch, Chunk
+from scalex.data.sampling import EpochSampler
+from scalex.nn.batch import CellBatch, Chunk, Sampling
 from scalex.system.read_ahead import read_ahead
 
 __all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]

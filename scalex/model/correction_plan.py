@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalex.data import CellBatch
 from scalex.model.correction import MOST_CELLS, DomainCorrection, correction_targets, sample_rows
 from scalex.nn import VAE
+from scalex.nn.batch import CellBatch
 
 __all__ = ["CorrectionPlan"]
 

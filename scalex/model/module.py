@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalex.data import CellBatch, Chunk, Sampling
 from scalex.model.correction_plan import CorrectionPlan
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import (
@@ -29,6 +28,7 @@ from scalex.nn import (
     reconstruction_loss,
     summed,
 )
+from scalex.nn.batch import CellBatch, Chunk, Sampling
 
 __all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
 

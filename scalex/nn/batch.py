@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-__all__ = ["CellBatch", "Chunk"]
+__all__ = ["CellBatch", "Chunk", "Sampling"]
+
+# Which cells share a minibatch; see `scalex.data.sampling.minibatches`.
+Sampling = Literal["shuffle", "domain", "balanced"]
 
 
 class CellBatch(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import anndata as ad
 import h5py
@@ -12,16 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.data import Chunk, QueryDataModule
+from scalex.data import Chunk
 from scalex.model.imputation import check_known
+from scalex.model.module import Embedded
+from scalex.projection.query import QueryDataModule
 from scalex.projection.report import Tally
+from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import UNKNOWN, has_label
 from scalex.system.chunks import chunks
-
-if TYPE_CHECKING:
-    from scalex.model.module import Embedded
-    from scalex.reference.finished_run import Reference
 
 __all__ = ["QueryBlocks", "constant", "reference_blocks"]
 
@@ -34,7 +32,7 @@ USUAL_LABEL = "cell_type"
 class QueryBlocks:
     """Makes an AnnData of each chunk of new cells."""
 
-    def __init__(self, reference: Reference, data: QueryDataModule, *, label: str | None, impute: int | None, alone: bool) -> None:
+    def __init__(self, reference: FinishedRun, data: QueryDataModule, *, label: str | None, impute: int | None, alone: bool) -> None:
         self._reference = reference
         self._data = data
         self._impute = impute
@@ -112,7 +110,7 @@ class QueryBlocks:
         return obs, placed.umap
 
 
-def _usable(reference: Reference, label: str | None) -> str | None:
+def _usable(reference: FinishedRun, label: str | None) -> str | None:
     """The label to transfer; None where the usual one is not there.
 
     Raises
@@ -135,7 +133,7 @@ def constant(value: str, n: int) -> pd.Categorical:
     return pd.Categorical([value], categories=["reference", "query"]).repeat(n)
 
 
-def reference_blocks(reference: Reference, obs: pd.DataFrame, impute: int | None, chunk_size: int) -> Iterator[ad.AnnData]:
+def reference_blocks(reference: FinishedRun, obs: pd.DataFrame, impute: int | None, chunk_size: int) -> Iterator[ad.AnnData]:
     """The reference's cells, without expression."""
     cells = reference.cells
     codes = pd.Index(reference.trained_on.domains).get_indexer(pd.Index(cells.obs["domain"].astype(str)))
@@ -154,5 +152,5 @@ def reference_blocks(reference: Reference, obs: pd.DataFrame, impute: int | None
         yield block
 
 
-def _imputed(reference: Reference, latent: NDArray[np.float32], own: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
+def _imputed(reference: FinishedRun, latent: NDArray[np.float32], own: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
     return reference.module.impute(latent, own if impute == -1 else np.full(len(latent), impute))

@@ -1,4 +1,4 @@
-"""Figures from arrays; nothing is read or written."""
+"""The figure of a projection, from arrays; nothing is read or written."""
 
 from __future__ import annotations
 
@@ -6,39 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["projection_figure", "umap_figure"]
+__all__ = ["projection_figure"]
 
 # Fewer cells have no histogram worth the name.
 LEAST_DRAWN = 10
-# More kinds have no legend: it would be all that one sees.
-MOST_NAMED = 60
-
-
-def umap_figure(adata: AnnData, colors: list[str]) -> Figure:
-    """The UMAP of `adata`, one panel for each obs column of `colors`.
-
-    Parameters
-    ----------
-    adata
-        With obsm["X_umap"], (n_cells, 2).
-    colors
-        Columns of obs.
-    """
-    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
-    # Cells are drawn in random order: else the domain that comes last in the table hides the others.
-    order = np.random.default_rng(0).permutation(adata.n_obs)
-    shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
-    for axis, color in zip(axes[0], colors, strict=True):
-        n_kinds = adata.obs[color].nunique()
-        named = n_kinds <= MOST_NAMED
-        title = color if named else f"{color} ({n_kinds:,})"
-        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if named else "none")
-    return figure
 
 
 def projection_figure(

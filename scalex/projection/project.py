@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import anndata as ad
 import h5py
@@ -16,21 +16,18 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scalex.cells import CellSource
-from scalex.data import Chunk, QueryDataModule
+from scalex.data import Chunk
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.h5ad.uns_values import writable
 from scalex.model.imputation import check_known, decoded_domain, units
-from scalex.model.module import Statistics
+from scalex.model.module import Embedded, Statistics
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
-from scalex.projection.query import open_query
+from scalex.projection.query import QueryDataModule, open_query
 from scalex.projection.report import Report
+from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
-
-if TYPE_CHECKING:
-    from scalex.model.module import Embedded
-    from scalex.reference.finished_run import Reference
 
 __all__ = ["embed", "project"]
 
@@ -40,7 +37,7 @@ LARGE_CHUNK = 1000
 
 
 def embed(
-    reference: Reference,
+    reference: FinishedRun,
     source: CellSource,
     trainer: Trainer | None = None,
     *,
@@ -60,7 +57,7 @@ def embed(
 
 
 def project(
-    reference: Reference,
+    reference: FinishedRun,
     source: CellSource,
     file: h5py.File,
     trainer: Trainer | None = None,
@@ -166,7 +163,7 @@ def project(
 
 
 def _predict(
-    reference: Reference,
+    reference: FinishedRun,
     data: QueryDataModule,
     trainer: Trainer | None,
     statistics: Statistics | None,

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
 from scipy import sparse
+from torch.utils.data import DataLoader
 
 from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
-from scalex.data import QueryDataModule
+from scalex.data.stream import AsDrawn, ChunksInOrder, as_it_is
 from scalex.features.mismatch import why_few_are_shared
 from scalex.features.peaks import most_overlapped
+from scalex.nn.batch import Chunk
 from scalex.preprocess import RowTransform
-from scalex.preprocess.checks import count_fractional
+from scalex.preprocess.checks import check_values, count_fractional
+from scalex.reference.finished_run import FinishedRun
+from scalex.system.chunks import chunks
 
-if TYPE_CHECKING:
-    from scalex.reference.finished_run import Reference
-
-__all__ = ["open_query"]
+__all__ = ["QueryDataModule", "open_query"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +31,71 @@ LOOKED_AT = 1000
 FEW_FOUND = 0.8
 
 
-def open_query(reference: Reference, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
-    """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project`."""
+class QueryDataModule(LightningDataModule):
+    """All of the given cells, in their order, preprocessed as the training cells were; two chunks are in memory at a time.
+
+    Parameters
+    ----------
+    cells
+        Where the values are read.
+    transform
+        The frozen preprocessing, for the features of `cells`.
+    chunk_size
+        Cells embedded at a time.
+
+    Attributes
+    ----------
+    domains
+        Names of the domains of these cells.
+    known_domain
+        (n_domains,) code of each among the domains of the model, -1 where it does not know it.
+    """
+
+    def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size}: it must be at least 1.")
+        self.cells = cells
+        self.transform = transform
+        self.domains = tuple(cells.domain.categories.astype(str))
+        self.known_domain = pd.Index(transform.preprocessor.domains).get_indexer(pd.Index(self.domains)).astype(np.int64)
+        self._chunk_size = chunk_size
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cells.domain)
+
+    def domain(self, rows: slice) -> NDArray[np.int64]:
+        """(len(rows),) code among `domains`."""
+        return np.asarray(self.cells.domain.codes[rows], np.int64)
+
+    def read(self, rows: slice) -> Chunk:
+        """Read and preprocess a run of cells.
+
+        Raises
+        ------
+        ValueError
+            If a value is negative or not finite.
+        """
+        values = self.cells.read(rows)
+        check_values(values, self.cells, rows.start)
+        domain = self.domain(rows)
+        inputs = self.transform(values, self.known_domain[domain])
+        return Chunk(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values, self.transform.lacking)
+
+    def predict_dataloader(self) -> DataLoader[Chunk]:
+        """Each cell once, in order, in chunks."""
+        parts = list(chunks(self.n_cells, self._chunk_size))
+        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self.read), collate_fn=as_it_is)
+
+    def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
+        """Leave a chunk where it is: the model moves it piece by piece."""
+        return batch
+
+
+def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
+    """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project.project`."""
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
         cells = _on_known_peaks(cells, reference)
@@ -45,7 +111,7 @@ def open_query(reference: Reference, source: CellSource, chunk_size: int, least_
     return data
 
 
-def _on_known_peaks(cells: Cells, reference: Reference) -> UnitedCells:
+def _on_known_peaks(cells: Cells, reference: FinishedRun) -> UnitedCells:
     """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
     preprocessor = reference.trained_on.preprocessor
     known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
@@ -88,7 +154,7 @@ def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float)
         logger.warning("%d features of the query stand for one that is there already; the first counts.", match.n_repeated)
 
 
-def _check_kind(reference: Reference, values: sparse.csr_matrix) -> None:
+def _check_kind(reference: FinishedRun, values: sparse.csr_matrix) -> None:
     """See that counts come to a model of counts and normalized values to one of those."""
     n_cells = np.count_nonzero(np.diff(values.indptr))
     fractional = 2 * count_fractional(values) > n_cells

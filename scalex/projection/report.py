@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,14 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from scalex.data import QueryDataModule
 from scalex.metrics import neighbor_entropy
 from scalex.projection.figure import projection_figure
+from scalex.projection.query import QueryDataModule
+from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
 from scalex.system.whole_files import written_whole
-
-if TYPE_CHECKING:
-    from scalex.reference.finished_run import Reference
 
 __all__ = ["Report", "Tally"]
 
@@ -124,7 +122,7 @@ class Tally:
         (n_cells,) the code of the most probable type and how unknown it is, as `LabelTransfer.evidence` has them.
     """
 
-    def __init__(self, reference: Reference, data: QueryDataModule, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
+    def __init__(self, reference: FinishedRun, data: QueryDataModule, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
         self._reference = reference
         self._data = data
         self._map = latent_map

@@ -1,10 +1,8 @@
-"""A trained model with its cells: what new cells are projected into."""
+"""A finished run: the trained model, and what is known of its cells without their expression."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,27 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.cells import AnnDataSource
-from scalex.model.module import ScalexModule, Statistics
+from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
-from scalex.projection.project import embed, project
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.reference.latent_map import LatentMap
-from scalex.runs.log import logged_to
-from scalex.system.whole_files import written_whole
+from scalex.reference.lineage import GROWTH, LINEAGE, describe_version, read_json
 
-__all__ = ["GROWTH", "Reference", "write_lineage"]
-
-LINEAGE = "lineage.json"
-# What a continued training did to the old cells, and whether its model takes the place of the old one.
-GROWTH = "growth.json"
-# The columns of `LabelTransfer.predict`.
-TRANSFERRED = ("label", "best", "probability", "runner_up", "unknown")
+__all__ = ["FinishedRun"]
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class FinishedRun:
     """The folder of a finished run: a trained model, and what is known of the cells it was trained on.
 
     The cells' expression is not read. Nothing in the folder is run: the model is plain tensors and values.
@@ -80,7 +69,7 @@ class Reference:
         if not folder.is_dir():
             raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run, as train.py leaves it.")
         paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
-        growth = _json(folder / GROWTH)
+        growth = read_json(folder / GROWTH)
         if growth and not growth["accepted"]:
             raise ValueError(
                 f"{folder} is not a reference: it is the continued training of one that did not end, or in which the old cells' scores "
@@ -97,7 +86,9 @@ class Reference:
         n_latent = module.hparams["n_latent"]
         if "latent" not in cells.obsm or cells.obsm["latent"].shape[1] != n_latent:
             raise ValueError(f"{adata} does not belong to the model beside it: it needs obsm['latent'] of {n_latent} dimensions.")
-        versions = _json(folder / LINEAGE) or [_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)]
+        versions = read_json(folder / LINEAGE) or [
+            describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)
+        ]
         return cls(folder, module, cells, raw_var, tuple(versions))
 
     @property
@@ -144,110 +135,13 @@ class Reference:
         }
 
     def __repr__(self) -> str:
-        return "Reference\n" + "\n".join(f"  {name}: {value}" for name, value in self.describe().items())
+        return f"{type(self).__name__}\n" + "\n".join(f"  {name}: {value}" for name, value in self.describe().items())
 
     @property
     def labels(self) -> list[str]:
         """Columns of obs that can be transferred: those of categories, but for "domain" and "projection"."""
         own = {"domain", "projection"}
         return [str(name) for name, column in self.cells.obs.items() if isinstance(column.dtype, pd.CategoricalDtype) and name not in own]
-
-    def embed(
-        self,
-        adata: ad.AnnData | str | Path,
-        *,
-        batch_key: str | None = None,
-        statistics: Statistics | None = None,
-        chunk_size: int = 20_000,
-    ) -> NDArray[np.float32]:
-        """Latents of cells, (n_cells, n_latent) float32, in their order.
-
-        Parameters
-        ----------
-        adata
-            Cells, or the path of an .h5ad file, with values as the model was trained on: see `describe`.
-        batch_key
-            Column of obs with each cell's domain; None: "batch" where there is one.
-        statistics
-            Encoder statistics, as in `ScalexModule`; None: those with which the reference's own latents were made.
-        chunk_size
-            Cells embedded at a time.
-
-        Raises
-        ------
-        ValueError, KeyError, FileNotFoundError
-            Where the cells do not fit the model; see `project`.
-        """
-        with logged_to(None):
-            return embed(self, _source(adata, batch_key), statistics=statistics, chunk_size=chunk_size)
-
-    def project(
-        self,
-        adata: ad.AnnData | str | Path,
-        *,
-        batch_key: str | None = None,
-        repeat: bool = False,
-        impute: bool | str | None = None,
-        label: str | None = "cell_type",
-        statistics: Statistics | None = None,
-        chunk_size: int = 20_000,
-    ) -> ad.AnnData:
-        """Put cells into the reference's space and say how well they fit; see `scalex.projection.project` for the result.
-
-        Parameters
-        ----------
-        adata, batch_key, statistics, chunk_size
-            As in `embed`.
-        repeat
-            Return the projected cells alone, without those of the reference.
-        impute
-            Decode each cell through its own domain (True) or through the named one, into layers["impute"].
-        label
-            Column of the reference's obs to transfer; as in `scalex.projection.project`.
-        """
-        with logged_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
-            project(
-                self,
-                _source(adata, batch_key),
-                file,
-                repeat=repeat,
-                impute=impute,
-                label=label,
-                statistics=statistics,
-                chunk_size=chunk_size,
-            )
-            return ad.io.read_elem(file)
-
-    def transfer_labels(
-        self,
-        adata: ad.AnnData | str | Path,
-        label: str = "cell_type",
-        *,
-        batch_key: str | None = None,
-        statistics: Statistics | None = None,
-    ) -> pd.DataFrame:
-        """Say what type each cell is, how sure that is, and where it is none that the reference has.
-
-        Parameters
-        ----------
-        adata, batch_key, statistics
-            As in `embed`.
-        label
-            Column of the reference's obs.
-
-        Returns
-        -------
-        DataFrame
-            A row for each cell, by its name; see `LabelTransfer.predict` for the columns.
-
-        Raises
-        ------
-        KeyError
-            If the reference has no such labels; the message lists those it has.
-        """
-        self.check_label(label)
-        obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
-        return obs[[f"{label}_{name}" for name in TRANSFERRED]].set_axis(list(TRANSFERRED), axis=1)
 
     def label_transfer(self, label: str) -> LabelTransfer:
         """The reference's cells of known type, indexed for any number of queries.
@@ -280,57 +174,6 @@ class Reference:
         clustered = "leiden" in cells.obs and cells.obs["leiden"].notna().all()
         cluster = pd.Categorical(cells.obs["leiden"]) if clustered else None
         return LatentMap.fit(self.latent, umap=umap, cluster=cluster)
-
-    def impute(
-        self,
-        adata: ad.AnnData | str | Path,
-        domain: str | None = None,
-        *,
-        batch_key: str | None = None,
-        statistics: Statistics | None = None,
-        chunk_size: int = 20_000,
-    ) -> ad.AnnData:
-        """The projected cells with layers["impute"]: what they would show if they were measured in `domain`; None: in their own.
-
-        Raises
-        ------
-        ValueError
-            If the model does not know the domain; the message lists those it knows.
-        """
-        return self.project(
-            adata,
-            batch_key=batch_key,
-            repeat=True,
-            impute=True if domain is None else domain,
-            label=None,
-            statistics=statistics,
-            chunk_size=chunk_size,
-        )
-
-
-def _source(adata: ad.AnnData | str | Path, batch_key: str | None) -> AnnDataSource:
-    return AnnDataSource(path=adata, batch_key=batch_key)
-
-
-def write_lineage(folder: Path, parent: Reference, action: str, n_cells: int) -> None:
-    """Say in a folder which versions of a reference led to it."""
-    lineage = [*parent.lineage, _version(folder, action, n_cells, version("scalex"))]
-    with written_whole(folder / LINEAGE) as path:
-        path.write_text(json.dumps(lineage, indent=2))
-
-
-def _json(path: Path) -> Any:
-    """What a .json file holds; None if there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is broken ({error}): copy the folder again.") from error
-
-
-def _version(folder: Path, action: str, n_cells: int, written_by: str) -> dict[str, Any]:
-    return {"folder": folder.absolute().name, "action": action, "n_cells": n_cells, "version": written_by}
 
 
 def _without_expression(path: Path, expressed: pd.Index) -> tuple[ad.AnnData, pd.DataFrame]:

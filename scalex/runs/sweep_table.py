@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from scalex.system.whole_files import COMPOSED, written_whole
+from scalex.runs.folder import COMPOSED
+from scalex.system.whole_files import written_whole
 
 __all__ = ["write_sweep_table"]
 

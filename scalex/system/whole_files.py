@@ -6,16 +6,12 @@ import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["COMPOSED", "RESULTS", "made_by_the_first", "new_folder", "not_given", "written_whole"]
+__all__ = ["made_by_the_first", "told_of_a_full_disk", "written_whole"]
 
-# The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
-COMPOSED = ".composed.yaml"
-# What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
-RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
 # What the system says of a full disk, a spent quota and a limited size of files.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes.
@@ -97,56 +93,3 @@ def _is_for_want_of_room(error: OSError | RuntimeError, folder: Path) -> bool:
         return error.errno in FULL
     # HDF5 says it in words, and torch does not say what failed.
     return any(f"errno = {number}" in str(error) for number in FULL) or shutil.disk_usage(folder).free < LITTLE_ROOM
-
-
-def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
-    """Make the folder of a run, and see that it can be written to.
-
-    Parameters
-    ----------
-    folder
-        Where the results of the run go.
-    resume
-        The folder holds a run that was stopped and goes on.
-
-    Raises
-    ------
-    FileExistsError
-        If it holds results and `resume` is false.
-    FileNotFoundError
-        If there is nothing to resume.
-    OSError
-        If it cannot be written to.
-    """
-    folder = Path(folder)
-    found = [name for name in RESULTS if (folder / name).exists()]
-    if resume and not (folder / COMPOSED).exists():
-        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
-    if resume and "adata.h5ad" in found:
-        raise FileExistsError(f"The run in {folder} is finished (adata.h5ad is there): there is nothing to resume.")
-    if found and not resume:
-        raise FileExistsError(
-            f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
-            f"on with a run that was stopped with resume={folder}."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
-    return folder
-
-
-def not_given(missing: Iterable[str]) -> None:
-    """Complain of settings that have no default and were not given.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
-    names = sorted(missing)
-    if names:
-        raise ValueError(f"Not given: {', '.join(names)}. Say it on the command line: {names[0]}=...")

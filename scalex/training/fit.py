@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
 from anndata import AnnData
 from lightning import Trainer
 from torch.distributed import DistBackendError
@@ -20,16 +18,12 @@ from scalex.data import ScalexDataModule
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Recipe
-from scalex.projection.project import project
-from scalex.projection.report import Report
-from scalex.reference.finished_run import Reference, write_lineage
 from scalex.system.memory import keep_freed_memory, return_freed_memory
 from scalex.system.processes import made_once, process_rank, wait_for
-from scalex.system.whole_files import written_whole
 from scalex.training.forecast import say_what_is_needed
 from scalex.training.input_cache import InputCache
 
-__all__ = ["fit", "project_to", "stopped_at", "train_and_embed"]
+__all__ = ["fit", "train_and_embed"]
 
 logger = logging.getLogger(__name__)
 
@@ -162,50 +156,6 @@ def train_and_embed(
     return data.embedding
 
 
-def project_to(
-    folder: Path,
-    reference: Reference,
-    source: CellSource,
-    trainer: Trainer | None = None,
-    *,
-    append: bool = False,
-    **options: Any,
-) -> Report:
-    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
-
-    Parameters
-    ----------
-    folder
-        Where the results go; see `new_folder`.
-    reference, source, trainer, options
-        As in `scalex.projection.project`.
-    append
-        Make the folder a new version of the reference: the same model with the old and the new cells.
-
-    Raises
-    ------
-    ValueError
-        If `append` is asked for without the reference's cells; and as `scalex.projection.project`.
-    """
-    if append and options.get("repeat"):
-        raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
-    return_freed_memory()
-    with written_whole(folder / "adata.h5ad") as path:
-        with h5py.File(path, "w") as file:
-            report = project(reference, source, file, trainer, **options)
-        report.write(folder)
-        if append:
-            # First the model: a folder without adata.h5ad is no reference yet.
-            with written_whole(folder / "checkpoint" / "best.ckpt") as checkpoint:
-                shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
-            n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
-            write_lineage(folder, reference, "projected", n_cells)
-    logger.info("Wrote %s", folder / "adata.h5ad")
-    if append:
-        logger.info("The reference has grown from %s to %s cells: %s", *_counts(reference.cells.n_obs, n_cells), folder)
-    return report
-
-
 @contextmanager
 def _others_alive(trainer: Trainer) -> Iterator[None]:
     """Say what has happened where another of several processes does not answer.
@@ -225,12 +175,6 @@ def _others_alive(trainer: Trainer) -> Iterator[None]:
             f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
             f"from the last checkpoint with resume={trainer.default_root_dir}."
         ) from error
-
-
-def stopped_at(folder: Path) -> Path | None:
-    """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
-    last = folder / "checkpoint" / "last.ckpt"
-    return last if last.exists() else None
 
 
 def _counts(*numbers: int) -> list[str]:

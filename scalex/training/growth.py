@@ -19,16 +19,17 @@ from lightning import Trainer
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.callbacks.clusters import add_clusters
 from scalex.cells import CellSource, InMemoryCells
-from scalex.data import Chunk, QueryDataModule, ScalexDataModule
+from scalex.data import Chunk, ScalexDataModule
 from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.metrics import scores
+from scalex.metrics.clusters import add_clusters
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Preprocessor
-from scalex.projection.query import open_query
-from scalex.reference.finished_run import GROWTH, Reference, write_lineage
+from scalex.projection.query import QueryDataModule, open_query
+from scalex.reference.finished_run import FinishedRun
+from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.chunks import chunks
 from scalex.system.whole_files import written_whole
 from scalex.training.fit import train_and_embed
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def grow(
-    reference: Reference,
+    reference: FinishedRun,
     source: CellSource,
     module: ScalexModule,
     trainer: Trainer,
@@ -162,7 +163,7 @@ def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_m
     module.vae.load_state_dict(state)
 
 
-def _check_size(reference: Reference, module: ScalexModule) -> None:
+def _check_size(reference: FinishedRun, module: ScalexModule) -> None:
     names = ("n_latent", "n_hidden")
     has, given = ([hparams[name] for name in names] for hparams in (reference.module.hparams, module.hparams))
     if has != given:
@@ -173,7 +174,7 @@ def _check_size(reference: Reference, module: ScalexModule) -> None:
         )
 
 
-def _expression(reference: Reference) -> sparse.csr_matrix:
+def _expression(reference: FinishedRun) -> sparse.csr_matrix:
     """Normalized expression of the reference's cells."""
     path = reference.folder / "adata.h5ad"
     with h5py.File(path) as file:
@@ -222,7 +223,7 @@ def _with_domains(before: Preprocessor, query: QueryDataModule, new: sparse.csr_
 
 
 def _joined(
-    reference: Reference, query: QueryDataModule, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
+    reference: FinishedRun, query: QueryDataModule, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
 ) -> InMemoryCells:
     """Old and new cells with normalized expression."""
     drop = {"leiden", "distance", "outside", "filtered"}
@@ -240,7 +241,7 @@ def _joined(
     return InMemoryCells(sparse.vstack([old, new], format="csr"), obs, reference.raw_var, domain, known)
 
 
-def _judge(reference: Reference, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:
+def _judge(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:
     """Report what the training did to the old cells; where it did too much, see that the folder is no reference."""
     n_old = reference.cells.n_obs
     now = np.asarray(adata.obsm["latent"][:n_old])
@@ -263,7 +264,7 @@ def _judge(reference: Reference, adata: AnnData, folder: Path, allowed_fall: flo
         numbers["unit"], was["total"], scored["total"],
     )  # fmt: skip
     if accepted:
-        write_lineage(folder, reference, "trained on", adata.n_obs)
+        write_lineage(folder, reference.lineage, "trained on", adata.n_obs)
     _write_growth(folder, numbers)
     if accepted:
         return
@@ -278,7 +279,7 @@ def _write_growth(folder: Path, numbers: dict[str, Any]) -> None:
         path.write_text(json.dumps(numbers, indent=2))
 
 
-def _scores(reference: Reference, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:
+def _scores(reference: FinishedRun, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:
     """Scores of the old cells alone, by the same means before and after."""
     obs = reference.cells.obs
     cells = AnnData(obs=pd.DataFrame(index=obs.index), obsm={"latent": latent})

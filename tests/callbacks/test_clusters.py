@@ -10,7 +10,8 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from scalex.callbacks.clusters import add_clusters, place_others, sampled
+from scalex.callbacks.clusters import place_others, sampled
+from scalex.metrics.clusters import add_clusters
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex.projection.figure import umap_figure
+from scalex.callbacks.umap_plot import umap_figure
 
 
 def test_each_colour_has_a_panel_with_all_cells() -> None:

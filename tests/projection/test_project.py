@@ -27,9 +27,9 @@ from scalex.demo import demo_cells
 from scalex.metrics import neighbor_entropy
 from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
 from scalex.projection.project import embed, project
+from scalex.projection.reference import Reference
 from scalex.projection.report import Report
-from scalex.reference.finished_run import Reference
-from scalex.training.fit import project_to
+from scalex.projection.to_folder import project_to
 
 
 @pytest.fixture(scope="module")

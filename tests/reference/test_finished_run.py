@@ -20,7 +20,8 @@ import torch
 from anndata import AnnData
 
 import scalex
-from scalex.reference.finished_run import Reference, write_lineage
+from scalex.projection.reference import Reference
+from scalex.reference.lineage import write_lineage
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ class TestHostileFolder:
 
 
 def test_the_versions_that_led_to_a_folder_are_listed(reference: Reference, folder: Path) -> None:
-    write_lineage(folder, reference, "projected", 512)
+    write_lineage(folder, reference.lineage, "projected", 512)
     lineage = Reference.load(folder).lineage
     assert [(version["folder"], version["action"], version["n_cells"]) for version in lineage] == [
         ("run", "trained", reference.cells.n_obs),

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from scalex.runs.folder import COMPOSED
 from scalex.runs.sweep_table import write_sweep_table
-from scalex.system.whole_files import COMPOSED
 
 Add = Callable[..., Path]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scalex.system.whole_files import COMPOSED, RESULTS, made_by_the_first, new_folder, written_whole
+from scalex.runs.folder import COMPOSED, RESULTS, new_folder
+from scalex.system.whole_files import made_by_the_first, written_whole
 
 
 def listed(folder: Path) -> list[str]:

@@ -24,8 +24,8 @@ from scalex.cells import AnnDataSource
 from scalex.metrics import scores
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
-from scalex.reference.finished_run import Reference
-from scalex.training.fit import project_to
+from scalex.projection.reference import Reference
+from scalex.projection.to_folder import project_to
 from scalex.training.growth import grow, start_from
 
 

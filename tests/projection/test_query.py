@@ -9,8 +9,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, InMemoryCells
-from scalex.data import Chunk, QueryDataModule
+from scalex.data import Chunk
 from scalex.preprocess import Preprocessor, RnaRecipe
+from scalex.projection.query import QueryDataModule
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""A projection as a folder: results, report and pictures; a new version of the reference, if that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+from lightning import Trainer
+
+from scalex.cells import CellSource
+from scalex.projection.project import project
+from scalex.projection.report import Report
+from scalex.reference.finished_run import FinishedRun
+from scalex.reference.lineage import write_lineage
+from scalex.system.memory import return_freed_memory
+from scalex.system.whole_files import written_whole
+
+__all__ = ["project_to"]
+
+logger = logging.getLogger(__name__)
+
+
+def project_to(
+    folder: Path,
+    reference: FinishedRun,
+    source: CellSource,
+    trainer: Trainer | None = None,
+    *,
+    append: bool = False,
+    **options: Any,
+) -> Report:
+    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
+
+    Parameters
+    ----------
+    folder
+        Where the results go; see `new_folder`.
+    reference, source, trainer, options
+        As in `scalex.projection.project.project`.
+    append
+        Make the folder a new version of the reference: the same model with the old and the new cells.
+
+    Raises
+    ------
+    ValueError
+        If `append` is asked for without the reference's cells; and as `scalex.projection.project.project`.
+    """
+    if append and options.get("repeat"):
+        raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
+    return_freed_memory()
+    with written_whole(folder / "adata.h5ad") as path:
+        with h5py.File(path, "w") as file:
+            report = project(reference, source, file, trainer, **options)
+        report.write(folder)
+        if append:
+            # First the model: a folder without adata.h5ad is no reference yet.
+            with written_whole(folder / "checkpoint" / "best.ckpt") as checkpoint:
+                shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
+            n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
+            write_lineage(folder, reference.lineage, "projected", n_cells)
+    logger.info("Wrote %s", folder / "adata.h5ad")
+    if append:
+        logger.info("The reference has grown from %s to %s cells: %s", f"{reference.cells.n_obs:,}", f"{n_cells:,}", folder)
+    return report

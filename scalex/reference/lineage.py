@@ -1,0 +1,39 @@
+"""The versions of a reference that led to one another, and what a continued training did to its cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scalex.system.whole_files import written_whole
+
+__all__ = ["GROWTH", "LINEAGE", "describe_version", "read_json", "write_lineage"]
+
+LINEAGE = "lineage.json"
+# What a continued training did to the old cells, and whether its model takes the place of the old one.
+GROWTH = "growth.json"
+
+
+def write_lineage(folder: Path, parent: Sequence[dict[str, Any]], action: str, n_cells: int) -> None:
+    """Say in a folder which versions of a reference led to it."""
+    lineage = [*parent, describe_version(folder, action, n_cells, version("scalex"))]
+    with written_whole(folder / LINEAGE) as path:
+        path.write_text(json.dumps(lineage, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """What a .json file holds; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken ({error}): copy the folder again.") from error
+
+
+def describe_version(folder: Path, action: str, n_cells: int, written_by: str) -> dict[str, Any]:
+    """One version: the name of its folder, what was done, its number of cells, and the version of scalex."""
+    return {"folder": folder.absolute().name, "action": action, "n_cells": n_cells, "version": written_by}

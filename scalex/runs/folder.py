@@ -1,0 +1,72 @@
+"""The folder of a run: made, resumed, and never written over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["COMPOSED", "RESULTS", "new_folder", "not_given", "stopped_at"]
+
+# The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
+COMPOSED = ".composed.yaml"
+# What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
+RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+
+
+def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
+    """Make the folder of a run, and see that it can be written to.
+
+    Parameters
+    ----------
+    folder
+        Where the results of the run go.
+    resume
+        The folder holds a run that was stopped and goes on.
+
+    Raises
+    ------
+    FileExistsError
+        If it holds results and `resume` is false.
+    FileNotFoundError
+        If there is nothing to resume.
+    OSError
+        If it cannot be written to.
+    """
+    folder = Path(folder)
+    found = [name for name in RESULTS if (folder / name).exists()]
+    if resume and not (folder / COMPOSED).exists():
+        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
+    if resume and "adata.h5ad" in found:
+        raise FileExistsError(f"The run in {folder} is finished (adata.h5ad is there): there is nothing to resume.")
+    if found and not resume:
+        raise FileExistsError(
+            f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
+            f"on with a run that was stopped with resume={folder}."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
+    return folder
+
+
+def stopped_at(folder: Path) -> Path | None:
+    """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
+    last = folder / "checkpoint" / "last.ckpt"
+    return last if last.exists() else None
+
+
+def not_given(missing: Iterable[str]) -> None:
+    """Complain of settings that have no default and were not given.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"Not given: {', '.join(names)}. Say it on the command line: {names[0]}=...")
