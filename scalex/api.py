@@ -27,6 +27,7 @@ from scalex.input_pca import INPUT_PCA
 from scalex.logs import logged_to
 from scalex.module import ScalexModule, Statistics
 from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
+from scalex.processes import alone
 from scalex.projection import project
 from scalex.reference import Reference
 from scalex.transfer import LabelTransfer
@@ -210,7 +211,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     )
     statistics: Statistics = "running" if eval else "domain"
     if projection is not None:
-        with _said(verbose):
+        with alone(), _said(verbose):
             return _projected(
                 projection,
                 source,
@@ -260,7 +261,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
     if assess:
         callbacks.append(Scores(folder, seed=seed))
-    with _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
+    with alone(), _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
         trainer = Trainer(
             devices=_devices(gpu),
             max_steps=max_iteration,

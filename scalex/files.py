@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scalex.overrides import as_typed
+
 __all__ = ["COMPOSED", "RESULTS", "made_by_the_first", "new_folder", "not_given", "written_whole"]
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
@@ -127,13 +129,14 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     if found and not resume:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
-            f"on with a run that was stopped with resume={folder}."
+            f"on with a run that was stopped with {as_typed('resume', folder)}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        # Another process of this launch may look at once.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
     return folder

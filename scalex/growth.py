@@ -30,7 +30,7 @@ from scalex.open_query import open_query
 from scalex.preprocess import FittedRecipe, Preprocessor
 from scalex.reference import GROWTH, Reference, write_lineage
 from scalex.trained_on import TrainedOn
-from scalex.workflow import train_and_embed
+from scalex.workflow import check_callbacks, train_and_embed
 
 __all__ = ["grow", "start_from"]
 
@@ -88,9 +88,11 @@ def grow(
     Raises
     ------
     ValueError
-        If the folder holds no expression, the module is of another size, or the new cells do not fit the model.
+        If the folder holds no expression, the module is of another size, `LatentExport` is not among the callbacks, or the new cells
+        do not fit the model.
     """
     _check_size(reference, module)
+    check_callbacks(trainer)
     if trainer.world_size > 1:
         raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)
