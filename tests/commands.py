@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import runpy
-import subprocess
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
 ROOT = Path(__file__).parents[1]
-# Runs a command in a new process, after something else.
-WITHIN = """
-import os, runpy, signal, sys
-sys.argv[0] = {script!r}
-sys.path.insert(0, {root!r})
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-{before}
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
+# Processes that start as copies of one that has imported what takes seconds to import.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["scalex.workflow", "scalex.growth", "scalex.callbacks", "hydra"])
 # Seconds: long enough for the busiest machine.
 TIMEOUT = 900
 
@@ -62,19 +55,62 @@ def typed(script: str, *arguments: str, cwd: Path) -> Done:
     return Done(int(code or 0), out.getvalue(), err.getvalue())  # type: ignore[call-overload]
 
 
-def command(script: str, *arguments: str, before: str = "") -> list[str]:
-    """The same for a process of its own, where it does something else `before`."""
-    path = str(ROOT / script)
-    run = ["-c", WITHIN.format(script=path, root=str(ROOT), before=before)] if before else [path]
-    return [sys.executable, *run, *arguments]
+class Started:
+    """`python script arguments` in a process of its own, after something else; a copy of one that has imported what a run needs.
+
+    Attributes
+    ----------
+    process
+        With `pid`, `is_alive` and what else there is.
+    """
+
+    def __init__(self, script: str, *arguments: str, cwd: Path, before: str = "") -> None:
+        self._said = NamedTemporaryFile("w+")  # noqa: SIM115 -- removed when it is closed, in `end`
+        argv = [str(ROOT / script), *arguments]
+        with _one_thread():
+            self.process = FORKS.Process(target=_run, args=(argv, str(cwd), os.environ.copy(), before, self._said.name))
+            self.process.start()
+
+    def end(self, returncode: int = 0) -> str:
+        """Wait until it ends, see how, and give what it said."""
+        self.process.join(TIMEOUT)
+        self._said.seek(0)
+        said = self._said.read()
+        assert self.process.exitcode == returncode, said
+        self._said.close()
+        self.process.close()
+        return said
 
 
 def run_alone(script: str, *arguments: str, cwd: Path, before: str = "", returncode: int = 0) -> str:
-    """Run it so, see how it ends, and give what it said on its error stream."""
-    run = command(script, *arguments, before=before)
-    done = subprocess.run(run, cwd=cwd, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-    assert done.returncode == returncode, done.stderr
-    return done.stderr
+    """The same, to its end."""
+    return Started(script, *arguments, cwd=cwd, before=before).end(returncode)
+
+
+def _run(argv: list[str], cwd: str, environment: dict[str, str], before: str, said: str) -> None:
+    file = os.open(said, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = argv
+    sys.path.insert(0, str(ROOT))
+    exec(before, {"die": lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), "os": os})
+    runpy.run_path(argv[0], run_name="__main__")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """While this lasts, a process that starts has one thread for its sums, so that they do not depend on the machine."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from commands import command, run_alone, typed
+from commands import Started, run_alone, typed
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -148,14 +149,14 @@ ScalexModule.training_step = step
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    settings = [*QUICK, "model.max_epochs=100000", "callbacks.checkpoint.every_seconds=0.1"]
-    process = subprocess.Popen(command("train.py", *settings, "output=run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
+    started = Started("train.py", *settings, "output=run", cwd=tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "last.ckpt").exists():
-        assert process.poll() is None
+        assert started.process.is_alive()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode != 0
+    assert started.process.pid is not None
+    os.kill(started.process.pid, signal.SIGINT)
+    said = started.end(1)
     assert "Go on with: python train.py resume=run" in said
     assert "Traceback" not in said
 
@@ -173,10 +174,7 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
 
 def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
     settings = [*QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep"]
-    done = subprocess.run(
-        command("train.py", "-m", "launch=local", *settings), cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_alone("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", ".submitit", "multirun.yaml"}
     assert ad.read_h5ad(tmp_path / "sweep" / "0" / "adata.h5ad").obsm["latent"].shape[1] == 3
 
@@ -291,10 +289,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, w
     settings = [*QUICK, "model.n_latent=10", "callbacks=[checkpoint,latent_export]", "output=run"]
     # A file that HDF5 could not write is never closed: in a process of its own.
     before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
-    done = subprocess.run(command("train.py", *settings, before=before), cwd=tmp_path, capture_output=True, text=True, check=False)
-    # HDF5 may not survive it.
-    assert done.returncode != 0
-    assert "Error: There is no room for run/" in done.stderr
+    said = run_alone("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
+    assert "Error: There is no room for run/" in said
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", *whole}
 
