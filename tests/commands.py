@@ -9,7 +9,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -64,11 +64,12 @@ class Started:
         With `pid`, `is_alive` and what else there is.
     """
 
-    def __init__(self, script: str, *arguments: str, cwd: Path, before: str = "") -> None:
+    def __init__(self, script: str, *arguments: str, cwd: Path, before: str = "", environment: Mapping[str, str] | None = None) -> None:
         self._said = NamedTemporaryFile("w+")  # noqa: SIM115 -- removed when it is closed, in `end`
         argv = [str(ROOT / script), *arguments]
         with _one_thread():
-            self.process = FORKS.Process(target=_run, args=(argv, str(cwd), os.environ.copy(), before, self._said.name))
+            told = os.environ | (environment or {})
+            self.process = FORKS.Process(target=_run, args=(argv, str(cwd), told, before, self._said.name))
             self.process.start()
 
     def end(self, returncode: int = 0) -> str:
