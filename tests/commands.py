@@ -8,8 +8,9 @@ import os
 import runpy
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -56,49 +57,85 @@ def typed(script: str, *arguments: str, cwd: Path) -> Done:
 
 
 class Started:
-    """`python script arguments` in a process of its own, after something else; a copy of one that has imported what a run needs.
+    """A process of its own, a copy of one that has imported what a run needs.
 
-    Attributes
+    Parameters
     ----------
-    process
-        With `pid`, `is_alive` and what else there is.
+    code
+        What it does; `die()` kills it.
+    cwd
+        Where.
+    environment
+        What it is told besides what this process is.
     """
 
-    def __init__(self, script: str, *arguments: str, cwd: Path, before: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, code: str, *, cwd: Path, environment: Mapping[str, str] | None = None) -> None:
         self._said = NamedTemporaryFile("w+")  # noqa: SIM115 -- removed when it is closed, in `end`
-        argv = [str(ROOT / script), *arguments]
         with _one_thread():
             told = os.environ | (environment or {})
-            self.process = FORKS.Process(target=_run, args=(argv, str(cwd), told, before, self._said.name))
+            self.process = FORKS.Process(target=_do, args=(code, str(cwd), told, self._said.name))
             self.process.start()
 
     def end(self, returncode: int = 0) -> str:
         """Wait until it ends, see how, and give what it said."""
-        self.process.join(TIMEOUT)
-        self._said.seek(0)
-        said = self._said.read()
-        assert self.process.exitcode == returncode, said
-        self._said.close()
-        self.process.close()
+        with self._said:
+            self.process.join(TIMEOUT)
+            ended = self.process.exitcode
+            self.process.kill()
+            self.process.join()
+            self.process.close()
+            self._said.seek(0)
+            said = self._said.read()
+        assert ended == returncode, said
         return said
+
+
+def start(script: str, *arguments: str, cwd: Path, before: str = "", environment: Mapping[str, str] | None = None) -> Started:
+    """`python script arguments` in a process of its own, after some code."""
+    argv = [str(ROOT / script), *arguments]
+    path = f"sys.path.insert(0, {str(ROOT)!r})"
+    run = f"import runpy, sys\nsys.argv = {argv}\n{path}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    return Started(f"{before}\n{run}", cwd=cwd, environment=environment)
 
 
 def run_alone(script: str, *arguments: str, cwd: Path, before: str = "", returncode: int = 0) -> str:
     """The same, to its end."""
-    return Started(script, *arguments, cwd=cwd, before=before).end(returncode)
+    return start(script, *arguments, cwd=cwd, before=before).end(returncode)
 
 
-def _run(argv: list[str], cwd: str, environment: dict[str, str], before: str, said: str) -> None:
+def start_tasks(script: str, *arguments: str, cwd: Path, before: Sequence[str] = ("", ""), wait: float = 0) -> list[Started]:
+    """The same in several tasks of Slurm on one node, each after other code; `wait` seconds after the others comes the first."""
+    n_tasks = {"NTASKS": str(len(before)), "NTASKS_PER_NODE": str(len(before))}
+    started = []
+    for task in reversed(range(len(before))):
+        if task == 0:
+            time.sleep(wait)
+        started.append(start(script, *arguments, cwd=cwd, before=before[task], environment=slurm(task, **n_tasks)))
+    return started[::-1]
+
+
+def slurm(task: int, **told: str) -> dict[str, str]:
+    """What srun tells a task of two, on one node."""
+    own = {"PROCID": str(task), "LOCALID": str(task)}
+    return {f"SLURM_{name}": value for name, value in (STEP | own | told).items()}
+
+
+STEP = {
+    "NTASKS": "2", "NODEID": "0", "NODELIST": "localhost", "JOB_NODELIST": "localhost", "JOB_ID": "1234", "STEP_ID": "0",
+    "JOB_NAME": "train",
+}  # fmt: skip
+
+
+def _do(code: str, cwd: str, environment: dict[str, str], said: str) -> None:
     file = os.open(said, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
+    # Of a process in the background it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = argv
-    sys.path.insert(0, str(ROOT))
-    exec(before, {"die": lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), "os": os})
-    runpy.run_path(argv[0], run_name="__main__")
+    exec(code, {"die": lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), "os": os})
 
 
 @contextmanager

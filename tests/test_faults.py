@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from commands import Started, run_alone
+from commands import run_alone, start, start_tasks
 
 from scalex.demo import demo_cells
 
@@ -50,7 +50,7 @@ def touch(path: Path) -> None:
 def test_a_source_that_changes_or_disappears_stops_the_run(
     settings: list[str], tmp_path: Path, happens: Callable[[Path], None], said: str
 ) -> None:
-    started = Started("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
+    started = start("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
     last = tmp_path / "run" / "checkpoint" / "last.ckpt"
     while not last.exists():
         assert started.process.is_alive()
@@ -65,27 +65,27 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
 
 def test_one_of_two_processes_is_killed(settings: list[str], tmp_path: Path) -> None:
     settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0"]
-    run_alone("train.py", *settings, "output=whole", cwd=tmp_path)
-    # After its first checkpoint; before Lightning, which looks every five seconds, ends the one that is left without a word.
-    before = """
-from lightning.fabric.strategies.launchers import subprocess_script
+    for task in start_tasks("train.py", *settings, "output=whole", cwd=tmp_path):
+        task.end()
+    # The second, when the first checkpoint is written.
+    killed = """
 from scalex.callbacks import Checkpoint
-subprocess_script._ChildProcessObserver.__init__.__defaults__ = (3600,)
 write = Checkpoint._write
-def write_and_kill(self, trainer):
+def write_and_die(self, trainer):
     write(self, trainer)
-    if (self.folder / "last.ckpt").exists():
-        (other,) = trainer.strategy.launcher.procs
-        other.kill()
-        other.wait()
-Checkpoint._write = write_and_kill
+    if self._best_weights:
+        die()
+Checkpoint._write = write_and_die
 """
-    said = run_alone("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=1)
-    line = said.splitlines()[-1]
+    one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=["", killed])
+    other.end(-signal.SIGKILL)
+    line = one.end(1).splitlines()[-1]
     assert line.startswith("ConnectionError: Another of the 2 processes that train together has stopped")
     assert "resume=killed" in line
+    assert (tmp_path / "killed" / "checkpoint" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
-    run_alone("train.py", "resume=killed", cwd=tmp_path)
+    for task in start_tasks("train.py", "resume=killed", cwd=tmp_path):
+        task.end()
     np.testing.assert_array_equal(latents(tmp_path / "killed"), latents(tmp_path / "whole"))
 
 
@@ -138,7 +138,7 @@ def met(self, **elements):
         time.sleep(0.01)
 scalex.input_cache.BlockWriter.finish = met
 """
-    running = [Started("train.py", *settings, f"output={name}", cwd=tmp_path, before=meet) for name in ("one", "two")]
+    running = [start("train.py", *settings, f"output={name}", cwd=tmp_path, before=meet) for name in ("one", "two")]
     for started in running:
         started.end()
     assert len(list((tmp_path / "cache").iterdir())) == 1

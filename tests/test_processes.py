@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-from commands import Started, run_alone, typed
+from commands import run_alone, slurm, start_tasks, typed
 
 import scalex
 from scalex.demo import demo_cells
@@ -28,10 +27,6 @@ TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500",
     "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
 }  # fmt: skip
-SLURM = {
-    "SLURM_NTASKS": "2", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "1234",
-    "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train",
-}  # fmt: skip
 
 
 def torchrun(rank: int, started: str = "a") -> dict[str, str]:
@@ -42,11 +37,6 @@ def torchrun(rank: int, started: str = "a") -> dict[str, str]:
         "GROUP_RANK": "0",
         "TORCHELASTIC_ERROR_FILE": f"/tmp/torchelastic_{started}/none_{started}/attempt_0/{rank}/error.json",
     }
-
-
-def slurm(task: int, **told: str) -> dict[str, str]:
-    """What srun tells a task."""
-    return SLURM | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} | {f"SLURM_{name}": value for name, value in told.items()}
 
 
 @pytest.fixture
@@ -237,6 +227,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
 def test_two_processes_give_what_one_gives(cells: Path, tmp_path: Path, backed: bool) -> None:
     """But for the order in which numbers are added up, which grows with the number of steps: after eight it is small still."""
@@ -253,8 +244,13 @@ import scanpy
 scanpy.tl.umap = lambda adata, **_: adata.obsm.update(X_umap=adata.obsm["latent"][:, :2])
 scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
 """
-    said = [by_one.stderr, run_alone("train.py", *settings(folders[1], cells, devices=2, **options), cwd=tmp_path, before=before)]
-    one, two = map(latents, folders, said)
+    by_two = settings(folders[1], cells, devices=2, **options)
+    if backed:
+        said, _ = [task.end() for task in start_tasks("train.py", *by_two, cwd=tmp_path)]
+    else:
+        # Lightning starts the other one.
+        said = run_alone("train.py", *by_two, cwd=tmp_path, before=before)
+    one, two = map(latents, folders, (by_one.stderr, said))
     np.testing.assert_allclose(two, one, atol=2e-4)
     names = [ad.read_h5ad(folder / "adata.h5ad", backed="r").obs_names for folder in folders]
     assert list(names[0]) == list(names[1])
@@ -263,6 +259,7 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
     assert {"adata.h5ad", "metrics.csv", "log.txt", *([] if backed else ["umap.png", "metrics.json"])} <= files
 
 
+@pytest.mark.slow
 def test_torchrun_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
     failed_before(tmp_path / "run")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "train.py")]
@@ -277,12 +274,8 @@ def test_slurm_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
     failed_before(tmp_path / "run")
     arguments = settings(tmp_path / "run", cells, devices=2)
     # The second task comes first, and finds what another launch has left.
-    running = []
-    for task in (1, 0):
-        running.append(Started("train.py", *arguments, cwd=tmp_path, environment=slurm(task, NTASKS_PER_NODE="2")))
-        if task == 1:
-            time.sleep(2)
-    others, firsts = (started.end() for started in running)
+    one, other = start_tasks("train.py", *arguments, cwd=tmp_path, wait=2)
+    firsts, others = one.end(), other.end()
     assert others == ""
     assert latents(tmp_path / "run", firsts).shape == (400, 30)
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from commands import Started, run_alone, typed
+from commands import run_alone, start, typed
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -150,7 +150,7 @@ ScalexModule.training_step = step
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
-    started = Started("train.py", *settings, "output=run", cwd=tmp_path)
+    started = start("train.py", *settings, "output=run", cwd=tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "last.ckpt").exists():
         assert started.process.is_alive()
         time.sleep(0.01)
@@ -172,6 +172,7 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "sweep" / str(run)).iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
     settings = [*QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep"]
     run_alone("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
