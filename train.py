@@ -56,37 +56,44 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
-    from scalex.files import COMPOSED, new_folder, not_given
-    from scalex.processes import alone, made_once, trains_with_others
+    from scalex.files import COMPOSED, claim_folder, new_folder, not_given
+    from scalex.processes import alone, is_first, made_once, trains_with_others
 
     resumed = cfg.resume is not None
     folder = run_folder(cfg, "resume" if resumed else "output")
     if resumed:
         cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
     not_given(OmegaConf.missing_keys(cfg))
-    several = trains_with_others(cfg.trainer)
+    together = trains_with_others(cfg.trainer)
     with ExitStack() as stack:
-        if not several:
+
+        def begin() -> DictConfig:
+            if not resumed:
+                new_folder(folder)
+            stack.enter_context(claim_folder(folder))
+            if not resumed:
+                write_config(cfg, folder)
+            return cfg
+
+        if not together:
             stack.enter_context(alone())
-        if several and not resumed:
+        if resumed or not together:
+            # Where several resume, the first has the folder.
+            cfg = begin() if is_first() else cfg
+        else:
             what = "Give the folder with output=: its default name holds the time, on which processes do not agree."
-            shared = made_once(folder / COMPOSED, lambda: begin(cfg, folder), OmegaConf.save, load_config, what=what, seconds=120)
-            cfg = stack.enter_context(shared)
-        elif not resumed:
-            begin(cfg, folder)
+            cfg = stack.enter_context(made_once(folder / COMPOSED, begin, OmegaConf.save, load_config, what=what, seconds=120))
         cfg.output = str(folder)
         return train(cfg, folder)
 
 
-def begin(cfg: DictConfig, folder: Path) -> DictConfig:
-    """Make the folder of a new run, with its configuration."""
-    from scalex.files import COMPOSED, new_folder, written_whole
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the configuration of a new run, with its references between settings resolved and as they are."""
+    from scalex.files import COMPOSED, written_whole
 
-    new_folder(folder)
     for name, resolve in (("config.yaml", True), (COMPOSED, False)):
         with written_whole(folder / name) as path:
             OmegaConf.save(cfg, path, resolve=resolve)
-    return cfg
 
 
 def train(cfg: DictConfig, folder: Path) -> float | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -12,7 +14,9 @@ from pathlib import Path
 
 from scalex.overrides import as_typed
 
-__all__ = ["COMPOSED", "RESULTS", "made_by_the_first", "new_folder", "not_given", "written_whole"]
+__all__ = ["COMPOSED", "RESULTS", "claim_folder", "made_by_the_first", "new_folder", "not_given", "written_whole"]
+
+logger = logging.getLogger(__name__)
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
@@ -140,6 +144,32 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
     return folder
+
+
+@contextmanager
+def claim_folder(folder: Path) -> Iterator[None]:
+    """While this lasts, no other run can begin in a folder, as far as its disk knows locks.
+
+    Raises
+    ------
+    FileExistsError
+        If a run is at work there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            # Of a process that is killed nothing stays, unlike of a file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"A run is at work in the folder {folder}. Give each run its own with output=; processes that train together are asked "
+                "for with trainer=ddp."
+            ) from None
+        except OSError:
+            logger.debug("The disk of %s has no locks.", folder)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def not_given(missing: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from commands import run_alone, slurm, start_tasks, typed
 
 import scalex
 from scalex.demo import demo_cells
-from scalex.files import COMPOSED
+from scalex.files import COMPOSED, claim_folder
 from scalex.overrides import as_override
 from scalex.processes import alone, is_first, launch, made_once, trains_with_others, wait_for
 
@@ -302,6 +302,15 @@ def test_each_process_of_a_launch_may_have_a_run_of_its_own(
     done = typed("project.py", *query, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Results: " in done.stderr
+
+
+def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with claim_folder(tmp_path / "run"):
+        done = typed("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_cells_are_projected_in_one_process(trained: Any, tmp_path: Path) -> None:
