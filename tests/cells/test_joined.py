@@ -242,7 +242,7 @@ COLUMNS = {
 def test_a_column_has_the_type_that_it_has_in_memory(
     sources: list[AnnData], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_table, "PIECE_ROWS", 17)
+    monkeypatch.setattr(stored_table, "PIECE_ROWS", 50)
     for source, make in zip(sources, COLUMNS[kind], strict=True):
         source.obs = source.obs[["batch"]]
         if make is not None:
