@@ -7,7 +7,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from train import explained
+from train import explained, run_folder
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="project")
@@ -19,9 +19,10 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     """One projection."""
     from scalex.runs.folder import new_folder, not_given
+    from scalex.system.processes import alone
 
     not_given(OmegaConf.missing_keys(cfg))
-    folder = new_folder(cfg.output)
+    folder = new_folder(run_folder(cfg, "output"))
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
     from scalex.projection.reference import Reference
@@ -29,7 +30,7 @@ def run(cfg: DictConfig) -> None:
     from scalex.runs.log import logged_to
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    with logged_to(folder / "log.txt"):
+    with alone(), logged_to(folder / "log.txt"):
         project_to(
             folder,
             Reference.load(cfg.reference),

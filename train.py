@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 # What a user can mend: said in a line, without a traceback.
 MENDABLE = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
@@ -40,6 +42,11 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
         cfg.output = HydraConfig.get().runtime.output_dir
     try:
         return run(cfg)
+    except OmegaConfBaseException as error:
+        if sweeping:
+            raise
+        what = str(error).splitlines()[0]
+        sys.exit(f"{type(error).__name__}: {error.full_key}: {what}. What stands in ${{}} is the value of another setting.")
     except (InstantiationException, *MENDABLE) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if sweeping or not isinstance(cause, MENDABLE):
@@ -49,31 +56,61 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 
 def run(cfg: DictConfig) -> float | None:
     """One run, new or resumed."""
-    from scalex.runs.folder import COMPOSED, new_folder, not_given
-    from scalex.system.processes import process_rank, wait_for
+    from scalex.runs.folder import COMPOSED, claim_folder, new_folder, not_given
+    from scalex.system.processes import alone, is_first, made_once, trains_with_others
 
-    first = process_rank() == 0
-    if cfg.resume is None and not first:
-        what = "Give the folder with output=: its default name holds the time, on which processes do not agree."
-        wait_for(Path(cfg.output) / COMPOSED, what, seconds=120)
-        cfg.resume = cfg.output
-    if cfg.resume is not None:
-        folder = new_folder(cfg.resume, resume=True) if first else Path(cfg.resume)
-        cfg = cast("DictConfig", OmegaConf.load(folder / COMPOSED))
-    else:
-        not_given(OmegaConf.missing_keys(cfg))
-        folder = new_folder(cfg.output)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-        OmegaConf.save(cfg, folder / COMPOSED)
-    cfg.output = str(folder)
+    resumed = cfg.resume is not None
+    folder = run_folder(cfg, "resume" if resumed else "output")
+    if resumed:
+        cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
+    not_given(OmegaConf.missing_keys(cfg))
+    together = trains_with_others(cfg.trainer)
+    with ExitStack() as stack:
 
+        def begin() -> DictConfig:
+            if not resumed:
+                new_folder(folder)
+            stack.enter_context(claim_folder(folder))
+            if not resumed:
+                write_config(cfg, folder)
+            return cfg
+
+        if not together:
+            stack.enter_context(alone())
+        if resumed or not together:
+            # Where several resume, the first has the folder.
+            cfg = begin() if is_first() else cfg
+        else:
+            what = "Give the folder with output=: its default name holds the time, on which processes do not agree."
+            cfg = stack.enter_context(made_once(folder / COMPOSED, begin, OmegaConf.save, load_config, what=what, seconds=120))
+        cfg.output = str(folder)
+        return train(cfg, folder)
+
+
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the configuration of a new run, with its references between settings resolved and as they are."""
+    from scalex.runs.folder import COMPOSED
+    from scalex.system.whole_files import written_whole
+
+    for name, resolve in (("config.yaml", True), (COMPOSED, False)):
+        with written_whole(folder / name) as path:
+            OmegaConf.save(cfg, path, resolve=resolve)
+
+
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Train in a folder that is made, and embed the cells; the score."""
     # Torch, Lightning and scanpy take seconds to import: only now, so that --help and misspelt options are answered at once.
+    from scalex.callbacks.scores import NAMES
     from scalex.runs.folder import stopped_at
     from scalex.runs.log import logged_to
+    from scalex.system.overrides import as_override
+    from scalex.system.processes import is_first
     from scalex.training.fit import fit
 
+    if cfg.score not in NAMES:
+        raise ValueError(f"score={cfg.score}: allowed are {', '.join(NAMES)}.")
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    with logged_to(folder / "log.txt" if first else None):
+    with logged_to(folder / "log.txt" if is_first() else None):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         trainer = instantiate(
             settings["trainer"],
@@ -85,7 +122,7 @@ def run(cfg: DictConfig) -> float | None:
         )
         if trainer.world_size > 1:
             # The other processes, which Lightning starts with the arguments of this one, take part in this run and begin none.
-            sys.argv[1:] = [f"resume={folder.absolute()}"]
+            sys.argv[1:] = [as_override("resume", folder)]
         task: dict[str, Any] = {
             "chunk_size": cfg.chunk_size,
             "seed": cfg.seed,
@@ -100,13 +137,30 @@ def run(cfg: DictConfig) -> float | None:
 
             reference = Reference.load(cfg.reference)
             adata = grow(reference, parts["dataset"], parts["model"], trainer, folder=folder, **settings["growth"], **task)
-    if first:
-        logging.getLogger("scalex").info("Results: %s", folder)
+        if is_first():
+            logging.getLogger("scalex").info("Results: %s", folder)
     scores = adata.uns["scalex"].get("scores", {})
     if scores and cfg.score not in scores:
-        raise ValueError(f"score={cfg.score} was not computed; there are: {', '.join(scores)}.")
+        raise ValueError(
+            f"score={cfg.score} cannot be computed for these cells; there are: {', '.join(scores)}. All results are in {folder}."
+        )
     score: float | None = scores.get(cfg.score)
     return score
+
+
+def run_folder(cfg: DictConfig, setting: str) -> Path:
+    """The folder that a setting names."""
+    name = str(cfg[setting])
+    if "${" in name:
+        raise ValueError(
+            f"{setting}={name}: the name of a folder cannot hold ${{, which begins the name of another setting. Choose another."
+        )
+    return Path(name)
+
+
+def load_config(path: Path) -> DictConfig:
+    """A configuration from a file."""
+    return cast("DictConfig", OmegaConf.load(path))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,20 +12,9 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from commands import run_alone, start, start_tasks
 
 from scalex.demo import demo_cells
-
-ROOT = Path(__file__).parents[1]
-# Whatever happens in this process, it happens to train.py.
-WITHIN = """
-import os, resource, runpy, signal, sys
-sys.argv[0] = {train!r}
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-{before}
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
 
 SETTINGS = [
     "dataset=h5ad", "dataset.path=cells.h5ad", "dataset.batch_key=batch", "dataset.backed=true", "preprocess.min_features=0", "trainer=cpu",
@@ -47,31 +34,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The latents of a run to which nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     demo_cells(400, 400, 2).write_h5ad(folder / "cells.h5ad")
-    ended(begun([*SETTINGS, "output=run"], folder))
+    run_alone("train.py", *SETTINGS, "output=run", cwd=folder)
     return latents(folder / "run")
-
-
-def begun(settings: list[str], cwd: Path, before: str = "") -> subprocess.Popen[str]:
-    """`python train.py`, after something else in the same process."""
-    code = WITHIN.format(train=str(ROOT / "train.py"), before=before)
-    command = [sys.executable, "-c", code] if before else [sys.executable, str(ROOT / "train.py")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *settings], cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def ended(process: subprocess.Popen[str], returncode: int = 0) -> str:
-    """What it said."""
-    _, said = process.communicate(timeout=180)
-    assert process.returncode == returncode, said
-    return said
-
-
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> Path:
-    last = folder / "checkpoint" / "last.ckpt"
-    while not last.exists():
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.01)
-    return last
 
 
 def latents(folder: Path) -> np.ndarray:
@@ -86,10 +50,13 @@ def touch(path: Path) -> None:
 def test_a_source_that_changes_or_disappears_stops_the_run(
     settings: list[str], tmp_path: Path, happens: Callable[[Path], None], said: str
 ) -> None:
-    process = begun([*settings, "model.max_steps=1000000", "output=run"], tmp_path)
-    last = wait_for_checkpoint(tmp_path / "run", process)
+    started = start("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
+    last = tmp_path / "run" / "checkpoint" / "last.ckpt"
+    while not last.exists():
+        assert started.process.is_alive()
+        time.sleep(0.01)
     happens(tmp_path / "cells.h5ad")
-    line = ended(process, 1).splitlines()[-1]
+    line = started.end(1).splitlines()[-1]
     assert line.startswith("OSError: ")
     assert f"{tmp_path / 'cells.h5ad'} {said}" in line
     assert torch.load(last, weights_only=True)["global_step"] > 0
@@ -97,17 +64,28 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
 
 
 def test_one_of_two_processes_is_killed(settings: list[str], tmp_path: Path) -> None:
-    settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "model.max_steps=120"]
-    ended(begun([*settings, "output=whole"], tmp_path))
-    process = begun([*settings, "output=killed"], tmp_path)
-    wait_for_checkpoint(tmp_path / "killed", process)
-    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(other), signal.SIGKILL)
-    line = ended(process, 1).splitlines()[-1]
+    settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0"]
+    for task in start_tasks("train.py", *settings, "output=whole", cwd=tmp_path):
+        task.end()
+    # The second, when the first checkpoint is written.
+    killed = """
+from scalex.callbacks import Checkpoint
+write = Checkpoint._write
+def write_and_die(self, trainer):
+    write(self, trainer)
+    if self._best_weights:
+        die()
+Checkpoint._write = write_and_die
+"""
+    one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=["", killed])
+    other.end(-signal.SIGKILL)
+    line = one.end(1).splitlines()[-1]
     assert line.startswith("ConnectionError: Another of the 2 processes that train together has stopped")
     assert "resume=killed" in line
+    assert (tmp_path / "killed" / "checkpoint" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
-    ended(begun(["resume=killed"], tmp_path))
+    for task in start_tasks("train.py", "resume=killed", cwd=tmp_path):
+        task.end()
     np.testing.assert_array_equal(latents(tmp_path / "killed"), latents(tmp_path / "whole"))
 
 
@@ -120,10 +98,10 @@ from scalex.h5ad.block_writer import BlockWriter
 finish = BlockWriter.finish
 BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._file.filename else finish(self, **elements)
 """
-    ended(begun([*settings, "output=killed"], tmp_path, before), -9)
+    run_alone("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
     assert len(list((tmp_path / "cache").glob("inputs-*"))) == (while_writing == "results")
-    ended(begun(["resume=killed"], tmp_path))
+    run_alone("train.py", "resume=killed", cwd=tmp_path)
     np.testing.assert_array_equal(latents(tmp_path / "killed"), undisturbed)
 
 
@@ -131,9 +109,8 @@ BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._f
 @pytest.mark.parametrize("while_writing", ["cache", "results"])
 def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
     limited = [*settings, "output=run", *(["dataset.cache=cache"] if while_writing == "cache" else [])]
-    process = begun(limited, tmp_path, "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)")
-    _, said = process.communicate(timeout=180)
-    assert process.returncode != 0
+    before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)"
+    said = run_alone("train.py", *limited, cwd=tmp_path, before=before, returncode=1)
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     if while_writing == "cache":
         assert "OSError: There is no room for cache/" in said
@@ -142,7 +119,7 @@ def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarra
     else:
         assert "OSError: There is no room for run/adata.h5ad, of which nothing is left. Make room on its disk" in said
         assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", "best.ckpt", "last.ckpt"}
-    ended(begun(["resume=run"], tmp_path))
+    run_alone("train.py", "resume=run", cwd=tmp_path)
     np.testing.assert_array_equal(latents(tmp_path / "run"), undisturbed)
 
 
@@ -161,9 +138,9 @@ def met(self, **elements):
         time.sleep(0.01)
 scalex.training.input_cache.BlockWriter.finish = met
 """
-    running = [begun([*settings, f"output={name}"], tmp_path, meet) for name in ("one", "two")]
-    for process in running:
-        ended(process)
+    running = [start("train.py", *settings, f"output={name}", cwd=tmp_path, before=meet) for name in ("one", "two")]
+    for started in running:
+        started.end()
     assert len(list((tmp_path / "cache").iterdir())) == 1
     for name in ("one", "two"):
         np.testing.assert_array_equal(latents(tmp_path / name), undisturbed)

@@ -31,6 +31,7 @@ def votes(adata: AnnData) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("join", "n_features"), [("inner", 1761), ("outer", 28197)])
 def test_cell_lines_of_three_files_with_other_features(
     real: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, join: Any, n_features: int

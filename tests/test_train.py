@@ -18,28 +18,25 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from commands import run_alone, start, typed
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import scalex
+from scalex.system.overrides import as_override, as_typed
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
     "model=small",
     "model.max_epochs=3",
     "model.n_hidden=16",
+    "model.correct_at=[]",
     "dataset.n_cells=200",
     "dataset.n_features=400",
     "preprocess.min_features=50",
     "trainer=cpu",
 ]
 FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png", ".composed.yaml"}
-
-
-def typed(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "train.py", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +55,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def test_the_run_folder(tmp_path: Path) -> None:
-    done = typed(*QUICK, "output=run", cwd=tmp_path)
+    done = typed("train.py", *QUICK, "output=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Results: run" in done.stderr
     folder = tmp_path / "run"
@@ -122,41 +119,50 @@ def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_import
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    settings = [*QUICK, "model.max_epochs=400", "callbacks=[checkpoint,latent_export]", "callbacks.checkpoint.every_seconds=0.1"]
-    whole = typed(*settings, "output=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *settings, "output=killed"], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    last = tmp_path / "killed" / "checkpoint" / "last.ckpt"
-    while not last.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    settings = [
+        *QUICK,
+        "model.max_epochs=9",
+        "callbacks=[checkpoint,latent_export]",
+        "callbacks.checkpoint.every_seconds=0",
+        "model.correct_at=[0.5,0.8]",
+    ]
+    # The last bits depend on what a process has done before: each run has its own.
+    run_alone("train.py", *settings, "output=whole", cwd=tmp_path)
+    # In the midst of an epoch, with a checkpoint behind it.
+    before = """
+from scalex import ScalexModule
+training_step, steps = ScalexModule.training_step, []
+def step(self, *minibatch):
+    steps.append(1)
+    if len(steps) == 12:
+        die()
+    return training_step(self, *minibatch)
+ScalexModule.training_step = step
+"""
+    run_alone("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
+    assert (tmp_path / "killed" / "checkpoint" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
-    resumed = typed("resume=killed", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    run_alone("train.py", "resume=killed", cwd=tmp_path)
     latents = [ad.read_h5ad(tmp_path / name / "adata.h5ad").obsm["latent"] for name in ("whole", "killed")]
     np.testing.assert_array_equal(*latents)
     pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")))
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    settings = [*QUICK, "model.max_epochs=100000", "callbacks.checkpoint.every_seconds=0.1"]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *settings, "output=run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
+    started = start("train.py", *settings, "output=run", cwd=tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "last.ckpt").exists():
-        assert process.poll() is None
+        assert started.process.is_alive()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert started.process.pid is not None
+    os.kill(started.process.pid, signal.SIGINT)
+    said = started.end(1)
     assert "Go on with: python train.py resume=run" in said
     assert "Traceback" not in said
 
 
 def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
-    done = typed("-m", *QUICK, "model.n_latent=2,3", "seed=1", "output=sweep", cwd=tmp_path)
+    done = typed("train.py", "-m", *QUICK, "model.n_latent=2,3", "seed=1", "output=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
     assert table["model.n_latent"].tolist() == [2, 3]
@@ -166,9 +172,10 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "sweep" / str(run)).iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
-    done = typed("-m", "launch=local", *QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    settings = [*QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep"]
+    run_alone("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", ".submitit", "multirun.yaml"}
     assert ad.read_h5ad(tmp_path / "sweep" / "0" / "adata.h5ad").obsm["latent"].shape[1] == 3
 
@@ -178,10 +185,72 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
         (["dataset=h5ad", "dataset.path=none.h5ad"], "FileNotFoundError: No such file: none.h5ad"),
         (["dataset=h5ad"], "ValueError: Not given: dataset.path. Say it on the command line: dataset.path=..."),
     ):
-        done = typed(*arguments, f"output=run{len(arguments)}", cwd=tmp_path)
+        done = typed("train.py", *arguments, f"output=run{len(arguments)}", cwd=tmp_path)
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("score=totl", "ValueError: score=totl: allowed are total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_"),
+        (
+            "callbacks=[checkpoint]",
+            "ValueError: The trainer has no LatentExport, which keeps the latents. Its callbacks: Checkpoint. Add it",
+        ),
+        ("callbacks=[]", "on the command line: callbacks=[latent_export,...]."),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path: Path, setting: str, said: str) -> None:
+    done = typed("train.py", *QUICK, setting, "output=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Read" not in done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", ".composed.yaml", "log.txt"}
+
+
+def test_a_score_that_the_cells_do_not_have_is_said_when_all_is_written(tmp_path: Path) -> None:
+    done = typed("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
+    assert done.returncode == 1
+    line = "score=umap_silhouette cannot be computed for these cells; there are: entropy_mixing, ari, nmi, silhouette, total. All results"
+    assert f"ValueError: {line} are in run." in done.stderr
+    assert {"adata.h5ad", "metrics.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
+
+
+def test_a_folder_of_any_name(tmp_path: Path) -> None:
+    settings = [*QUICK, "callbacks=[checkpoint,latent_export]"]
+    done = typed("train.py", *settings, as_override("output", NASTY), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [NASTY]
+    assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
+    again = typed("train.py", *settings, as_override("output", NASTY), cwd=tmp_path)
+    assert f"go on with a run that was stopped with {as_typed('resume', NASTY)}\n" in again.stderr
+    assert "is finished" in typed("train.py", as_override("resume", NASTY), cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. What stands in ${} is the value of another"),
+        (as_override("output", "a${b}"), "ValueError: output=a${b}: the name of a folder cannot hold ${, which begins the name of another"),
+        ("resume='a${b}'", "InterpolationKeyError: resume: "),
+    ],
+)
+def test_a_name_that_stands_for_a_setting_is_said_in_a_line(tmp_path: Path, output: str, said: str) -> None:
+    done = typed("train.py", output, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_be_a_number(tmp_path: Path) -> None:
+    assert typed("train.py", *QUICK, "callbacks=[latent_export]", "output=7", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "7" / "adata.h5ad").exists()
 
 
 def test_a_run_returns_its_score(train: ModuleType, tmp_path: Path) -> None:
@@ -216,20 +285,13 @@ def test_results_are_never_overwritten(train: ModuleType, tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-@pytest.mark.parametrize(("largest_file", "whole"), [(60_000, set()), (350_000, {"best.ckpt", "last.ckpt"})])
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, largest_file: int, whole: set[str]) -> None:
-    limited = (
-        "import resource, runpy, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file},) * 2)\n"
-        f"sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
+@pytest.mark.parametrize(("n_bytes", "whole"), [(60_000, set()), (350_000, {"best.ckpt", "last.ckpt"})])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, whole: set[str]) -> None:
     settings = [*QUICK, "model.n_latent=10", "callbacks=[checkpoint,latent_export]", "output=run"]
-    done = subprocess.run(
-        [sys.executable, "-c", limited, *settings], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
-    )
-    assert done.returncode != 0
-    assert "Error" in done.stderr
+    # A file that HDF5 could not write is never closed: in a process of its own.
+    before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
+    said = run_alone("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
+    assert "Error: There is no room for run/" in said
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", *whole}
 

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks
 from torch import Tensor
 
+from scalex.system.overrides import as_typed
 from scalex.system.whole_files import written_whole
 
 __all__ = ["Checkpoint"]
@@ -75,7 +76,8 @@ class Checkpoint(callbacks.Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to go on, where somebody stopped the run."""
         if self.folder is not None and not isinstance(exception, Exception):
-            logger.warning("Stopped at step %d. Go on with: python train.py resume=%s", trainer.global_step, self.folder.parent)
+            typed = as_typed("resume", self.folder.parent)
+            logger.warning("Stopped at step %d. Go on with: python train.py %s", trainer.global_step, typed)
 
     def state_dict(self) -> dict[str, Any]:
         """Best loss and weights: part of ``last.ckpt``."""

@@ -13,13 +13,17 @@ from lightning import Callback, LightningModule, Trainer
 
 from scalex.callbacks.clusters import place_others, sampled
 from scalex.data import ScalexDataModule
-from scalex.metrics import batch_entropy_mixing, scores, silhouette
+from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
 from scalex.metrics.clusters import add_clusters
 from scalex.system.whole_files import written_whole
 
-__all__ = ["Scores"]
+__all__ = ["NAMES", "Scores"]
 
 logger = logging.getLogger(__name__)
+
+
+# The names in metrics.json, where all of them can be computed.
+NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 
 
 class Scores(Callback):

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.matrix import StoredMatrix
-from scalex.system.processes import process_rank, wait_for
+from scalex.system.processes import is_first, wait_for
 from scalex.system.whole_files import made_by_the_first
 
 __all__ = ["stored_by_rows"]
@@ -55,7 +55,7 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
     state = path.stat()
     made_of = f"{FORMAT}\n{path.absolute()}\n{state.st_size}\n{state.st_mtime_ns}\n{name}"
     target = folder / f"rows-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.h5ad"
-    if process_rank() > 0:
+    if not is_first():
         wait_for(target, "Has the first process stopped?")
         return StoredMatrix(target, "X")
     if target.exists():

@@ -1,7 +1,7 @@
 """Scores of an embedding: pure functions, and torchmetrics shells for use in training."""
 
 from scalex.metrics.entropy_mixing import BatchEntropyMixing, batch_entropy_mixing, neighbor_entropy
-from scalex.metrics.scores import scores
+from scalex.metrics.scores import SCORES, scores
 from scalex.metrics.silhouette import Silhouette, silhouette
 
-__all__ = ["BatchEntropyMixing", "Silhouette", "batch_entropy_mixing", "neighbor_entropy", "scores", "silhouette"]
+__all__ = ["SCORES", "BatchEntropyMixing", "Silhouette", "batch_entropy_mixing", "neighbor_entropy", "scores", "silhouette"]

@@ -10,7 +10,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from scalex.metrics.entropy_mixing import batch_entropy_mixing
 from scalex.metrics.silhouette import silhouette
 
-__all__ = ["scores"]
+__all__ = ["SCORES", "scores"]
+
+# The scores that there are.
+SCORES = ("total", "entropy_mixing", "silhouette", "ari", "nmi")
 
 
 def scores(

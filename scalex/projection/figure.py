@@ -83,7 +83,8 @@ def _distance_panel(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.f
             axis.hist(np.clip(own, 0, bins[-1]), bins, density=True, histtype="step", color=colors[domain], label=str(domain))
     axis.axvline(limit, color="black", linestyle=":", label="outside")
     axis.set(title="distance to the reference", xlabel="1 = median of the reference's own cells", ylabel="density")
-    axis.legend(fontsize=8, frameon=False)
+    # The best place would be looked for among all that is drawn, which takes long.
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
 def _label_panel(axis: Axes, sample: pd.DataFrame) -> None:
@@ -91,7 +92,8 @@ def _label_panel(axis: Axes, sample: pd.DataFrame) -> None:
     axis.barh(share.index.astype(str), share["size"], color="lightgrey", label="cells")
     axis.barh(share.index.astype(str), share["size"] * share["mean"], color="tab:red", label="of these outside")
     axis.set(title="transferred labels", xlabel="cells (of those sampled)")
-    axis.legend(fontsize=8, frameon=False)
+    # The longest bar is at the top.
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def _colors(kinds: list[str]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
+from scalex.system.processes import alone
 
 __all__ = ["embed", "project"]
 
@@ -114,11 +115,13 @@ def project(
     Raises
     ------
     ValueError
-        If too few features are found, the values are not of the kind that the model was trained on, or the domain to impute through is
-        not known.
+        If the trainer has several processes, too few features are found, the values are not of the kind that the model was trained on,
+        or the domain to impute through is not known.
     KeyError, FileNotFoundError
         Where the source does not hold what its options name, or the reference has no such labels.
     """
+    if trainer is not None and trainer.world_size > 1:
+        raise ValueError("Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     impute_code = decoded_domain(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
@@ -188,7 +191,8 @@ def _predict(
 
 def quiet_trainer() -> Trainer:
     """A trainer for a few cells: on the processor, without files and messages."""
-    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    with alone():
+        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 
 class _HandOn(Callback):

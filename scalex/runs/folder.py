@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import fcntl
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["COMPOSED", "RESULTS", "new_folder", "not_given", "stopped_at"]
+from scalex.system.overrides import as_typed
+
+__all__ = ["COMPOSED", "RESULTS", "claim_folder", "new_folder", "not_given", "stopped_at"]
+
+logger = logging.getLogger(__name__)
 
 # The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
 COMPOSED = ".composed.yaml"
@@ -41,16 +49,43 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     if found and not resume:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
-            f"on with a run that was stopped with resume={folder}."
+            f"on with a run that was stopped with {as_typed('resume', folder)}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        # Another process of this launch may look at once.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
     return folder
+
+
+@contextmanager
+def claim_folder(folder: Path) -> Iterator[None]:
+    """While this lasts, no other run can begin in a folder, as far as its disk knows locks.
+
+    Raises
+    ------
+    FileExistsError
+        If a run is at work there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            # Of a process that is killed nothing stays, unlike of a file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"A run is at work in the folder {folder}. Give each run its own with output=; processes that train together are asked "
+                "for with trainer=ddp."
+            ) from None
+        except OSError:
+            logger.debug("The disk of %s has no locks.", folder)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def stopped_at(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scalex.system.processes import process_rank
+from scalex.system.processes import is_first
 
 __all__ = ["logged_to"]
 
@@ -19,7 +19,7 @@ def logged_to(path: Path | None) -> Iterator[None]:
 
     Of several processes that train together, the others than the first say nothing but errors.
     """
-    first = process_rank() == 0
+    first = is_first()
     package = logging.getLogger("scalex")
     loggers = [package, *(logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric"))]
     before = [one.level for one in loggers]

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anndata import AnnData
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistBackendError
 
-from scalex.cells import BackedCells, CellSource
+from scalex.callbacks.latent_export import LatentExport
+from scalex.cells import BackedCells, Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Recipe
 from scalex.system.memory import keep_freed_memory, return_freed_memory
-from scalex.system.processes import made_once, process_rank, wait_for
+from scalex.system.overrides import as_typed
+from scalex.system.processes import alone, is_first, made_once, wait_for
 from scalex.training.forecast import say_what_is_needed
 from scalex.training.input_cache import InputCache
 
-__all__ = ["fit", "train_and_embed"]
+__all__ = ["check_callbacks", "fit", "train_and_embed"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +72,28 @@ def fit(
     Raises
     ------
     ValueError, KeyError, FileNotFoundError
-        Where the cells are not as the options say.
+        If `LatentExport` is not among the callbacks; where the cells are not as the options say.
     FloatingPointError
         If the loss is not finite.
     """
+    check_callbacks(trainer)
+    # A trainer of one device may be one of many that a launcher has started, each with a run of its own.
+    with alone() if trainer.world_size == 1 else nullcontext():
+        rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+        return _fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters, resume_from=resume_from)
+
+
+def _fit(
+    source: CellSource,
+    recipe: Recipe,
+    module: ScalexModule,
+    trainer: Trainer,
+    *,
+    chunk_size: int,
+    seed: int,
+    parameters: Mapping[str, Any] | None,
+    resume_from: str | Path | None,
+) -> AnnData:
     cells = source.open()
     n_cells, n_features = len(cells.domain), len(cells.var)
     domains = cells.domain.categories
@@ -81,7 +102,6 @@ def fit(
         raise ValueError(f"There is {n_cells} cell: a model needs more than one to learn from.")
     if len(domains) == 1:
         logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
-    shared = Path(trainer.default_root_dir) / ".fitted.pt"
     cache = None
     if isinstance(cells, BackedCells) and cells.cache is not None:
         cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
@@ -90,37 +110,49 @@ def fit(
         return (None if cache is None else cache.fitted()) or recipe.fit(cells)
 
     # One process passes over the cells, and leaves what it finds for the others.
+    shared = Path(trainer.default_root_dir) / ".fitted.pt"
     several = trainer.world_size > 1
-    fitted = made_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else fit_recipe()
+    with made_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else nullcontext(fit_recipe()) as fitted:
+        data = _data_module(cells, fitted, module, chunk_size=chunk_size, seed=seed, parameters=parameters)
+        if cache is not None:
+            if not is_first():
+                wait_for(cache.path, "Has the first process stopped?")
+            elif not cache.path.exists():
+                cache.write(data)
+            logger.info("Reads the model's inputs from the cache %s", cache.path)
+            data.read_inputs_from(cache.inputs())
+        module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
+        return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+
+
+def _data_module(cells: Cells, fitted: FittedRecipe, module: ScalexModule, **options: Any) -> ScalexDataModule:
+    """The kept cells, if they are enough to learn from, in the minibatches of the module's plan."""
     if len(fitted.rows) < 2:
+        n_cells = len(cells.domain)
         raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: lower it, a model needs more than one.")
     kept = cells.domain[fitted.rows]
     for domain, count in kept.value_counts().items():
         if count < 2:
             logger.warning("Domain %s has %d cell(s) after filtering: its own statistics cannot be learnt.", domain, count)
-
     plan = module.hparams
-    data = ScalexDataModule(
-        cells,
-        fitted,
-        batch_size=plan["batch_size"],
-        sampling=plan["sampling"],
-        chunk_size=chunk_size,
-        seed=seed,
-        parameters=parameters,
-    )
-    if cache is not None:
-        if process_rank() > 0:
-            wait_for(cache.path, "Has the first process stopped?")
-        elif not cache.path.exists():
-            cache.write(data)
-        logger.info("Reads the model's inputs from the cache %s", cache.path)
-        data.read_inputs_from(cache.inputs())
-    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
-    adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
-    if several and trainer.is_global_zero:
-        shared.unlink(missing_ok=True)
-    return adata
+    return ScalexDataModule(cells, fitted, batch_size=plan["batch_size"], sampling=plan["sampling"], **options)
+
+
+def check_callbacks(trainer: Trainer) -> None:
+    """See that the latents will be kept, before the long work.
+
+    Raises
+    ------
+    ValueError
+        If they would not.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(callback, LatentExport) for callback in callbacks):
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        raise ValueError(
+            f"The trainer has no LatentExport, which keeps the latents. Its callbacks: {names}. Add it to them; on the "
+            "command line: callbacks=[latent_export,...]."
+        )
 
 
 def train_and_embed(
@@ -152,7 +184,7 @@ def train_and_embed(
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
         trainer.predict(module, datamodule=data, return_predictions=False)
-    assert data.embedding is not None, "the trainer needs the callback LatentExport"
+    assert data.embedding is not None
     return data.embedding
 
 
@@ -173,7 +205,7 @@ def _others_alive(trainer: Trainer) -> Iterator[None]:
             raise
         raise ConnectionError(
             f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
-            f"from the last checkpoint with resume={trainer.default_root_dir}."
+            f"from the last checkpoint with {as_typed('resume', trainer.default_root_dir)}"
         ) from error
 
 

@@ -32,7 +32,7 @@ from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.chunks import chunks
 from scalex.system.whole_files import written_whole
-from scalex.training.fit import train_and_embed
+from scalex.training.fit import check_callbacks, train_and_embed
 
 __all__ = ["grow", "start_from"]
 
@@ -90,9 +90,11 @@ def grow(
     Raises
     ------
     ValueError
-        If the folder holds no expression, the module is of another size, or the new cells do not fit the model.
+        If the folder holds no expression, the module is of another size, `LatentExport` is not among the callbacks, or the new cells
+        do not fit the model.
     """
     _check_size(reference, module)
+    check_callbacks(trainer)
     if trainer.world_size > 1:
         raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)

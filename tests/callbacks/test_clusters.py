@@ -62,6 +62,7 @@ def test_the_others_are_placed_by_their_neighbours(data: Any) -> None:
     assert adjusted_rand_score(data.kind, pd.Series(cluster).map(pd.Series(data.kind).groupby(cluster.to_numpy()).first())) > 0.95
 
 
+@pytest.mark.slow
 def test_neighbours_of_more_cells_than_are_compared_one_by_one() -> None:
     """Scanpy finds those of more than 8,192 cells in another way, which depends on yet another package."""
     latent = np.random.default_rng(0).normal(size=(8300, 3)).astype(np.float32)

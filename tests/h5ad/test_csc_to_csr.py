@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from anndata import AnnData
+from commands import Started
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, BackedCells
@@ -104,22 +104,18 @@ def test_a_damaged_source_is_named_and_nothing_is_left(matrix: sparse.csc_matrix
 
 
 KILLED = """
-import os, signal, sys
 from pathlib import Path
 import scalex.h5ad.block_writer
 import scalex.h5ad.csc_to_csr as by_rows
+import scalex.h5ad.csc_to_csr as by_rows
 
-def killed(self, block):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-by_rows.BlockWriter.append = killed
-by_rows.stored_by_rows(Path(sys.argv[1]), "X", Path(sys.argv[2]))
+by_rows.BlockWriter.append = die
+by_rows.stored_by_rows(Path("{}"), "X", Path("cache"))
 """
 
 
 def test_what_a_killed_process_left_is_not_used(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
     path, cache = written(matrix, tmp_path), tmp_path / "cache"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(cache)], check=False)
-    assert done.returncode == -9
+    Started(KILLED.format(path), cwd=tmp_path).end(-signal.SIGKILL)
     stored = stored_by_rows(path, "X", cache)
     assert (stored.read(slice(None)) != matrix.tocsr()).nnz == 0

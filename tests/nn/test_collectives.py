@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import Started
 from scipy import stats
 from torch import distributed
 
@@ -76,8 +75,10 @@ def take_part(rank: int, first: int, folder: str) -> None:
 
 @pytest.mark.parametrize("first", SPLITS.values(), ids=SPLITS)
 def test_two_processes_do_what_one_does(first: int, tmp_path: Path) -> None:
-    running = [subprocess.Popen([sys.executable, __file__, str(rank), str(first), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(120) for process in running] == [0, 0]
+    forked = f"import runpy; runpy.run_path({__file__!r})['take_part']"
+    running = [Started(f"{forked}({rank}, {first}, {str(tmp_path)!r})", cwd=tmp_path) for rank in (0, 1)]
+    for process in running:
+        process.end()
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, case in CASES.items():
         for what, expected in case(slice(0, 80), *cells()).items():
@@ -100,7 +101,3 @@ def test_two_processes_do_what_one_does(first: int, tmp_path: Path) -> None:
 def test_domain_entropy_is_that_of_scipy(codes: list[int]) -> None:
     expected = stats.entropy(np.bincount(codes, minlength=5))
     assert MinibatchCounts.of(torch.tensor(codes), 5).domain_entropy().item() == pytest.approx(expected, abs=1e-6)
-
-
-if __name__ == "__main__":
-    take_part(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -249,8 +249,12 @@ class TestProbabilitiesWithDomains:
                 total -= np.log(probability[np.arange(len(true)), true]).sum()
             return total
 
-        grid = np.exp(np.linspace(np.log(0.2), np.log(30), 400))
-        factor = grid[np.argmin([surprise(one) for one in grid])]
+        low, high = np.log(0.2), np.log(30)
+        for _ in range(2):
+            grid = np.linspace(low, high, 24)
+            best = int(np.argmin([surprise(np.exp(one)) for one in grid]))
+            low, high = grid[max(best - 1, 0)], grid[min(best + 1, 23)]
+        factor = np.exp(grid[best])
         probability, _ = naive([latent], label, [query[0]], (factor / 2,))
         np.testing.assert_allclose(found["probability"], probability.max(1), rtol=0.02)
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from scalex.runs.folder import COMPOSED, RESULTS, new_folder
+from scalex.runs.folder import COMPOSED, RESULTS, claim_folder, new_folder
 from scalex.system.whole_files import made_by_the_first, written_whole
 
 
@@ -169,3 +170,23 @@ def test_the_folder_of_a_continued_training_that_failed_is_not_used_for_another_
     (tmp_path / "growth.json").write_text('{"accepted": false}')
     with pytest.raises(FileExistsError, match=r"holds another run's results \(growth\.json\)"):
         new_folder(tmp_path)
+
+
+def test_a_folder_is_that_of_one_run_at_a_time(tmp_path: Path) -> None:
+    for _ in range(2):
+        with (
+            claim_folder(tmp_path),
+            pytest.raises(FileExistsError, match=rf"A run is at work in the folder {tmp_path}\."),
+            claim_folder(tmp_path),
+        ):
+            pass
+    assert listed(tmp_path) == []
+
+
+def test_a_disk_without_locks_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with claim_folder(tmp_path), claim_folder(tmp_path):
+        assert listed(tmp_path) == []
