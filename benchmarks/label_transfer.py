@@ -1,4 +1,4 @@
-"""Labels passed on to other data sets, beside other methods: ``python benchmarks/label_transfer.py``; see README.md beside this file."""
+"""Labels passed on to other data sets, beside other methods: ``python -m benchmarks.label_transfer``; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
-from tables import circumstances, markdown_table, show
 
+from benchmarks.tables import circumstances, markdown_table, show
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import Chunk
@@ -187,7 +187,9 @@ def by_scvi(name: str, data: Path, seed: int, interpreter: str | None, *, fresh:
             files = [Path(folder) / file for file in ("reference.h5ad", "query.h5ad", "latents.npz")]
             for side, file in zip(sides, files, strict=False):
                 side.write_h5ad(file)
-            subprocess.run([interpreter, str(Path(__file__).with_name("scvi_query.py")), *map(str, files), str(seed)], check=True)
+            # -I: that interpreter must find its own scvi, and not the script of that name.
+            script = Path(__file__).parent / "peers" / "scvi_query.py"
+            subprocess.run([interpreter, "-I", str(script), *map(str, files), str(seed)], check=True)
             with np.load(files[-1]) as stored:
                 latent = stored["reference"], stored["query"]
         label = tuple(side.obs["cell_type"].to_numpy(str) for side in sides)

@@ -1,4 +1,4 @@
-"""Training on two processes of one thread each, against one: ``python benchmarks/processes.py``; see README.md beside this file."""
+"""Training on two processes of one thread each, against one: ``python -m benchmarks.processes``; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from omegaconf import OmegaConf
-from tables import circumstances, markdown_table, show
-from timing import LightningSteps, interleaved, ratio
 
+from benchmarks.tables import circumstances, markdown_table, show
+from benchmarks.timing import LightningSteps, interleaved, ratio
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource
 from scalex.memory import keep_freed_memory
@@ -63,8 +63,8 @@ def measure(n_processes: int, batch_size: int) -> None:
 
 def cells_per_second(n_processes: int, batch_size: int) -> float:
     """The same from outside."""
-    command = [sys.executable, __file__, "--measure", str(n_processes), str(batch_size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "benchmarks.processes", "--measure", str(n_processes), str(batch_size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     line = next(line for line in done.stdout.splitlines() if line.startswith("seconds per step: "))
     return batch_size / float(line.split(": ")[1])
 

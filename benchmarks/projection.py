@@ -1,4 +1,4 @@
-"""Speed and memory of projection on one thread: ``python benchmarks/projection.py``; see README.md beside this file."""
+"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ import pandas as pd
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from resampled import peak_memory, write_resampled
 from scipy import sparse
-from synthetic import N_FEATURES, sparse_counts
-from tables import circumstances, markdown_table, show
-from timing import Figure, interleaved, ratio
 from torch import Tensor
 
 import scalex
+from benchmarks.resampled import peak_memory, write_resampled
+from benchmarks.synthetic import N_FEATURES, sparse_counts
+from benchmarks.tables import circumstances, markdown_table, show
+from benchmarks.timing import Figure, interleaved, ratio
 from scalex.cells import AnnDataSource
 from scalex.logs import logged_to
 from scalex.memory import keep_freed_memory
@@ -171,7 +171,7 @@ def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: 
     inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
     ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
     # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
-    command = [interpreter, "-I", str(Path(__file__).with_name("published_embed.py")), str(path)]
+    command = [interpreter, "-I", str(Path(__file__).parent / "peers" / "published_embed.py"), str(path)]
 
     def measure() -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Speed of training and its parts on one thread: ``python benchmarks/speed.py``; see README.md beside this file."""
+"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
-from synthetic import N_FEATURES, data_module, sparse_counts, trainable
-from tables import circumstances, markdown_table, show
-from timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
 from torch import Tensor, nn
 
+from benchmarks.synthetic import N_FEATURES, data_module, sparse_counts, trainable
+from benchmarks.tables import circumstances, markdown_table, show
+from benchmarks.timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, PreparedCells
 from scalex.logs import logged_to
@@ -232,7 +232,7 @@ def _published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps:
     domain = pd.Categorical.from_codes(data.domain, list(data.preprocessor.domains))
     names = [f"cell-{i}" for i in range(len(domain))]
     ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
-    script = Path(__file__).with_name("published_loop.py")
+    script = Path(__file__).parent / "peers" / "published_loop.py"
     # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
     command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
 

@@ -1,4 +1,4 @@
-"""Reading, training and memory of cells that stay in their files: ``python benchmarks/streaming.py``; see README.md beside this file."""
+"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
-from resampled import peak_memory, write_resampled
 from scipy import sparse
-from tables import circumstances, markdown_table, show
-from timing import Figure, LightningSteps, interleaved, ratio
 
+from benchmarks.resampled import peak_memory, write_resampled
+from benchmarks.tables import circumstances, markdown_table, show
+from benchmarks.timing import Figure, LightningSteps, interleaved, ratio
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
@@ -208,8 +208,10 @@ def memory(options: Options, folder: Path) -> Table:
         path = folder / "published.h5ad"
         write_resampled(options.real, PUBLISHED_CELLS, path)
         start = perf_counter()
-        command = [options.published, str(ROOT / "benchmarks" / "peer_published.py"), str(path), str(folder / "latents.npz"), "1", "100"]
-        peak = peak_memory([*command, "short"])
+        # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH.
+        script = ROOT / "benchmarks" / "peers" / "published.py"
+        command = [options.published, "-I", str(script), str(path), str(folder / "latents.npz"), "1", "100", "short"]
+        peak = peak_memory(command)
         seconds = perf_counter() - start
         rows.append([f"{PUBLISHED_CELLS:,}, published package", f"{peak:,.0f} MB", "", "", f"{seconds:,.0f}"])
     columns = ["cells", "peak resident memory", "of the first", "target", "whole command, s"]

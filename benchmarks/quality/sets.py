@@ -1,4 +1,4 @@
-"""Labelled cells on which integration is measured, and the cuts of them that the checks of `quality.py` need."""
+"""Labelled cells on which integration is measured, and the cuts of them that the checks of `run.py` need."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from over_correction import over_correction
 from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
 from scib_metrics.utils import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from benchmarks.quality.over_correction import over_correction
 
 __all__ = ["BATCH_METRICS", "BIO_METRICS", "Remembered", "score"]
 

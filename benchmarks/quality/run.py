@@ -1,4 +1,4 @@
-"""How well cells are integrated, beside other methods: ``python benchmarks/quality.py``; see README.md beside this file."""
+"""How well cells are integrated, beside other methods: ``python -m benchmarks.quality.run``; see benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["NUMBA_NUM_THREADS"] = "1"
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 # What jax has compiled for the scores serves later runs too.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import argparse
@@ -22,16 +22,17 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-import quality_checks as checks
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from quality_figures import draw_totals, draw_umaps
-from quality_peers import Peer, peers
-from quality_runs import ROOT, Model
-from quality_sets import ONE_DOMAIN, SETS, LabelledCells
-from quality_store import MOST_SCORED, Figures, Method, Store
-from scoring import BATCH_METRICS, BIO_METRICS
-from tables import circumstances, markdown_table, mean_and_spread, show
+
+from benchmarks.quality import checks
+from benchmarks.quality.figures import draw_totals, draw_umaps
+from benchmarks.quality.peers import Peer, peers
+from benchmarks.quality.runs import ROOT, Model
+from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells
+from benchmarks.quality.store import MOST_SCORED, Figures, Method, Store
+from benchmarks.tables import circumstances, markdown_table, mean_and_spread, show
 
 SHARED = ROOT.parent / "shared"
 # Names of figures, how tables call them, and digits after the point.

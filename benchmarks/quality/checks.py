@@ -7,10 +7,11 @@ from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
-from quality_runs import LabelsHidden, Model, Projected
-from quality_sets import LabelledCells, cut_at_random, only_in
-from quality_store import Figures, Method, Store
-from tables import mean_and_spread
+
+from benchmarks.quality.runs import LabelsHidden, Model, Projected
+from benchmarks.quality.sets import LabelledCells, cut_at_random, only_in
+from benchmarks.quality.store import Figures, Method, Store
+from benchmarks.tables import mean_and_spread
 
 __all__ = ["LABELS_SETS", "Section", "labels", "null", "projected", "unshared"]
 

@@ -18,17 +18,17 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
-from quality_peers import Embedding, scanvi
-from quality_sets import LabelledCells
-from quality_store import plain
 
+from benchmarks.quality.peers import Embedding, scanvi
+from benchmarks.quality.sets import LabelledCells
+from benchmarks.quality.store import plain
 from scalex.logs import logged_to
 from scalex.reference import Reference
 from scalex.workflow import fit
 
 __all__ = ["ROOT", "LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # What a run is made of, besides its trainer; as in train.py.
 PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 

@@ -1,4 +1,4 @@
-"""The store of what `quality.py` has run: embeddings and their scores."""
+"""The store of what `run.py` has run: embeddings and their scores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-import over_correction
 import pandas as pd
-import scoring
 from numpy.typing import NDArray
-from quality_peers import Embedding, Peer
-from quality_sets import LabelledCells, sample
 
 import scalex
+from benchmarks.quality import over_correction, scoring
+from benchmarks.quality.peers import Embedding, Peer
+from benchmarks.quality.sets import LabelledCells, sample
 
 __all__ = ["MOST_SCORED", "Figures", "Method", "Store", "plain", "scored"]
 
