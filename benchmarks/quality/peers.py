@@ -13,7 +13,6 @@ from time import process_time
 from typing import Any, NamedTuple, Self
 
 import anndata as ad
-import harmonypy
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -150,6 +149,9 @@ def harmony(cells: LabelledCells) -> Embedding:
     components = principal_components(cells)
     if cells.adata.obs["batch"].nunique() == 1:
         return components
+    # Here, since it is under the GPL and need not be there.
+    import harmonypy
+
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
     start = process_time()
     batch = cells.adata.obs[["batch"]].astype(str)

@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 
+from benchmarks.provenance import ROOT
 from benchmarks.quality.peers import Embedding, scanvi
 from benchmarks.quality.sets import LabelledCells
 from benchmarks.quality.store import plain
@@ -26,9 +27,8 @@ from scalex.logs import logged_to
 from scalex.reference import Reference
 from scalex.workflow import fit
 
-__all__ = ["ROOT", "LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
+__all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
 
-ROOT = Path(__file__).resolve().parents[2]
 # What a run is made of, besides its trainer; as in train.py.
 PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 
