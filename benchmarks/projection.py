@@ -220,7 +220,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parsed(parser, given, rounds=1, cells=600, sizes=[200, 400])
+    return parsed(parser, given, rounds=1, cells=600, sizes=[200])
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -168,7 +168,7 @@ def made(name: str, cell_set: CellSet) -> LabelledCells:
         kept &= (domain == cell_set.domain).to_numpy()
     obs = pd.DataFrame({"batch": domain, "cell_type": cells.obs["cell_type"].astype(object).replace({"gamma": "ductal"})})
     adata = ad.AnnData(cells.X[np.flatnonzero(kept)], obs=obs[kept].astype("category"), var=cells.var[[]])
-    return LabelledCells(name, adata, 50, cell_set.kind, ("model.max_steps=8", "model.n_hidden=16"))
+    return LabelledCells(name, adata, 50, cell_set.kind, ("model.max_steps=4", "model.n_hidden=16", "model.correct_at=[0.5]"))
 
 
 def centred_log_ratio(counts: sparse.csr_matrix) -> NDArray[np.float32]:
