@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import subprocess
@@ -98,7 +99,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(BATCH_SIZES), help="sizes of minibatches")
     parser.add_argument("--measure", type=int, nargs=2, help=argparse.SUPPRESS)
-    return parsed(parser, given, rounds=1, sizes=[64])
+    return parsed(parser, given, rounds=0, sizes=[64])
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -114,7 +115,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = []
     for size in arguments.sizes:
         figures = {str(n): Training(n, size, arguments.tiny).cells_per_second for n in (1, 2)}
-        found = interleaved(figures, arguments.rounds, warm_up=0 if arguments.tiny else 1)
+        found = interleaved(figures, arguments.rounds)
         one, two = (f"{float(np.median(found[n])):,.0f}" for n in ("1", "2"))
         overhead = 1e3 * size * float(np.median(1 / found["2"] - 0.5 / found["1"]))
         rows.append([f"{size:,}", one, two, f"{ratio(found['2'], found['1']):.2f}", ">= 1.6", f"{overhead:.0f} ms"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import json
@@ -220,7 +221,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parsed(parser, given, rounds=1, cells=600, sizes=[200])
+    return parsed(parser, given, rounds=0, cells=600, sizes=[200])
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
 import itertools
@@ -289,7 +290,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
     parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
     parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
-    return parsed(parser, given, rounds=1, steps=2, cells=600, gather_cells=1000, features=100)
+    return parsed(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import sys
@@ -349,7 +350,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan-cells", type=int, default=10_000_000, help="cells whose order is made")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
-    return parsed(parser, given, rounds=1, cells=600, sizes=[400], steps=2, plan_cells=10_000)
+    return parsed(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
 
 
 def main(given: Sequence[str] | None = None) -> None:

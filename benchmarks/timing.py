@@ -23,25 +23,23 @@ Figure = Callable[[], float]
 WARM_UP = 5
 
 
-def interleaved(figures: Mapping[str, Figure], rounds: int, *, warm_up: int = 1) -> dict[str, NDArray[np.float64]]:
+def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray[np.float64]]:
     """Measure each figure once in each round, so that what slows the machine for a while slows all of them.
 
     Parameters
     ----------
     figures
-        What to measure.
+        What to measure. They are all run once before the first round.
     rounds
-        Number of rounds.
-    warm_up
-        Rounds before the first one, which do not count.
+        Number of rounds. With 0, the run before the first round is all there is, and counts.
 
     Returns
     -------
     dict
         (rounds,) values of each figure.
     """
-    measured = [[figure() for figure in figures.values()] for _ in range(warm_up + rounds)]
-    return dict(zip(figures, np.array(measured[warm_up:]).T, strict=True))
+    measured = [[figure() for figure in figures.values()] for _ in range(rounds + 1)]
+    return dict(zip(figures, np.array(measured[1:] or measured).T, strict=True))
 
 
 def ratio(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-# What jax has compiled for the scores serves later runs too.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    # What jax has compiled for the scores serves later runs too.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import argparse
 import warnings
@@ -134,7 +135,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kept-only", action="store_true", help="run nothing; tables of what is there")
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
-    return parsed(parser, given, seeds=[0], sets=TINY_SETS)
+    # numba compiles for half a minute before the first UMAP.
+    return parsed(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
 
 
 def _store(arguments: argparse.Namespace, scratch: Path) -> Store:

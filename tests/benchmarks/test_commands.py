@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ OTHERS = {
     "streaming": ["--published", "other"],
     "processes": [],
     "label_transfer": ["--scvi", "other"],
-    "quality.run": ["--scvi", "other", "--published", "other"],
+    "quality.run": ["--scvi", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
 # What is not known of every row: no type is rare, some comparisons have no target, and some methods no training of their own.
 MAY_BE_EMPTY = {
@@ -166,6 +167,13 @@ def test_each_table_comes_out_with_finite_numbers(name: str, tables: Callable[..
                 assert cell or column in MAY_BE_EMPTY[name], (column, row)
     pictures = {"tables_totals.png", "tables_umaps.png"} if name == "quality.run" else set()
     assert {path.name for path in tmp_path.iterdir()} == {"tables.md"} | pictures
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_to_import_a_command_changes_nothing(name: str) -> None:
+    before = dict(os.environ)
+    runpy.run_path(str(ROOT / "benchmarks" / f"{name.replace('.', '/')}.py"), run_name="imported")
+    assert dict(os.environ) == before
 
 
 def test_a_method_without_its_interpreter_is_told(tables: Callable[..., list[Table]]) -> None:
