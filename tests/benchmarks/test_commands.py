@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import runpy
@@ -68,12 +69,18 @@ class Table(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Commands settle threads, variables and processes for all of the process that they have to themselves."""
+    """Commands settle threads, variables, loggers and process groups, since they have a process to themselves."""
     n_threads = torch.get_num_threads()
     # numba starts its threads now: torch, too, uses all cores from then on, and commands ask for one thread before.
     numba.get_num_threads()
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
+    # Hydra disables those that are there.
+    settled = [(logger, logger.disabled, logger.level) for logger in loggers]
     with patch.dict(os.environ):
         yield
+    for logger, disabled, level in settled:
+        logger.disabled = disabled
+        logger.setLevel(level)
     torch.set_num_threads(n_threads)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
