@@ -1,14 +1,15 @@
-"""Labels passed on to other data sets, beside other methods: ``python benchmarks/label_transfer.py``; see README.md beside this file."""
+"""Labels passed on to other data sets, beside other methods: ``python -m benchmarks.label_transfer``; see README.md beside this file."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import hashlib
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -30,15 +31,20 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
-from tables import circumstances, markdown_table, show
 
+from benchmarks.provenance import ROOT, provenance, source_hash
+from benchmarks.real_cells import data_folder
+from benchmarks.tables import markdown_table, show
+from benchmarks.tiny import parsed
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import Chunk
+from scalex.demo import demo_cells
 from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
 from scalex.reference.input_pca import InputPca
@@ -46,8 +52,6 @@ from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.log import logged_to
 from scalex.training.fit import fit
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / "benchmarks" / ".cache" / "label_transfer"
 N_BINS = 15
 # A type with fewer query cells is not left out: its AUROC would say little.
 LEAST_LEFT_OUT = 10
@@ -64,6 +68,27 @@ COLUMNS = (
 )
 
 Data = tuple[ad.AnnData, ad.AnnData, int, int | list[str]]
+
+
+class Training(NamedTuple):
+    """How models are trained, and where what they make is kept.
+
+    Attributes
+    ----------
+    data
+        Folder of the data sets.
+    kept
+        Folder of what has been made.
+    overrides
+        What `train.py` would be told: an option of conf/model, and settings of it.
+    fresh
+        Make again what is kept.
+    """
+
+    data: Path
+    kept: Path
+    overrides: tuple[str, ...]
+    fresh: bool
 
 
 class Embedded(NamedTuple):
@@ -118,6 +143,16 @@ def cell_lines(data: Path, *, shared: bool) -> Data:
     return reference, query, 600, reference.var_names.intersection(query.var_names, sort=False).tolist() if shared else 2000
 
 
+def made(data: Path) -> Data:
+    """Two domains of made cells; a third one."""
+    adata = demo_cells(300, 500, 3)
+    # Few types, since each is left out in turn.
+    adata = adata[adata.obs["cell_type"].isin(["alpha", "beta", "gamma"])].copy()
+    own = (adata.obs["batch"] != "domain2").to_numpy()
+    return adata[own].copy(), adata[~own].copy(), 50, 200
+
+
+MADE = "made cells"
 SETS: dict[str, Callable[[Path], Data]] = {
     "pancreas: inDrop4 -> CEL-Seq": lambda data: pancreas(data, "inDrop4"),
     "pancreas: CEL-Seq -> inDrop4": lambda data: pancreas(data, "celseq"),
@@ -125,23 +160,31 @@ SETS: dict[str, Callable[[Path], Data]] = {
     "kang: four donors -> four others (untouched)": donors,
     "cell lines: CEL-seq2 -> 10x": lambda data: cell_lines(data, shared=True),
     "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: cell_lines(data, shared=False),
+    MADE: made,
 }
+REAL = [name for name in SETS if name != MADE]
 
 
-def embedded(name: str, data: Path, seed: int, left_out: str | None, *, model: str, fresh: bool) -> Embedded:
+def embedded(name: str, training: Training, seed: int, left_out: str | None) -> Embedded:
     """Train on the reference, without one type if so asked, and embed the query with all that is fitted frozen; done once."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         # Not the demo cells, for which a training is shorter.
-        plan = compose("train", [f"model={model}", f"seed={seed}", "dataset=h5ad"]).model
-    path = CACHE / f"{_hash_of([name, dict(plan), left_out])}.npz"
-    if fresh or not path.exists():
+        plan = OmegaConf.to_container(compose("train", [*training.overrides, f"seed={seed}", "dataset=h5ad"]).model, resolve=True)
+    assert isinstance(plan, dict)
+    path = training.kept / f"{_hash_of([name, plan, left_out, source_hash()])}.npz"
+    if training.fresh or not path.exists():
         _say(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
-        reference, query, min_features, features = SETS[name](data)
+        reference, query, min_features, features = SETS[name](training.data)
         reference = reference[(reference.obs["cell_type"] != left_out).to_numpy()].copy()
-        module = instantiate(plan)
+        module = instantiate(plan, _convert_="all")
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = Trainer(
-            accelerator="cpu", devices=1, callbacks=[LatentExport(None)], max_steps=plan.max_steps, max_epochs=plan.max_epochs, **quiet
+            accelerator="cpu",
+            devices=1,
+            callbacks=[LatentExport(None)],
+            max_steps=plan["max_steps"],
+            max_epochs=plan["max_epochs"],
+            **quiet,
         )
         with logged_to(None):
             recipe = RnaRecipe(min_features=min_features, n_top_features=features)
@@ -171,14 +214,14 @@ def _latents(module: ScalexModule, inputs: sparse.csr_matrix, lacking: NDArray[n
     return latent
 
 
-def by_scvi(name: str, data: Path, seed: int, interpreter: str | None, *, fresh: bool) -> Embedded | None:
+def by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -> Embedded | None:
     """The same with scVI on the same features and cells; None if it has not been run and there is no interpreter for it."""
-    path = CACHE / f"{_hash_of(['scvi', name, seed])}.npz"
-    if fresh or not path.exists():
-        if interpreter is None:
-            return None
+    path = training.kept / f"{_hash_of(['scvi', name, seed])}.npz"
+    if interpreter is None and not path.exists():
+        return None
+    if interpreter is not None and (training.fresh or not path.exists()):
         _say(f"scVI on {name}, seed {seed}")
-        reference, query, min_features, features = SETS[name](data)
+        reference, query, min_features, features = SETS[name](training.data)
         fitted = RnaRecipe(min_features=min_features, n_top_features=features).fit(AnnDataSource(path=reference, batch_key="batch").open())
         shared = fitted.preprocessor.features.intersection(query.var_names, sort=False)
         query.obs["batch"] = [f"query {domain}" for domain in query.obs["batch"]]
@@ -187,7 +230,9 @@ def by_scvi(name: str, data: Path, seed: int, interpreter: str | None, *, fresh:
             files = [Path(folder) / file for file in ("reference.h5ad", "query.h5ad", "latents.npz")]
             for side, file in zip(sides, files, strict=False):
                 side.write_h5ad(file)
-            subprocess.run([interpreter, str(Path(__file__).with_name("scvi_query.py")), *map(str, files), str(seed)], check=True)
+            # -I: that interpreter must find its own scvi, and not the script of that name.
+            script = Path(__file__).parent / "peers" / "scvi_query.py"
+            subprocess.run([interpreter, "-I", str(script), *map(str, files), str(seed)], check=True)
             with np.load(files[-1]) as stored:
                 latent = stored["reference"], stored["query"]
         label = tuple(side.obs["cell_type"].to_numpy(str) for side in sides)
@@ -255,14 +300,13 @@ def auroc(cells: Embedded, answer: Answer, left_out: str) -> float:
     return float(roc_auc_score(lacking[judged], answer.unknown[judged]))
 
 
-def _table(arguments: argparse.Namespace, data: Path) -> tuple[list[list[str]], list[list[str]]]:
+def _table(arguments: argparse.Namespace, training: Training) -> tuple[list[list[str]], list[list[str]]]:
     """The rows of the table of methods and of the table of types left out."""
     rows, types = [], []
     for name in arguments.sets:
-        options = {"model": arguments.model, "fresh": arguments.fresh}
-        whole = [embedded(name, data, seed, None, **options) for seed in arguments.seeds]
+        whole = [embedded(name, training, seed, None) for seed in arguments.seeds]
         left_out = [] if arguments.whole else list(_left_out(whole[0]))
-        without = {one: embedded(name, data, arguments.seeds[0], one, **options) for one in left_out}
+        without = {one: embedded(name, training, arguments.seeds[0], one) for one in left_out}
         for method, classify in METHODS.items():
             answers = {one: classify(cells) for one, cells in without.items()}
             found = {one: auroc(without[one], answer, one) for one, answer in answers.items()}
@@ -272,7 +316,7 @@ def _table(arguments: argparse.Namespace, data: Path) -> tuple[list[list[str]], 
             if found:
                 counts = pd.Series(whole[0].label[1]).value_counts()
                 types.append([name, method, ", ".join(f"{one} ({counts[one]}) {value:.2f}" for one, value in found.items())])
-        theirs = by_scvi(name, data, arguments.seeds[0], arguments.scvi, fresh=arguments.fresh and arguments.scvi is not None)
+        theirs = by_scvi(name, training, arguments.seeds[0], arguments.scvi)
         row = ["not measured"] * 3 + [""] if theirs is None else _row([figures(theirs, neighbors("latent")(theirs))])
         rows.append([name, SCVI, *row, "not measured", ""])
     return rows, types
@@ -331,32 +375,37 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="scalex", help="an option of conf/model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED", help="types are left out with the first")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="some of the sets")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=REAL, metavar="SET", help="some of the sets")
     parser.add_argument("--whole", action="store_true", help="leave no type out: no AUROC, in a fifth of the time")
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
-    parser.add_argument("--fresh", action="store_true", help="train again what has been trained; needed after a change of the model")
-    return parser.parse_args()
+    parser.add_argument("--fresh", action="store_true", help="train again what has been trained")
+    return parsed(parser, given, seeds=[0], sets=[MADE])
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Train on each reference, pass its labels on to the query; two tables."""
-    arguments = _arguments()
-    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
-    if not data.is_dir():
-        sys.exit(f"No such folder: {data}. Set SCALEX_DATA to the folder that holds the data sets.")
+    arguments = _arguments(given)
     torch.set_num_threads(1)
+    about = provenance(tiny=arguments.tiny)
     # Lightning advises worker processes; one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    rows, types = _table(arguments, data)
-    show("label transfer", f"{circumstances()}\n\n{markdown_table(COLUMNS, rows)}", arguments.output)
+    with TemporaryDirectory() as folder:
+        if arguments.tiny:
+            overrides = (f"model={arguments.model}", "model.max_steps=20", "model.n_hidden=32")
+            training = Training(Path(folder), Path(folder), overrides, fresh=False)
+        else:
+            kept = ROOT / "benchmarks" / ".cache" / "label_transfer"
+            training = Training(data_folder(), kept, (f"model={arguments.model}",), arguments.fresh)
+        rows, types = _table(arguments, training)
+    show("label transfer", f"{about}\n\n{markdown_table(COLUMNS, rows)}", arguments.output)
     if types:
         columns = ("reference -> query", "method", "AUROC of unknown by type left out (query cells)")
-        show("types left out of the reference", markdown_table(columns, types), arguments.output)
+        show("types left out of the reference", f"{about}\n\n{markdown_table(columns, types)}", arguments.output)
 
 
 if __name__ == "__main__":

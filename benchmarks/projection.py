@@ -1,21 +1,22 @@
-"""Speed and memory of projection on one thread: ``python benchmarks/projection.py``; see README.md beside this file."""
+"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md beside this file."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,21 +29,23 @@ import pandas as pd
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from resampled import peak_memory, write_resampled
 from scipy import sparse
-from synthetic import N_FEATURES, sparse_counts
-from tables import circumstances, markdown_table, show
-from timing import Figure, interleaved, ratio
 from torch import Tensor
 
 import scalex
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.real_cells import cells_to_draw
+from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
+from benchmarks.synthetic import N_FEATURES, sparse_counts
+from benchmarks.tables import markdown_table, show
+from benchmarks.timing import Figure, interleaved, ratio
+from benchmarks.tiny import parsed
 from scalex.cells import AnnDataSource
 from scalex.projection.project import embed
 from scalex.projection.reference import Reference
 from scalex.runs.log import logged_to
 from scalex.system.memory import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 124
 PIECE = 1024
 
@@ -61,22 +64,22 @@ class Options:
         Cells to embed.
     sizes
         Numbers of cells whose projection's memory is compared.
-    data
-        Folder of ``hemato_tusi.h5ad``, whose cells are drawn for the comparison of memory.
+    tiny
+        For the sake of running: made cells, references without UMAP, and no process of its own for the comparison of memory.
     """
 
     published: str | None
     rounds: int
     cells: int
     sizes: tuple[int, ...]
-    data: Path
+    tiny: bool
 
 
 def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Cells embedded per second, beside the published package and beside the bare matrix products."""
     rng = np.random.default_rng(SEED)
     query = _anndata(sparse_counts(options.cells, rng), rng)
-    reference = _reference(query[:1000].copy(), folder / "reference")
+    reference = _reference(query[:1000].copy(), folder / "reference", tiny=options.tiny)
     source = AnnDataSource(path=query)
     products, published = "two matrix products", "published package, from ready inputs"
     figures: dict[str, Figure] = {"scalex": _seconds(lambda: embed(reference, source, _trainer("32-true")))}
@@ -97,17 +100,16 @@ def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tu
 
 def memory(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Most memory that `python project.py` takes for few and for many cells."""
-    path = options.data / "hemato_tusi.h5ad"
-    if not path.is_file():
-        return f"memory: not measured, there are no real cells at {path}", ("cells",), []
-    real = ad.read_h5ad(path)
-    _reference(real, folder / "reference", n_features=N_FEATURES)
+    real = cells_to_draw(tiny=options.tiny)
+    _reference(real, folder / "reference", tiny=options.tiny)
     rows, megabytes = [], []
     for n_cells in options.sizes:
-        write_resampled(real, n_cells, folder / "query.h5ad")
+        query = folder / f"query-{n_cells}.h5ad"
+        write_resampled(real, n_cells, query)
         start = perf_counter()
-        megabytes.append(_peak_of_projection(folder, folder / "query.h5ad"))
+        megabytes.append(_peak_of_projection(folder, query, tiny=options.tiny))
         seconds = perf_counter() - start
+        query.unlink()
         share = f"{megabytes[-1] / megabytes[0]:.2f}"
         target = "" if len(rows) == 0 else "<= 1.10"
         rows.append((f"{n_cells:,}", f"{megabytes[-1]:,.0f} MB", share, target, f"{n_cells / seconds:,.0f}"))
@@ -123,9 +125,20 @@ def _anndata(counts: sparse.csr_matrix, rng: np.random.Generator) -> ad.AnnData:
     return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)]))
 
 
-def _reference(cells: ad.AnnData, folder: Path, n_features: int = N_FEATURES) -> Reference:
+def _reference(cells: ad.AnnData, folder: Path, *, tiny: bool) -> Reference:
     """A model that has seen a few steps: speed and memory do not depend on how good it is."""
-    scalex.SCALEX(cells, outdir=folder, max_iteration=20, min_features=0, min_cells=1, n_top_features=n_features, eval=True, show=False)
+    scalex.SCALEX(
+        cells,
+        outdir=folder,
+        max_iteration=20,
+        min_features=0,
+        min_cells=1,
+        n_top_features=N_FEATURES,
+        eval=True,
+        # numba compiles for half a minute before the first UMAP.
+        ignore_umap=tiny,
+        show=False,
+    )
     return Reference.load(folder)
 
 
@@ -171,7 +184,7 @@ def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: 
     inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
     ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
     # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
-    command = [interpreter, "-I", str(Path(__file__).with_name("published_embed.py")), str(path)]
+    command = [interpreter, "-I", str(Path(__file__).parent / "peers" / "published_embed.py"), str(path)]
 
     def measure() -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -188,17 +201,18 @@ def _figures(found: dict[str, Any], name: str, products: str, published: str, ce
     return f"{cells / float(np.median(seconds)):,.0f}", f"{ratio(seconds, found[products]):.2f}x", beside
 
 
-def _peak_of_projection(folder: Path, query: Path) -> float:
-    """Peak resident memory, in MB, of one projection in a process of its own."""
+def _peak_of_projection(folder: Path, query: Path, *, tiny: bool) -> float:
+    """Peak resident memory, in MB, of one projection."""
     with TemporaryDirectory(dir=folder) as output:
         settings = [f"reference={folder / 'reference'}", f"dataset.path={query}", "repeat=true", "trainer=cpu", f"output={output}/run"]
-        return peak_memory([sys.executable, str(ROOT / "project.py"), *settings])
+        script = ROOT / "project.py"
+        return peak_memory_here(script, settings) if tiny else peak_memory([sys.executable, str(script), *settings])
 
 
 BENCHMARKS = {f.__name__: f for f in (speed, memory)}
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
@@ -207,21 +221,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parser.parse_args()
+    return parsed(parser, given, rounds=0, cells=600, sizes=[200])
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the benchmarks asked for, one table each."""
-    arguments = _arguments()
+    arguments = _arguments(given)
     torch.set_num_threads(1)
+    about = provenance(tiny=arguments.tiny)
     keep_freed_memory()
-    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
-    options = Options(arguments.published, arguments.rounds, arguments.cells, tuple(arguments.sizes), data)
+    options = Options(arguments.published, arguments.rounds, arguments.cells, tuple(arguments.sizes), arguments.tiny)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     for name in arguments.only:
         with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
             title, columns, rows = BENCHMARKS[name](options, Path(folder))
-        show(title, f"{circumstances()}\n\n{markdown_table(columns, rows)}", arguments.output)
+        show(title, f"{about}\n\n{markdown_table(columns, rows)}", arguments.output)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import resource
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 import anndata as ad
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.h5ad.block_writer import BlockWriter
 
-__all__ = ["peak_memory", "write_resampled"]
+__all__ = ["drawn", "peak_memory", "peak_memory_here", "write_resampled"]
 
 BLOCK = 10_000
+# Bytes in which the system counts memory.
+UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def drawn(real: ad.AnnData, matrix: sparse.csr_matrix, rows: NDArray[np.int64], first: int = 0) -> ad.AnnData:
+    """Cells drawn from real ones, perhaps several times, under names of their own.
+
+    Parameters
+    ----------
+    real
+        The real ones; obs["batch"].
+    matrix
+        Their counts.
+    rows
+        Which ones.
+    first
+        Number of the first one, for its name.
+    """
+    obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{first + i}" for i in range(len(rows))])
+    return ad.AnnData(matrix[rows], obs=obs, var=real.var[[]])
 
 
 def write_resampled(
@@ -46,8 +70,7 @@ def write_resampled(
         writer = BlockWriter(file, compression=compression)
         for start in range(0, n_cells, BLOCK):
             rows = rng.integers(real.n_obs, size=min(BLOCK, n_cells - start))
-            obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{first + start + i}" for i in range(len(rows))])
-            writer.append(ad.AnnData(matrix[rows], obs=obs, var=real.var[[]]))
+            writer.append(drawn(real, matrix, rows, first + start))
 
 
 def peak_memory(command: Sequence[str]) -> float:
@@ -68,5 +91,19 @@ def peak_memory(command: Sequence[str]) -> float:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.stderr[-3000:] if done.returncode else 0)"
     )
     done = subprocess.run([sys.executable, "-c", measured, *command], capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(done.stdout.splitlines()[-1]) * unit / 1e6
+    return int(done.stdout.splitlines()[-1]) * UNIT / 1e6
+
+
+def peak_memory_here(script: Path, arguments: Sequence[str]) -> float:
+    """The same of this process so far, in which a script is run: of use for running the script alone.
+
+    Parameters
+    ----------
+    script
+        A Python script.
+    arguments
+        Its arguments.
+    """
+    with patch.object(sys, "argv", [str(script), *arguments]):
+        runpy.run_path(str(script), run_name="__main__")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e6

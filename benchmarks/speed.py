@@ -1,13 +1,14 @@
-"""Speed of training and its parts on one thread: ``python benchmarks/speed.py``; see README.md beside this file."""
+"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md beside this file."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
 import itertools
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,14 +27,16 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
-from synthetic import N_FEATURES, data_module, sparse_counts, trainable
-from tables import circumstances, markdown_table, show
-from timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
 from torch import Tensor, nn
 
+from benchmarks.provenance import provenance
+from benchmarks.synthetic import N_FEATURES, data_module, sparse_counts, trainable
+from benchmarks.tables import markdown_table, show
+from benchmarks.timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
+from benchmarks.tiny import parsed
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, PreparedCells
-from scalex.nn import VAE, DomainBatchNorm, kl_divergence, reconstruction_loss
+from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
 from scalex.runs.log import logged_to
 from scalex.system.memory import keep_freed_memory
 
@@ -62,6 +65,8 @@ class Options:
         Cells to train on.
     gather_cells
         Cells to gather minibatches from.
+    features
+        Features of the cells.
     """
 
     published: str | None
@@ -69,6 +74,7 @@ class Options:
     steps: int
     cells: int
     gather_cells: int
+    features: int
 
 
 Row = tuple[str, str, str, str]
@@ -77,10 +83,10 @@ Benchmark = Callable[[Options], tuple[str, list[Row]]]
 
 def training(options: Options) -> tuple[str, list[Row]]:
     """Cells per second of training, beside the published package."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=64)
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=64, n_features=options.features)
     ours, published = "scalex, Lightning", "published package"
     figures: dict[str, Figure] = {ours: LightningSteps(trainable(data), data, options.steps).cells_per_second}
-    title = f"training: minibatches of 64 cells x {N_FEATURES:,} features, {N_DOMAINS} domains, {options.cells:,} cells"
+    title = f"training: minibatches of 64 cells x {options.features:,} features, {N_DOMAINS} domains, {options.cells:,} cells"
     target = ">= 3x the published package"
     if options.published is None:
         found = interleaved(figures, options.rounds)
@@ -94,25 +100,29 @@ def training(options: Options) -> tuple[str, list[Row]]:
 
 def step(options: Options) -> tuple[str, list[Row]]:
     """A training step beside the matrix products that it cannot do without."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE)
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     products = "three matrix products"
     figures = {
         "Lightning step": LightningSteps(trainable(data), data, options.steps).seconds_per_step,
-        "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data)), options.steps),
-        "bare loop, one dense minibatch": seconds_per_call(_bare_step(itertools.repeat(next(_endless(data)))), options.steps),
-        products: seconds_per_call(_matrix_products(), options.steps),
+        "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data), options.features), options.steps),
+        "bare loop, one dense minibatch": seconds_per_call(
+            _bare_step(itertools.repeat(next(_endless(data))), options.features), options.steps
+        ),
+        products: seconds_per_call(_matrix_products(options.features), options.steps),
     }
     found = interleaved(figures, options.rounds)
-    title = f"step: {BATCH_SIZE} cells x {N_FEATURES:,} features, {N_HIDDEN:,} hidden units, {N_DOMAINS} domains"
+    title = f"step: {BATCH_SIZE} cells x {options.features:,} features, {N_HIDDEN:,} hidden units, {N_DOMAINS} domains"
     return title, _compared(found, products, {"Lightning step": "<= 1.5x"})
 
 
 def dsbn(options: Options) -> tuple[str, list[Row]]:
     """Domain-specific batch norm with many known domains and with few."""
     norms = {"DomainBatchNorm": DomainBatchNorm, "loop of BatchNorm1d (as the published package)": LoopOfBatchNorms}
-    title = f"dsbn: forward and backward, {BATCH_SIZE} cells x {N_FEATURES:,} features, domains drawn uniformly"
+    title = f"dsbn: forward and backward, {BATCH_SIZE} cells x {options.features:,} features, domains drawn uniformly"
     figures = {
-        f"{name}, {n_domains:,} known domains": seconds_per_call(_forward_backward(make(N_FEATURES, n_domains), n_domains), options.steps)
+        f"{name}, {n_domains:,} known domains": seconds_per_call(
+            _forward_backward(make(options.features, n_domains), n_domains, options.features), options.steps
+        )
         for name, make in norms.items()
         for n_domains in (2, 1000)
     }
@@ -127,24 +137,24 @@ def dsbn(options: Options) -> tuple[str, list[Row]]:
 
 def precision(options: Options) -> tuple[str, list[Row]]:
     """A training step in single and in mixed precision."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE)
+    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     figures = {
         name: LightningSteps(trainable(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
     }
     found = interleaved(figures, options.rounds)
-    title = f"precision: Lightning step, {BATCH_SIZE} cells x {N_FEATURES:,} features; {_bf16_support()}"
+    title = f"precision: Lightning step, {BATCH_SIZE} cells x {options.features:,} features; {_bf16_support()}"
     return title, _compared(found, "32-true", {})
 
 
 def gather(options: Options) -> tuple[str, list[Row]]:
     """Minibatches read from prepared cells."""
     rng = np.random.default_rng(SEED)
-    prepared = PreparedCells(sparse_counts(options.gather_cells, rng), np.zeros(options.gather_cells, np.int64))
+    prepared = PreparedCells(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
     # So many that all cells take part, which no cache holds.
     drawn = itertools.cycle(rng.integers(options.gather_cells, size=(2000, BATCH_SIZE)))
     seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)], options.steps)}, options.rounds)
     cells = BATCH_SIZE / seconds["PreparedCells"]
-    title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {N_FEATURES:,}"
+    title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {options.features:,}"
     return title, [("PreparedCells.__getitem__", _cells(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")]
 
 
@@ -175,10 +185,10 @@ class LoopOfBatchNorms(nn.Module):
         return out_CF
 
 
-def _forward_backward(norm: nn.Module, n_domains: int) -> Callable[[], object]:
+def _forward_backward(norm: nn.Module, n_domains: int, n_features: int) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(SEED)
-    x_CF = torch.randn(BATCH_SIZE, N_FEATURES, generator=generator).requires_grad_()
-    grad_CF = torch.randn(BATCH_SIZE, N_FEATURES, generator=generator)
+    x_CF = torch.randn(BATCH_SIZE, n_features, generator=generator).requires_grad_()
+    grad_CF = torch.randn(BATCH_SIZE, n_features, generator=generator)
     domain_C = torch.randint(n_domains, (BATCH_SIZE,), generator=generator)
     inputs = [x_CF, *norm.parameters()]
     # Domains that have no row get no gradient in the loop of modules.
@@ -191,32 +201,33 @@ def _endless(data: ScalexDataModule) -> Iterator[CellBatch]:
         yield from data.train_dataloader()
 
 
-def _bare_step(minibatches: Iterator[CellBatch]) -> Callable[[], None]:
+def _bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[], None]:
     """Forward, loss, backward and Adam, without Lightning."""
     generator = torch.Generator().manual_seed(SEED)
-    net = VAE(N_FEATURES, N_DOMAINS, n_latent=N_LATENT, n_hidden=N_HIDDEN)
+    net = VAE(n_features, N_DOMAINS, n_latent=N_LATENT, n_hidden=N_HIDDEN)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-4, weight_decay=5e-4, fused=True)
 
     def run() -> None:
         batch = next(minibatches)
         optimizer.zero_grad()
-        logits_CG, posterior = net(batch.x_CG, batch.domain_C, generator)
-        loss = reconstruction_loss(logits_CG, batch.x_CG) + 0.5 * kl_divergence(posterior)
+        counts = MinibatchCounts.of(batch.domain_C, N_DOMAINS)
+        logits_CG, posterior = net(batch.x_CG, batch.domain_C, generator, counts)
+        loss = (reconstruction_loss(logits_CG, batch.x_CG) + 0.5 * kl_divergence(posterior)) / counts.n_cells
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return run
 
 
-def _matrix_products() -> Callable[[], None]:
+def _matrix_products(n_features: int) -> Callable[[], None]:
     """Hidden layer, gradient of its weight, decoder, written into memory that is there already."""
     generator = torch.Generator().manual_seed(SEED)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    x_CG, weight_HG, grad_HC = random(BATCH_SIZE, N_FEATURES), random(N_HIDDEN, N_FEATURES), random(N_HIDDEN, BATCH_SIZE)
-    z_CZ, weight_ZG = random(BATCH_SIZE, N_LATENT), random(N_LATENT, N_FEATURES)
+    x_CG, weight_HG, grad_HC = random(BATCH_SIZE, n_features), random(N_HIDDEN, n_features), random(N_HIDDEN, BATCH_SIZE)
+    z_CZ, weight_ZG = random(BATCH_SIZE, N_LATENT), random(N_LATENT, n_features)
     hidden_CH, grad_HG, logits_CG = torch.empty(BATCH_SIZE, N_HIDDEN), torch.empty_like(weight_HG), torch.empty_like(x_CG)
 
     def run() -> None:
@@ -232,7 +243,7 @@ def _published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps:
     domain = pd.Categorical.from_codes(data.domain, list(data.preprocessor.domains))
     names = [f"cell-{i}" for i in range(len(domain))]
     ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
-    script = Path(__file__).with_name("published_loop.py")
+    script = Path(__file__).parent / "peers" / "published_loop.py"
     # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
     command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
 
@@ -269,7 +280,7 @@ def _bf16_support() -> str:
 BENCHMARKS: dict[str, Benchmark] = {f.__name__: f for f in (training, step, dsbn, precision, gather)}
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
@@ -278,21 +289,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=120, help="steps or calls in a round")
     parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
     parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
-    return parser.parse_args()
+    parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
+    return parsed(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the benchmarks asked for, one table each."""
-    arguments = _arguments()
+    arguments = _arguments(given)
     torch.set_num_threads(1)
+    about = provenance(tiny=arguments.tiny)
     keep_freed_memory()
-    options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells)
+    options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells, arguments.features)
     # Lightning advises worker processes; one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with logged_to(None):
         for name in arguments.only:
             title, rows = BENCHMARKS[name](options)
-            text = f"{circumstances()}; medians of {options.rounds} rounds\n\n{markdown_table(COLUMNS, rows)}"
+            text = f"{about}; medians of {options.rounds} rounds\n\n{markdown_table(COLUMNS, rows)}"
             show(title, text, arguments.output)
 
 

@@ -1,14 +1,15 @@
-"""Reading, training and memory of cells that stay in their files: ``python benchmarks/streaming.py``; see README.md beside this file."""
+"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md beside this file."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import argparse
 import sys
@@ -29,11 +30,14 @@ import torch
 from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
-from resampled import peak_memory, write_resampled
 from scipy import sparse
-from tables import circumstances, markdown_table, show
-from timing import Figure, LightningSteps, interleaved, ratio
 
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.real_cells import cells_to_draw
+from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
+from benchmarks.tables import markdown_table, show
+from benchmarks.timing import Figure, LightningSteps, interleaved, ratio
+from benchmarks.tiny import parsed
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import buffers, minibatches
@@ -45,7 +49,6 @@ from scalex.system.memory import keep_freed_memory
 from scalex.system.read_ahead import read_ahead
 from scalex.training.input_cache import InputCache
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 124
 BATCH_SIZE = 256
 # Rows of a piece when a file is read from its beginning to its end.
@@ -70,15 +73,24 @@ class Options:
         Cells whose reading is measured.
     sizes
         Cells whose training's memory is compared.
+    steps
+        Training steps in a round.
+    plan_cells
+        Cells whose order is made.
     published
         Interpreter that has the published package.
+    tiny
+        For the sake of running: no UMAP, and no process of its own for the comparison of memory.
     """
 
     real: ad.AnnData
     rounds: int
     cells: int
     sizes: tuple[int, ...]
+    steps: int
+    plan_cells: int
     published: str | None
+    tiny: bool
 
 
 def reading(options: Options, folder: Path) -> Table:
@@ -151,7 +163,7 @@ def fitting(options: Options, folder: Path) -> Table:
                 data.read_inputs_from(cache.inputs())
             module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
             module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
-            modules[name] = LightningSteps(module, data, 150)
+            modules[name] = LightningSteps(module, data, options.steps)
         found = interleaved(
             {
                 "front": _speed(options.cells, _front_to_back, path),
@@ -198,8 +210,12 @@ def memory(options: Options, folder: Path) -> Table:
             "dataset=h5ad", f"dataset.path=[{','.join(map(str, paths))}]", "dataset.backed=true", "preprocess.min_features=100",
             "model.max_steps=300", "max_cells=20000", "trainer=cpu", f"output={folder}/run-{n_cells}",
         ]  # fmt: skip
-        start = perf_counter()
-        peaks.append(peak_memory([sys.executable, str(ROOT / "train.py"), *settings]))
+        script, start = ROOT / "train.py", perf_counter()
+        if options.tiny:
+            # numba compiles for half a minute before the first neighbours and the first UMAP.
+            peaks.append(peak_memory_here(script, [*settings, "model.max_steps=4", "callbacks=[checkpoint,latent_export]"]))
+        else:
+            peaks.append(peak_memory([sys.executable, str(script), *settings]))
         seconds = perf_counter() - start
         rows.append([f"{n_cells:,}", f"{peaks[-1]:,.0f} MB", f"{peaks[-1] / peaks[0]:.2f}", "< 4,000 MB; <= 1.10", f"{seconds:,.0f}"])
         for path in paths:
@@ -208,8 +224,10 @@ def memory(options: Options, folder: Path) -> Table:
         path = folder / "published.h5ad"
         write_resampled(options.real, PUBLISHED_CELLS, path)
         start = perf_counter()
-        command = [options.published, str(ROOT / "benchmarks" / "peer_published.py"), str(path), str(folder / "latents.npz"), "1", "100"]
-        peak = peak_memory([*command, "short"])
+        # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH.
+        script = ROOT / "benchmarks" / "peers" / "published.py"
+        command = [options.published, "-I", str(script), str(path), str(folder / "latents.npz"), "1", "100", "short"]
+        peak = peak_memory(command)
         seconds = perf_counter() - start
         rows.append([f"{PUBLISHED_CELLS:,}, published package", f"{peak:,.0f} MB", "", "", f"{seconds:,.0f}"])
     columns = ["cells", "peak resident memory", "of the first", "target", "whole command, s"]
@@ -217,8 +235,8 @@ def memory(options: Options, folder: Path) -> Table:
 
 
 def plan(options: Options, folder: Path) -> Table:
-    """Domains and order of ten million cells."""
-    n_cells = 10_000_000
+    """Domains and order of many cells."""
+    n_cells = options.plan_cells
     tracemalloc.start()
     start = perf_counter()
     domain = _rng().integers(0, 100, n_cells)
@@ -321,31 +339,41 @@ def _median(values: NDArray[np.float64]) -> str:
 BENCHMARKS = {f.__name__: f for f in (reading, fitting, memory, plan)}
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
     parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
     parser.add_argument("--cells", type=int, default=50_000, help="cells whose reading is measured")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250_000, 1_000_000], help="cells whose training's memory is compared")
+    parser.add_argument("--steps", type=int, default=150, help="training steps in a round")
+    parser.add_argument("--plan-cells", type=int, default=10_000_000, help="cells whose order is made")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
-    return parser.parse_args()
+    return parsed(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the benchmarks asked for, one table each."""
-    arguments = _arguments()
+    arguments = _arguments(given)
     torch.set_num_threads(1)
+    about = provenance(tiny=arguments.tiny)
     keep_freed_memory()
-    data = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data"))
-    real = ad.read_h5ad(data / "hemato_tusi.h5ad")
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    options = Options(real, arguments.rounds, arguments.cells, tuple(arguments.sizes), arguments.published)
+    options = Options(
+        cells_to_draw(tiny=arguments.tiny),
+        rounds=arguments.rounds,
+        cells=arguments.cells,
+        sizes=tuple(arguments.sizes),
+        steps=arguments.steps,
+        plan_cells=arguments.plan_cells,
+        published=arguments.published,
+        tiny=arguments.tiny,
+    )
     for name in arguments.only:
         with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
             title, columns, rows = BENCHMARKS[name](options, Path(folder))
-        show(title, f"{circumstances()}\n\n{markdown_table(columns, rows)}", arguments.output)
+        show(title, f"{about}\n\n{markdown_table(columns, rows)}", arguments.output)
 
 
 if __name__ == "__main__":

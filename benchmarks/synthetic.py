@@ -22,20 +22,20 @@ SEED = 124
 CHUNK = 5000
 
 
-def sparse_counts(n_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Counts of random features in random cells, (n_cells, N_FEATURES) CSR float32 of density `DENSITY`."""
-    return sparse.vstack([_chunk(min(CHUNK, n_cells - first), rng) for first in range(0, n_cells, CHUNK)], format="csr")
+def sparse_counts(n_cells: int, rng: np.random.Generator, n_features: int = N_FEATURES) -> sparse.csr_matrix:
+    """Counts of random features in random cells, (n_cells, n_features) CSR float32 of density `DENSITY`."""
+    return sparse.vstack([_chunk(min(CHUNK, n_cells - first), n_features, rng) for first in range(0, n_cells, CHUNK)], format="csr")
 
 
-def _chunk(n_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
-    detected = rng.random((n_cells, N_FEATURES), dtype=np.float32) < DENSITY
+def _chunk(n_cells: int, n_features: int, rng: np.random.Generator) -> sparse.csr_matrix:
+    detected = rng.random((n_cells, n_features), dtype=np.float32) < DENSITY
     _, column = np.nonzero(detected)
     pointer = np.concatenate([[0], np.cumsum(detected.sum(1))])
     counts = 1 + rng.poisson(1.0, len(column))
-    return sparse.csr_matrix((counts.astype(np.float32), column.astype(np.int32), pointer.astype(np.int32)), (n_cells, N_FEATURES))
+    return sparse.csr_matrix((counts.astype(np.float32), column.astype(np.int32), pointer.astype(np.int32)), (n_cells, n_features))
 
 
-def data_module(n_cells: int, *, n_domains: int, batch_size: int) -> ScalexDataModule:
+def data_module(n_cells: int, *, n_domains: int, batch_size: int, n_features: int = N_FEATURES) -> ScalexDataModule:
     """Random counts, preprocessed as RNA and ready to be trained on.
 
     Parameters
@@ -46,14 +46,16 @@ def data_module(n_cells: int, *, n_domains: int, batch_size: int) -> ScalexDataM
         Number of domains; each cell's is drawn at random.
     batch_size
         Most cells in a minibatch.
+    n_features
+        Number of features.
     """
     rng = np.random.default_rng(SEED)
-    matrix = sparse_counts(n_cells, rng)
+    matrix = sparse_counts(n_cells, rng, n_features)
     obs = pd.DataFrame(index=[f"cell-{i}" for i in range(n_cells)])
-    var = pd.DataFrame(index=[f"gene-{i}" for i in range(N_FEATURES)])
+    var = pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)])
     domain = pd.Categorical.from_codes(rng.integers(n_domains, size=n_cells), [f"domain-{i}" for i in range(n_domains)])
     cells = InMemoryCells(matrix, obs, var, domain)
-    fitted = RnaRecipe(min_features=0, n_top_features=N_FEATURES).fit(cells)
+    fitted = RnaRecipe(min_features=0, n_top_features=n_features).fit(cells)
     data = ScalexDataModule(cells, fitted, batch_size=batch_size, seed=SEED)
     data.setup("fit")
     return data

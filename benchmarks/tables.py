@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
-__all__ = ["circumstances", "markdown_table", "mean_and_spread", "show"]
+__all__ = ["markdown_table", "mean_and_spread", "show"]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,11 +39,6 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
         return ""
     mean = f"{found.mean():.{digits}f}"
     return mean if len(found) == 1 else f"{mean} ± {found.std(ddof=1):.{digits}f}"
-
-
-def circumstances() -> str:
-    """What the figures depend on besides the machine: version of torch, number of threads, date."""
-    return f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
 
 
 def show(title: str, text: str, output: Path | None) -> None:

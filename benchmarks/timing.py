@@ -31,7 +31,7 @@ def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray
     figures
         What to measure. They are all run once before the first round.
     rounds
-        Number of rounds.
+        Number of rounds. With 0, the run before the first round is all there is, and counts.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray
         (rounds,) values of each figure.
     """
     measured = [[figure() for figure in figures.values()] for _ in range(rounds + 1)]
-    return dict(zip(figures, np.array(measured[1:]).T, strict=True))
+    return dict(zip(figures, np.array(measured[1:] or measured).T, strict=True))
 
 
 def ratio(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:

@@ -1,29 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
-
-@pytest.fixture(scope="module")
-def measured() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "over_correction.py"
-    spec = importlib.util.spec_from_file_location("over_correction", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from benchmarks.quality.over_correction import over_correction, wrong_neighbors
 
 
-def test_wrong_neighbors_are_counted_beyond_those_that_cannot_be_avoided(measured: ModuleType) -> None:
+def test_wrong_neighbors_are_counted_beyond_those_that_cannot_be_avoided() -> None:
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(60, 3))
     label = np.array(["a"] * 40 + ["b"] * 15 + ["c"] * 4 + ["d"])
-    found = measured.wrong_neighbors(latent, label, n_neighbors=10)
+    found = wrong_neighbors(latent, label, n_neighbors=10)
     for i in range(60):
         nearest = sorted((np.linalg.norm(latent[i] - latent[j]), j) for j in range(60) if j != i)[:10]
         wrong = sum(label[j] != label[i] for _, j in nearest) / 10
@@ -35,12 +22,12 @@ def test_wrong_neighbors_are_counted_beyond_those_that_cannot_be_avoided(measure
             assert np.isnan(found[i])
 
 
-def test_types_apart_have_none_and_types_mixed_as_many_as_by_chance(measured: ModuleType) -> None:
+def test_types_apart_have_none_and_types_mixed_as_many_as_by_chance() -> None:
     rng = np.random.default_rng(1)
     label = np.repeat(["a", "b", "rare"], [700, 780, 20])
     noise = rng.normal(size=(1500, 4))
-    apart = measured.over_correction(noise + 50 * np.unique(label, return_inverse=True)[1][:, None], label)
+    apart = over_correction(noise + 50 * np.unique(label, return_inverse=True)[1][:, None], label)
     assert apart["wrong"] == apart["wrong, rare"] == 0
-    mixed = measured.over_correction(noise, label)
+    mixed = over_correction(noise, label)
     assert mixed["wrong"] == pytest.approx(1, abs=0.05)
     assert mixed["wrong: rare"] == mixed["wrong, rare types"] == pytest.approx(1, abs=0.2)

@@ -1,8 +1,8 @@
 """Latents of reference and query cells by `scvi.model.SCVI.load_query_data`.
 
-Run by the interpreter that has scvi-tools (1.4); `label_transfer.py` does so.
+Run by the interpreter that has scvi-tools (1.4); `benchmarks/label_transfer.py` does so.
 
-usage: python scvi_query.py REFERENCE.h5ad QUERY.h5ad LATENTS.npz SEED
+usage: python -I scvi_query.py REFERENCE.h5ad QUERY.h5ad LATENTS.npz SEED
 
 Both files hold counts of the same features, and obs["batch"]. Writes the arrays "reference" and "query", (n_cells, 10).
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -14,17 +13,19 @@ from time import process_time
 from typing import Any, NamedTuple, Self
 
 import anndata as ad
-import harmonypy
 import numpy as np
 import pandas as pd
 import scanpy as sc
 from numpy.typing import NDArray
-from quality_sets import LabelledCells, centred_log_ratio
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
+from benchmarks.quality.sets import LabelledCells, centred_log_ratio
+
 __all__ = ["Embedding", "Peer", "harmony", "peers", "principal_components", "published", "scanvi", "scvi"]
 
+# What the interpreters of the other packages run.
+SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
 N_COMPONENTS = 30
 N_FEATURES = 2000
 
@@ -148,6 +149,9 @@ def harmony(cells: LabelledCells) -> Embedding:
     components = principal_components(cells)
     if cells.adata.obs["batch"].nunique() == 1:
         return components
+    # Here, since it is under the GPL and need not be there.
+    import harmonypy
+
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
     start = process_time()
     batch = cells.adata.obs[["batch"]].astype(str)
@@ -161,7 +165,7 @@ def harmony(cells: LabelledCells) -> Embedding:
 def scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
     """Latents of scVI, from counts of the variable features."""
     given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
-    found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed))
+    found = _by_interpreter(given, interpreter, "scvi.py", str(seed))
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
@@ -169,7 +173,7 @@ def scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: in
     """Latents of scANVI, which learns from labels too; missing ones are those of cells of unknown type."""
     given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
     given = ad.AnnData(given.X, obs=given.obs.assign(label=label.astype(object).fillna("unknown")), var=given.var)
-    found = _by_interpreter(given, interpreter, "peer_scvi.py", str(seed), "labels")
+    found = _by_interpreter(given, interpreter, "scvi.py", str(seed), "labels")
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
@@ -181,7 +185,7 @@ def published(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding
         ratio = centred_log_ratio(given.X)
         given = ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=given.obs, var=given.var)
     arguments = [str(seed), str(cells.min_features), *(["processed"] if proteins else [])]
-    found = _by_interpreter(given, interpreter, "peer_published.py", *arguments)
+    found = _by_interpreter(given, interpreter, "published.py", *arguments)
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 
@@ -210,15 +214,14 @@ def _log_normalized(counts: ad.AnnData) -> ad.AnnData:
 
 
 def _by_interpreter(given: ad.AnnData, interpreter: str, script: str, *arguments: str) -> dict[str, NDArray[Any]]:
-    """What a script beside this file writes of the cells."""
+    """What one of the scripts writes of the cells."""
     with TemporaryDirectory() as folder:
         cells, latents = Path(folder) / "cells.h5ad", Path(folder) / "latents.npz"
         # In text that older versions of anndata read.
         plain = ad.AnnData(sparse.csr_matrix(given.X), obs=given.obs.astype(str), var=given.var[[]])
         plain.write_h5ad(cells)
-        # The other interpreter has packages of its own.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [interpreter, str(Path(__file__).with_name(script)), str(cells), str(latents), *arguments]
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
+        # -I: that interpreter must find packages of its own, and not the scripts, which have their names.
+        command = [interpreter, "-I", str(SCRIPTS / script), str(cells), str(latents), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         with np.load(latents) as found:
             return {name: found[name] for name in found.files}

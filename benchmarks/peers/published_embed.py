@@ -1,8 +1,8 @@
 """Cells per second of the published package's embedding.
 
-Run by the interpreter that has the published package (``scalex==1.0.4``); `projection.py` does so.
+Run by the interpreter that has the published package (``scalex==1.0.4``); `benchmarks/projection.py` does so.
 
-usage: python published_embed.py CELLS.h5ad
+usage: python -I published_embed.py CELLS.h5ad
 
 CELLS.h5ad holds the model's inputs: X scaled to [0, 1], obs["batch"]. Prints one line of JSON.
 """

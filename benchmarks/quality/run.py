@@ -1,39 +1,44 @@
-"""How well cells are integrated, beside other methods: ``python benchmarks/quality.py``; see README.md beside this file."""
+"""How well cells are integrated, beside other methods: ``python -m benchmarks.quality.run``; see benchmarks/README.md."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Before the imports: libraries read these when they are loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["NUMBA_NUM_THREADS"] = "1"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-# What jax has compiled for the scores serves later runs too.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    # What jax has compiled for the scores serves later runs too.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import quality_checks as checks
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from quality_figures import draw_totals, draw_umaps
-from quality_peers import Peer, peers
-from quality_runs import ROOT, Model
-from quality_sets import ONE_DOMAIN, SETS, LabelledCells
-from quality_store import MOST_SCORED, Figures, Method, Store
-from scoring import BATCH_METRICS, BIO_METRICS
-from tables import circumstances, markdown_table, mean_and_spread, show
 
-SHARED = ROOT.parent / "shared"
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.quality import checks
+from benchmarks.quality.figures import draw_totals, draw_umaps
+from benchmarks.quality.peers import Peer, peers
+from benchmarks.quality.runs import Model
+from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, stand_in
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells, made
+from benchmarks.quality.store import MOST_SCORED, Figures, Method, Store
+from benchmarks.real_cells import SHARED, data_folder
+from benchmarks.tables import markdown_table, mean_and_spread, show
+from benchmarks.tiny import parsed
+
 # Names of figures, how tables call them, and digits after the point.
 COMPACT = {
     "total": ("total", 3),
@@ -50,6 +55,10 @@ METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, type
 PARTS = ("main", "null", "unshared", "projected", "labels")
 # Peers quick enough to be run on many cuts.
 QUICK_PEERS = ("pca", "harmony")
+
+# Of which `--tiny` makes cells: one of each kind.
+TINY_SETS = ["pancreas_celseq_indrop", "pbmc_protein_asap_cite", "mop_atac"]
+TINY_ONE_DOMAIN = ["pancreas_indrop4"]
 
 # By set and method, one for each seed.
 Results = dict[str, dict[str, list[Figures]]]
@@ -110,7 +119,7 @@ def _means(means: Sequence[dict[str, np.floating]]) -> list[str]:
     return texts
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     models = "options of conf/model, each perhaps with settings: 'scalex model.n_latent=20'"
     parser.add_argument("--models", nargs="*", default=["scalex"], metavar="MODEL", help=models)
@@ -126,23 +135,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kept-only", action="store_true", help="run nothing; tables of what is there")
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
-    return parser.parse_args()
+    # numba compiles for half a minute before the first UMAP.
+    return parsed(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
 
 
-def main() -> None:
-    """Run and score what is not there yet; tables and pictures."""
-    arguments = _arguments()
-    data = Path(os.environ.get("SCALEX_DATA", SHARED / "data"))
-    if not data.is_dir():
-        sys.exit(f"No such folder: {data}. Set SCALEX_DATA to the folder that holds the data sets.")
-    torch.set_num_threads(1)
-    # Lightning advises worker processes; one thread is measured.
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    # scib-metrics looks for 90 neighbours by an approximation, which finds fewer of a few cells.
-    warnings.filterwarnings("ignore", message="Failed to correctly find n_neighbors")
-    # Affairs of scanpy and others.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    store = Store(
+def _store(arguments: argparse.Namespace, scratch: Path) -> Store:
+    """Of what has been run, or with `--tiny` an empty one."""
+    if arguments.tiny:
+        return Store(scratch, scratch, score=stand_in)
+    return Store(
         ROOT / "benchmarks" / ".cache" / "quality",
         Path(os.environ.get("SCALEX_BENCH", SHARED / "bench")),
         keep_old_code=arguments.keep_old_code,
@@ -150,17 +151,43 @@ def main() -> None:
         fresh=arguments.fresh,
     )
 
+
+def _about(arguments: argparse.Namespace) -> str:
+    about = provenance(tiny=arguments.tiny)
+    return f"{about}; runs of our models may be of earlier code (--keep-old-code)" if arguments.keep_old_code else about
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run and score what is not there yet; tables and pictures."""
+    arguments = _arguments(given)
+    torch.set_num_threads(1)
+    # Lightning advises worker processes; one thread is measured.
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    # scib-metrics looks for 90 neighbours by an approximation, which finds fewer of a few cells.
+    warnings.filterwarnings("ignore", message="Failed to correctly find n_neighbors")
+    # Affairs of scanpy and others.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    with TemporaryDirectory() as folder:
+        _measure(arguments, _about(arguments), _store(arguments, Path(folder)))
+
+
+def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) -> None:
+    data = None if arguments.tiny else data_folder()
+
     @cache
     def read(name: str) -> LabelledCells:
-        return (SETS | ONE_DOMAIN)[name].read(name, data)
+        cell_set = (SETS | ONE_DOMAIN)[name]
+        return made(name, cell_set) if data is None else cell_set.read(name, data)
 
     others: list[Peer] = [] if arguments.no_peers else peers(arguments.scvi, arguments.published)
+    if arguments.tiny and find_spec("harmonypy") is None:
+        others = [peer for peer in others if peer.short != "harmony"]
     models = [Model(name, tuple(arguments.seeds)) for name in arguments.models]
     if "main" in arguments.only:
         cells = [read(name) for name in arguments.sets]
         every: list[Method] = [*others, *models]
         found = results(store, cells, every)
-        about = f"{circumstances()}; of more than {MOST_SCORED:,} cells, a sample of that number is scored"
+        about = f"{circumstances}; of more than {MOST_SCORED:,} cells, a sample of that number is scored"
         table = markdown_table(["set", "method", "seeds", *(name for name, _ in COMPACT.values())], compact_rows(found))
         show("quality", f"{about}\n\n{table}", arguments.output)
         table = markdown_table(["set", "method", *METRICS], metric_rows(found))
@@ -173,8 +200,13 @@ def main() -> None:
     models = [Model(name, tuple(arguments.check_seeds)) for name in arguments.models]
     quick: list[Method] = [*(peer for peer in others if peer.short in QUICK_PEERS), *models]
     sections: dict[str, Callable[[], checks.Section]] = {
-        "null": lambda: checks.null(store, read, list(ONE_DOMAIN), quick),
-        "unshared": lambda: checks.unshared(store, read, [*(peer for peer in others if peer.short != "published"), *models]),
+        "null": lambda: checks.null(store, read, TINY_ONE_DOMAIN if arguments.tiny else list(ONE_DOMAIN), quick),
+        "unshared": lambda: checks.unshared(
+            store,
+            read,
+            [*(peer for peer in others if peer.short != "published"), *models],
+            checks.UNSHARED_TYPES[: 2 if arguments.tiny else 3],
+        ),
         "labels": lambda: checks.labels(
             store, read, [name for name in checks.LABELS_SETS if name in arguments.sets], arguments.scvi, tuple(arguments.check_seeds)
         ),
@@ -184,7 +216,7 @@ def main() -> None:
         if name in arguments.only:
             section = make()
             table = markdown_table(section.columns, section.rows)
-            show(section.title, f"{circumstances()}. {section.note}\n\n{table}", arguments.output)
+            show(section.title, f"{circumstances}. {section.note}\n\n{table}", arguments.output)
 
 
 if __name__ == "__main__":

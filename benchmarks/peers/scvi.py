@@ -1,8 +1,8 @@
 """Latents of cells by scVI, or scANVI.
 
-Run by the interpreter that has scvi-tools (1.4); `quality.py` does so.
+Run by the interpreter that has scvi-tools (1.4); `benchmarks/quality/peers.py` does so.
 
-usage: python peer_scvi.py CELLS.h5ad LATENTS.npz SEED [labels]
+usage: python -I scvi.py CELLS.h5ad LATENTS.npz SEED [labels]
 
 CELLS.h5ad holds counts of the features to use, and obs["batch"]. With "labels", scANVI follows, which learns from obs["label"], where
 "unknown" is no label. Writes "names" (n_cells,), "latent" (n_cells, 30) and "seconds" of processor time that training took.

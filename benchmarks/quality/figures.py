@@ -1,4 +1,4 @@
-"""Pictures of what `quality.py` measures."""
+"""Pictures of what `run.py` measures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from quality_peers import Embedding
-from quality_sets import LabelledCells
-from quality_store import Figures, Method, Store, scored
+
+from benchmarks.quality.peers import Embedding
+from benchmarks.quality.sets import LabelledCells
+from benchmarks.quality.store import Figures, Method, Store, scored
 
 __all__ = ["draw_totals", "draw_umaps"]
 

@@ -1,4 +1,4 @@
-"""Labelled cells on which integration is measured, and the cuts of them that the checks of `quality.py` need."""
+"""Labelled cells on which integration is measured, and the cuts of them that the checks of `run.py` need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "only_in", "sample"]
+from scalex.demo import demo_cells
+
+__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "made", "only_in", "sample"]
 
 # As `preprocess` of train.py has it.
 Kind: TypeAlias = Literal["rna", "adt", "atac"]
@@ -39,17 +41,21 @@ class LabelledCells:
         All cells have as many detected features.
     kind
         What the features are.
+    settings
+        What train.py is told besides that.
     """
 
     name: str
     adata: ad.AnnData
     min_features: int
     kind: Kind
+    settings: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
         """What train.py is told, besides the file."""
-        return [f"preprocess={self.kind}", *([] if self.kind == "adt" else [f"preprocess.min_features={self.min_features}"])]
+        counted = [] if self.kind == "adt" else [f"preprocess.min_features={self.min_features}"]
+        return [f"preprocess={self.kind}", *counted, *self.settings]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,6 +148,27 @@ ONE_DOMAIN = {
     "hemato_paul15": CellSet(("hemato_paul15",), tuned=False),
     "celllines_10x5cl": CellSet(("celllines_10x5cl",), tuned=True),
 }
+
+
+def made(name: str, cell_set: CellSet) -> LabelledCells:
+    """Made cells in the place of a set, with two of its domains and types, for trainings of a few steps.
+
+    Parameters
+    ----------
+    name
+        Of the set.
+    cell_set
+        What is known of it.
+    """
+    cells = demo_cells(240, 400, 2)
+    domain = cells.obs["batch"].astype(object).map({"domain0": "inDrop4", "domain1": "celseq"})
+    # Of a type in one domain alone, no other domain has a cell to be mixed with: some scores are not defined.
+    kept = cells.obs["cell_type"].isin(["alpha", "beta", "gamma", "stem"]).to_numpy()
+    if cell_set.domain is not None:
+        kept &= (domain == cell_set.domain).to_numpy()
+    obs = pd.DataFrame({"batch": domain, "cell_type": cells.obs["cell_type"].astype(object).replace({"gamma": "ductal"})})
+    adata = ad.AnnData(cells.X[np.flatnonzero(kept)], obs=obs[kept].astype("category"), var=cells.var[[]])
+    return LabelledCells(name, adata, 50, cell_set.kind, ("model.max_steps=4", "model.n_hidden=16", "model.correct_at=[0.5]"))
 
 
 def centred_log_ratio(counts: sparse.csr_matrix) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """Latents of cells by the published package.
 
-Run by the interpreter that has it (``scalex==1.0.4``, NumPy 1); `quality.py` does so.
+Run by the interpreter that has it (``scalex==1.0.4``, NumPy 1); `benchmarks/quality/peers.py` does so.
 
-usage: python peer_published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed] [short]
+usage: python -I published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed] [short]
 
 CELLS.h5ad holds counts, or with "processed" values that are ready, and obs["batch"]. Writes "names" (n_cells,), "latent" (n_cells, 10) and
 "seconds" of processor time that the whole run took. "short" trains 300 steps, where the memory is what matters.

@@ -1,4 +1,4 @@
-"""The store of what `quality.py` has run: embeddings and their scores."""
+"""The store of what `run.py` has run: embeddings and their scores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-import over_correction
 import pandas as pd
-import scoring
 from numpy.typing import NDArray
-from quality_peers import Embedding, Peer
-from quality_sets import LabelledCells, sample
 
-import scalex
+from benchmarks.provenance import source_hash
+from benchmarks.quality import over_correction, scoring
+from benchmarks.quality.peers import Embedding, Peer
+from benchmarks.quality.sets import LabelledCells, sample
 
 __all__ = ["MOST_SCORED", "Figures", "Method", "Store", "plain", "scored"]
 
@@ -68,14 +67,26 @@ class Store:
         Run nothing: what is not there is left out.
     fresh
         Run in any case.
+    score
+        Scores a latent space by domains and labels.
     """
 
-    def __init__(self, folder: Path, bench: Path, *, keep_old_code: bool = False, kept_only: bool = False, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bench: Path,
+        *,
+        keep_old_code: bool = False,
+        kept_only: bool = False,
+        fresh: bool = False,
+        score: Callable[[NDArray[np.float32], pd.Series, pd.Series], Figures] = scoring.score,
+    ) -> None:
         self.folder = folder
         self._bench = bench
         self._keep_old_code = keep_old_code
         self._kept_only = kept_only
         self._fresh = fresh
+        self._score = score
         self._ran: set[Path] = set()
         self._scores = scoring.Remembered(folder / "scores.json")
 
@@ -119,7 +130,7 @@ class Store:
         scores = self._scores.get(key)
         if scores is None:
             start = perf_counter()
-            scores = scoring.score(latent, obs["batch"], obs["cell_type"])
+            scores = self._score(latent, obs["batch"], obs["cell_type"])
             self._scores.put(key, scores)
             _say(f"{cells.name}: {method.name}, seed {seed}: scored in {perf_counter() - start:.0f} s, total {scores['total']:.3f}")
         return scores | {"training": found.training_seconds, "whole": found.whole_seconds}
@@ -155,7 +166,7 @@ class Store:
         folder, key = self.folder / "embeddings" / plain(cells.name), method.key(cells, seed)
         if isinstance(method, Peer):
             return folder / f"{key}.npz"
-        path = folder / f"{key}-{_code()}.npz"
+        path = folder / f"{key}-{source_hash()}.npz"
         if self._keep_old_code and not path.exists():
             return max(folder.glob(f"{key}-*.npz"), key=lambda old: old.stat().st_mtime, default=path)
         return path
@@ -169,16 +180,6 @@ def scored(obs: pd.DataFrame) -> pd.DataFrame:
 def plain(name: str) -> str:
     """As a file may be called."""
     return re.sub(r"[^\w.=]+", "_", name)
-
-
-@cache
-def _code() -> str:
-    """Of the package's source files."""
-    folder = Path(scalex.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 @cache

@@ -7,12 +7,13 @@ from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
-from quality_runs import LabelsHidden, Model, Projected
-from quality_sets import LabelledCells, cut_at_random, only_in
-from quality_store import Figures, Method, Store
-from tables import mean_and_spread
 
-__all__ = ["LABELS_SETS", "Section", "labels", "null", "projected", "unshared"]
+from benchmarks.quality.runs import LabelsHidden, Model, Projected
+from benchmarks.quality.sets import LabelledCells, cut_at_random, only_in
+from benchmarks.quality.store import Figures, Method, Store
+from benchmarks.tables import mean_and_spread
+
+__all__ = ["LABELS_SETS", "UNSHARED_TYPES", "Section", "labels", "null", "projected", "unshared"]
 
 CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
@@ -74,19 +75,21 @@ def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method
     return Section("quality, null: one domain, cut at random", columns, rows, note)
 
 
-def unshared(store: Store, read: Read, methods: Sequence[Method]) -> Section:
+def unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequence[str] = UNSHARED_TYPES) -> Section:
     """Types that one domain alone has must not be put on others.
 
     Parameters
     ----------
     store, read, methods
         As for `null`.
+    types
+        Those of which two are taken, in all ways.
     """
     shared = read(UNSHARED_SET)
     rows, means = [], []
     for method in methods:
         found: list[Figures] = []
-        for one, other in permutations(UNSHARED_TYPES, 2):
+        for one, other in permutations(types, 2):
             cells = only_in(shared, {one: "inDrop4", other: "celseq"})
             figures = [figure | {"unshared": _mean_of_types(figure, (one, other))} for figure in store.all_figures(cells, method)]
             if figures:

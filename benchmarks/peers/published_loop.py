@@ -1,8 +1,8 @@
 """Cells per second of the published package's training loop.
 
-Run by the interpreter that has the published package (``scalex==1.0.4``); `speed.py` does so.
+Run by the interpreter that has the published package (``scalex==1.0.4``); `benchmarks/speed.py` does so.
 
-usage: python published_loop.py CELLS.h5ad STEPS WARM_UP
+usage: python -I published_loop.py CELLS.h5ad STEPS WARM_UP
 
 CELLS.h5ad holds the model's inputs: X scaled to [0, 1], obs["batch"]. Prints one line of JSON.
 """

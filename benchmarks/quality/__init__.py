@@ -1,0 +1,1 @@
+"""How well cells are integrated, beside other methods."""

@@ -1,0 +1,235 @@
+"""The scripts that other interpreters run, with stand-ins for their packages; and the methods that are run here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+
+import scalex.data
+from benchmarks.quality.peers import Embedding, harmony, peers, principal_components
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, made, only_in, sample
+from benchmarks.speed import _published_loop
+from benchmarks.synthetic import data_module
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
+
+
+def imported(script: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda script: script.stem)
+def test_scripts_import_nothing_of_ours(script: Path) -> None:
+    assert "benchmarks" not in imported(script)
+    # The published package has the name of ours.
+    assert ("scalex" in imported(script)) == script.stem.startswith("published")
+
+
+@pytest.fixture
+def cells(demo: AnnData, tmp_path: Path) -> Path:
+    demo = demo[:, :100].copy()
+    demo.obs["batch"] = demo.obs["batch"].astype(str)
+    path = tmp_path / "cells.h5ad"
+    demo.write_h5ad(path)
+    return path
+
+
+def run_script(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    # What they set for libraries before these are loaded.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "TQDM_DISABLE"):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
+class Scvi:
+    """What the scripts use of `scvi.model.SCVI` and of `SCANVI`."""
+
+    trained: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(self, adata: AnnData, **settings: Any) -> None:
+        self.adata = adata
+
+    @staticmethod
+    def setup_anndata(adata: AnnData, batch_key: str) -> None:
+        assert batch_key in adata.obs
+
+    @staticmethod
+    def prepare_query_anndata(adata: AnnData, model: Scvi) -> None:
+        assert adata.n_vars == model.adata.n_vars
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, model: Scvi) -> Scvi:
+        return cls(adata)
+
+    @classmethod
+    def from_scvi_model(cls, model: Scvi, *, unlabeled_category: str, labels_key: str) -> Scvi:
+        assert unlabeled_category in set(model.adata.obs[labels_key])
+        return cls(model.adata)
+
+    def train(self, **settings: Any) -> None:
+        self.trained.append(settings)
+
+    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
+        return np.zeros(((self.adata if adata is None else adata).n_obs, 30), np.float32)
+
+
+@pytest.fixture
+def scvi(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("scvi")
+    module.settings, module.model = SimpleNamespace(seed=None), SimpleNamespace(SCVI=Scvi, SCANVI=Scvi)
+    monkeypatch.setitem(sys.modules, "scvi", module)
+    monkeypatch.setattr(Scvi, "trained", [])
+
+
+@pytest.mark.usefixtures("scvi")
+@pytest.mark.parametrize("options", [(), ("labels",)])
+def test_scvi(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = ad.read_h5ad(cells)
+    adata.obs["label"] = "unknown"
+    adata.write_h5ad(cells)
+    run_script("scvi.py", cells, tmp_path / "latents.npz", 3, *options, monkeypatch=monkeypatch)
+    with np.load(tmp_path / "latents.npz") as found:
+        assert found["names"].tolist() == adata.obs_names.tolist()
+        assert found["latent"].shape == (300, 30)
+        assert np.isfinite(found["seconds"])
+    assert len(Scvi.trained) == 1 + len(options)
+    assert sys.modules["scvi"].settings.seed == 3
+
+
+@pytest.mark.usefixtures("scvi")
+def test_scvi_of_a_query(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ad.read_h5ad(cells)[:50].copy().write_h5ad(tmp_path / "query.h5ad")
+    run_script("scvi_query.py", cells, tmp_path / "query.h5ad", tmp_path / "latents.npz", 0, monkeypatch=monkeypatch)
+    with np.load(tmp_path / "latents.npz") as found:
+        assert [len(found[side]) for side in ("reference", "query")] == [300, 50]
+
+
+@pytest.mark.parametrize("options", [(), ("processed",), ("short",)])
+def test_published_package(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = {}
+
+    def integrate(paths: list[str], **settings: Any) -> AnnData:
+        called.update(settings)
+        adata = ad.read_h5ad(paths[0])
+        adata.obsm["latent"] = np.zeros((adata.n_obs, 10), np.float32)
+        return adata
+
+    monkeypatch.setattr("scalex.SCALEX", integrate)
+    run_script("published.py", cells, tmp_path / "latents.npz", 124, 100, *options, monkeypatch=monkeypatch)
+    with np.load(tmp_path / "latents.npz") as found:
+        assert set(found.files) == {"names", "latent", "seconds"}
+    assert (called["min_features"], called["seed"], called["processed"]) == (100, 124, "processed" in options)
+    assert called["max_iteration"] == (300 if "short" in options else 30_000)
+
+
+class PublishedVae:
+    """What the scripts use of the published package's network."""
+
+    def __init__(self, encoder: list[Any], decoder: list[Any], n_domain: int) -> None:
+        assert n_domain == decoder[0][2] == 3
+
+    def fit(self, loader: Any, *, max_iteration: int, **settings: Any) -> None:
+        for _ in range(-(-max_iteration // len(loader))):
+            assert sum(1 for _ in loader) == len(loader)
+
+    def encodeBatch(self, loader: Any, **settings: Any) -> None:  # noqa: N802
+        assert all(len(minibatch) <= 64 for minibatch in loader)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scalex.net", "scalex.net.vae", "scalex.net.utils"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["scalex.net.vae"], "VAE", PublishedVae, raising=False)
+    monkeypatch.setattr(sys.modules["scalex.net.utils"], "EarlyStopping", lambda **settings: None, raising=False)
+    monkeypatch.setattr(scalex.data, "SingleCellDataset", lambda adata: torch.from_numpy(adata.X.toarray()), raising=False)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(("name", "arguments"), [("published_loop.py", (10, 5)), ("published_embed.py", ())])
+def test_speed_of_the_published_package(
+    name: str, arguments: tuple[int, ...], cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script(name, cells, *arguments, monkeypatch=monkeypatch)
+    assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
+
+
+def test_an_interpreter_that_fails_is_told(tmp_path: Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\necho no scalex.net >&2\nexit 3\n")
+    interpreter.chmod(0o755)
+    data = data_module(100, n_domains=2, batch_size=64, n_features=50)
+    with pytest.raises(SystemExit, match=r"published_loop.py stopped with exit code 3:\nno scalex.net"):
+        _published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
+    # What it is given.
+    assert ad.read_h5ad(tmp_path / "cells.h5ad").obs["batch"].nunique() == 2
+
+
+def test_harmony_takes_both_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = made("made", SETS["pbmc_protein_asap_cite"])
+    components = principal_components(cells)
+    module: Any = ModuleType("harmonypy")
+    monkeypatch.setitem(sys.modules, "harmonypy", module)
+    for turned in (False, True):
+        module.run_harmony = lambda z, obs, key, turned=turned, **settings: SimpleNamespace(Z_corr=z.T if turned else z)
+        np.testing.assert_allclose(harmony(cells).latent, components.latent, rtol=1e-6)
+    one = made("made", ONE_DOMAIN["pancreas_indrop4"])
+    del module.run_harmony
+    assert harmony(one).latent.shape == (one.adata.n_obs, 30)
+
+
+def test_peers_without_their_interpreter_have_no_embedding() -> None:
+    cells = made("made", SETS["mop_atac"])
+    found = {peer.name: peer for peer in peers(None, None)}
+    assert list(found) == ["PCA", "Harmony", "scVI", "published package"]
+    assert found["scVI"].run(cells, 0) is None
+    assert found["published package"].run(cells, 124) is None
+
+
+def test_embeddings_are_found_by_name(tmp_path: Path) -> None:
+    embedding = Embedding(np.array(["a", "b"]), np.array([[1.0], [2.0]], np.float32), 3.0)
+    embedding.save(tmp_path / "folder" / "kept.npz")
+    kept = Embedding.load(tmp_path / "folder" / "kept.npz")
+    assert kept.of(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
+    assert kept.training_seconds == 3.0
+    assert np.isnan(kept.whole_seconds)
+
+
+def test_cuts() -> None:
+    cells = made("made", SETS["pancreas_celseq_indrop"])
+    cut = cut_at_random(cells, 0)
+    assert abs(np.diff(cut.adata.obs["batch"].value_counts())) <= 1
+    assert (cut.adata.obs["cell_type"] == cells.adata.obs["cell_type"]).all()
+    alone = only_in(cells, {"alpha": "inDrop4"}).adata.obs
+    assert set(alone.loc[alone["cell_type"] == "alpha", "batch"]) == {"inDrop4"}
+    assert (alone["cell_type"] != "alpha").sum() == (cells.adata.obs["cell_type"] != "alpha").sum()
+
+
+def test_a_sample_has_the_shares_of_types_in_domains() -> None:
+    obs = pd.DataFrame({"batch": ["a"] * 600 + ["b"] * 400, "cell_type": (["x"] * 3 + ["y"]) * 250})
+    obs.loc[0, "cell_type"] = "rare"
+    rows = sample(obs, 100, seed=0)
+    assert (np.diff(rows) > 0).all()
+    shares = obs.iloc[rows].groupby(["batch", "cell_type"]).size()
+    assert shares.to_dict() == {("a", "rare"): 1, ("a", "x"): 45, ("a", "y"): 15, ("b", "x"): 30, ("b", "y"): 10}
+    assert len(sample(obs, 1000, seed=0)) == 1000
