@@ -43,9 +43,10 @@ from benchmarks.tables import markdown_table, show
 from benchmarks.tiny import parsed
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
-from scalex.data import Chunk
+from scalex.data import CellBatch
 from scalex.demo import demo_cells
 from scalex.model.module import ScalexModule
+from scalex.nn import SparseRows
 from scalex.preprocess import RnaRecipe
 from scalex.reference.input_pca import InputPca
 from scalex.reference.label_transfer import LabelTransfer
@@ -207,10 +208,8 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
 
 def _latents(module: ScalexModule, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None) -> NDArray[np.float32]:
     row_C = torch.arange(inputs.shape[0])
-    with torch.inference_mode():
-        latent: NDArray[np.float32] = (
-            module.eval().predict_step(Chunk(inputs, torch.zeros_like(row_C), row_C, lacking=lacking)).latent_CZ.numpy()
-        )
+    (found,) = module.eval().embed([CellBatch(SparseRows.of(inputs), torch.zeros_like(row_C), row_C)], "running", fill_value=lacking)
+    latent: NDArray[np.float32] = found.latent_CZ.numpy()
     return latent
 
 

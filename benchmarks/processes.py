@@ -37,7 +37,7 @@ from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource
 from scalex.model.trained_on import TrainedOn
 from scalex.system.memory import keep_freed_memory
-from scalex.system.processes import process_rank
+from scalex.system.processes import is_first
 
 SEED = 124
 BATCH_SIZES = (256, 1024, 4096)
@@ -79,7 +79,7 @@ class Training:
         cells = AnnDataSource(path=adata, batch_key="batch").open()
         data = ScalexDataModule(cells, RnaRecipe(min_features=100).fit(cells), batch_size=self.batch_size, seed=SEED)
         module = ScalexModule(n_latent=30, n_hidden=512, lr=1e-3, seed=SEED)
-        module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
+        module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
         strategy = instantiate(OmegaConf.load(ROOT / "conf" / "trainer" / "ddp.yaml").strategy) if self.n_processes > 1 else "auto"
         n_steps = 2 if self.tiny else max(LEAST_STEPS, STEP_CELLS // self.batch_size)
         return LightningSteps(module, data, n_steps, devices=self.n_processes, strategy=strategy).seconds_per_step()
@@ -107,7 +107,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = _arguments(given)
     if arguments.measure is not None:
         seconds = Training(*arguments.measure, arguments.tiny).seconds_per_step()
-        if process_rank() == 0:
+        if is_first():
             print(f"{SECONDS}{seconds}", flush=True)
         return
     torch.set_num_threads(1)

@@ -105,9 +105,7 @@ def step(options: Options) -> tuple[str, list[Row]]:
     figures = {
         "Lightning step": LightningSteps(trainable(data), data, options.steps).seconds_per_step,
         "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data), options.features), options.steps),
-        "bare loop, one dense minibatch": seconds_per_call(
-            _bare_step(itertools.repeat(next(_endless(data))), options.features), options.steps
-        ),
+        "bare loop, one minibatch": seconds_per_call(_bare_step(itertools.repeat(next(_endless(data))), options.features), options.steps),
         products: seconds_per_call(_matrix_products(options.features), options.steps),
     }
     found = interleaved(figures, options.rounds)
@@ -152,7 +150,7 @@ def gather(options: Options) -> tuple[str, list[Row]]:
     prepared = PreparedCells(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
     # So many that all cells take part, which no cache holds.
     drawn = itertools.cycle(rng.integers(options.gather_cells, size=(2000, BATCH_SIZE)))
-    seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)], options.steps)}, options.rounds)
+    seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds)
     cells = BATCH_SIZE / seconds["PreparedCells"]
     title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {options.features:,}"
     return title, [("PreparedCells.__getitem__", _cells(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")]
@@ -211,8 +209,9 @@ def _bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[]
         batch = next(minibatches)
         optimizer.zero_grad()
         counts = MinibatchCounts.of(batch.domain_C, N_DOMAINS)
-        logits_CG, posterior = net(batch.x_CG, batch.domain_C, generator, counts)
-        loss = (reconstruction_loss(logits_CG, batch.x_CG) + 0.5 * kl_divergence(posterior)) / counts.n_cells
+        x_CG = batch.rows.dense()
+        logits_CG, posterior = net(x_CG, batch.domain_C, generator, counts)
+        loss = (reconstruction_loss(logits_CG, x_CG) + 0.5 * kl_divergence(posterior)) / counts.n_cells
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 

@@ -27,7 +27,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import torch
-from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from scipy import sparse
@@ -162,7 +161,7 @@ def fitting(options: Options, folder: Path) -> Table:
                 cache.write(data)
                 data.read_inputs_from(cache.inputs())
             module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
-            module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
+            module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
             modules[name] = LightningSteps(module, data, options.steps)
         found = interleaved(
             {
@@ -324,12 +323,14 @@ def _entropy(domain: NDArray[np.int64], rows: Any) -> float:
 
 def _minibatches(data: ScalexDataModule) -> Iterator[Any]:
     """As they are trained on: dense."""
-    yield from data.train_dataloader()
+    for batch in data.train_dataloader():
+        yield batch._replace(rows=batch.rows.dense())
 
 
 def _predict(run: LightningSteps) -> None:
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(accelerator="cpu", devices=1, **quiet).predict(run.module, datamodule=run.data, return_predictions=False)
+    run.data.setup("predict")
+    for _ in run.module.embed(run.data.batches()):
+        pass
 
 
 def _median(values: NDArray[np.float64]) -> str:

@@ -64,5 +64,5 @@ def data_module(n_cells: int, *, n_domains: int, batch_size: int, n_features: in
 def trainable(data: ScalexDataModule) -> ScalexModule:
     """A module for `data`, scheduled as ``model=scalex`` is."""
     module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED)
-    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
     return module

@@ -223,16 +223,17 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     """The order and the company of the cells do not matter to an encoder with running statistics."""
     import torch
 
-    from scalex.data import Chunk
+    from scalex.data import CellBatch
     from scalex.model.module import ScalexModule
+    from scalex.nn import SparseRows
 
     adata = quick(demo, eval=True, outdir=tmp_path / "out")
     module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")
     assert module.trained_on is not None
     few = demo[[5, 3]].copy()
     rows = module.trained_on.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
-    with torch.inference_mode():
-        latent = module.predict_step(Chunk(rows, torch.tensor([-1, -1]), torch.arange(2))).latent_CZ
+    (found,) = module.embed([CellBatch(SparseRows.of(rows), torch.tensor([-1, -1]), torch.arange(2))], "running")
+    latent = found.latent_CZ
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
 
 

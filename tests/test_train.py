@@ -23,6 +23,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import scalex
+from scalex.data import CellBatch
+from scalex.nn import SparseRows
 from scalex.system.overrides import as_override, as_typed
 
 ROOT = Path(__file__).parents[1]
@@ -87,14 +89,9 @@ def test_the_run_folder(tmp_path: Path) -> None:
     for name in ("best", "last"):
         torch.load(folder / "checkpoint" / f"{name}.ckpt", weights_only=True)
     module = scalex.ScalexModule.from_checkpoint(folder / "checkpoint" / "best.ckpt")
-    again = module.predict_step(chunk_of(adata)).latent_CZ.detach().numpy()
-    np.testing.assert_array_equal(again, adata.obsm["latent"])
-
-
-def chunk_of(adata: ad.AnnData) -> scalex.data.Chunk:
-    from scalex.data import Chunk
-
-    return Chunk(adata.X, torch.zeros(adata.n_obs, dtype=torch.int64), torch.arange(adata.n_obs))
+    batch = CellBatch(SparseRows.of(adata.X), torch.zeros(adata.n_obs, dtype=torch.int64), torch.arange(adata.n_obs))
+    (again,) = module.embed([batch])
+    np.testing.assert_array_equal(again.latent_CZ.numpy(), adata.obsm["latent"])
 
 
 def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import torch
-from lightning import Callback, LightningModule, Trainer
+from anndata import AnnData
+from lightning import Callback, Trainer
 
-from scalex.data import Chunk, ScalexDataModule
+from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.scratch_table import KeptRows
 from scalex.h5ad.uns_values import writable
 from scalex.model.imputation import decoded_domain
-from scalex.model.module import Embedded, ScalexModule
+from scalex.model.inference import on_device
+from scalex.model.module import ScalexModule
 from scalex.nn import summed
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.system.whole_files import written_whole
@@ -33,10 +36,7 @@ LOOKED_AT = 1000
 
 
 class LatentExport(Callback):
-    """Collect the latents of all cells; put them, with the cells, where the other callbacks find them; write ``adata.h5ad`` last.
-
-    The AnnData is `ScalexDataModule.embedding`. Callbacks that add to it do so in ``on_predict_end``, between its making (end of the
-    predict epoch) and its writing (teardown), whatever the order of the callbacks.
+    """Embed all cells after the training, as an AnnData, and write ``adata.h5ad`` last, when the other outputs have added to it.
 
     Parameters
     ----------
@@ -58,98 +58,91 @@ class LatentExport(Callback):
         self.impute = impute
         self.expression = expression
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
-        self._latent: np.ndarray | None = None
-        self._times: np.ndarray = np.zeros(0, np.int8)
-        self._pca: InputPca | None = None
-        self._coordinates: np.ndarray | KeptRows | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that the cells' annotation can be written, and the domain to decode through is there, before the long work."""
-        if stage == "fit":
-            decoded_domain(self.impute, trainer.datamodule.domains)  # type: ignore[attr-defined]
-        if stage == "fit" and self.path is not None:
-            data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    def check(self, data: ScalexDataModule) -> None:
+        """See that the cells' annotation can be written, and the domain to decode through is there, before the long work.
+
+        Raises
+        ------
+        ValueError
+            Naming the column, or the domain, if not.
+        """
+        decoded_domain(self.impute, data.domains)
+        if self.path is not None:
             # Columns that come from a file can be written to one.
             check_writable(data.cells.annotation(slice(0, len(data.cells.domain) if data.in_memory else 1)))
             check_writable(data.cells.var)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the principal components of the inputs, so that each chunk is read once."""
-        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    @contextmanager
+    def embed(self, module: ScalexModule, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
+        """The kept cells with their latents; what the caller has added to them is written at the end, if there is a folder.
+
+        Nothing is written, and nothing stays, where the caller fails meanwhile.
+        """
         n_cells = len(data.rows)
-        self._times = np.zeros(n_cells, np.int8)
-        self._latent = np.zeros((n_cells, pl_module.hparams["n_latent"]), np.float32)
-        if min(n_cells, len(data.preprocessor.features)) <= 2:
-            return
-        fitted = _fitted(data) if trainer.is_global_zero else None
-        self._pca = trainer.strategy.broadcast(fitted)
-        assert self._pca is not None
-        n_components = self._pca.components.shape[1]
-        if data.in_memory or self.path is None:
-            self._coordinates = np.zeros((n_cells, n_components), np.float32)
-        else:
-            self._coordinates = KeptRows(self.path.with_name(".input_pca"), n_components)
+        times, latent = np.zeros(n_cells, np.int8), np.zeros((n_cells, module.hparams["n_latent"]), np.float32)
+        pca = self._components(data, trainer)
+        with on_device(module, trainer), self._coordinates(data, pca) as coordinates:
+            for batch, latent_CZ in module.embed(data.batches()):
+                rows = batch.row_C.numpy()
+                times[rows] += 1
+                latent[rows] = latent_CZ.cpu().numpy()
+                if pca is not None and coordinates is not None:
+                    found = pca.coordinates(batch.rows.csr())
+                    if isinstance(coordinates, KeptRows):
+                        coordinates.write(int(rows[0]), found)
+                    else:
+                        coordinates[rows] = found
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Take the latents of one chunk."""
-        assert isinstance(outputs, Embedded)
-        assert isinstance(batch, Chunk)
-        assert self._latent is not None
-        rows = outputs.row_C.cpu().numpy()
-        self._times[rows] += 1
-        self._latent[rows] = outputs.latent_CZ.cpu().numpy()
-        if self._pca is not None:
-            coordinates = self._pca.coordinates(batch.inputs)
-            if isinstance(self._coordinates, KeptRows):
-                self._coordinates.write(int(rows[0]), coordinates)
-            else:
-                assert self._coordinates is not None
-                self._coordinates[rows] = coordinates
+            def gathered(values: np.ndarray) -> np.ndarray:
+                """Each process has some rows, and 0 in the others."""
+                return summed(torch.from_numpy(values).to(module.device)).cpu().numpy()
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the AnnData."""
-        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, ScalexModule)
-        assert self._latent is not None
-
-        def gathered(values: np.ndarray) -> np.ndarray:
-            """Each process has some rows, and 0 in the others."""
-            return summed(torch.from_numpy(values).to(pl_module.device)).cpu().numpy()
-
-        assert (gathered(self._times) == 1).all(), "each cell is embedded once"
-        adata = _as_anndata(data)
-        adata.obsm["latent"] = gathered(self._latent)
-        assert np.isfinite(adata.obsm["latent"]).all()
-        if self._pca is not None:
-            self._pca.add_to(adata, gathered(self._coordinates) if isinstance(self._coordinates, np.ndarray) else None)
-        if data.in_memory:
-            self._add_values(adata, slice(None), data, pl_module)
-        data.embedding = adata
-        self._latent = self._pca = None
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the AnnData with all that was added to it."""
-        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if stage != "predict" or self.path is None or data.embedding is None or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, ScalexModule)
-        with written_whole(self.path) as path:
+            assert (gathered(times) == 1).all(), "each cell is embedded once"
+            adata = _as_anndata(data)
+            adata.obsm["latent"] = gathered(latent)
+            assert np.isfinite(adata.obsm["latent"]).all()
+            if pca is not None:
+                pca.add_to(adata, gathered(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
-                data.embedding.write_h5ad(path, compression="gzip")
-            else:
-                self._write_blocks(path, data.embedding, data, pl_module)
-        if isinstance(self._coordinates, KeptRows):
-            self._coordinates.remove()
-        self._coordinates = None
-        without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
-        logger.info("Wrote %s (%s cells x %s features%s)", self.path, *(f"{n:,}" for n in data.embedding.shape), without)
+                self._add_values(adata, slice(None), data, module)
+            yield adata
+            if self.path is not None and trainer.is_global_zero:
+                self._write(self.path, adata, data, module, coordinates)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing half done."""
-        if isinstance(self._coordinates, KeptRows):
-            self._coordinates.remove()
+    def _components(self, data: ScalexDataModule, trainer: Trainer) -> InputPca | None:
+        """Principal components of the inputs, found before the cells are embedded, so that each chunk is read once."""
+        if min(len(data.rows), len(data.preprocessor.features)) <= 2:
+            return None
+        found: InputPca | None = trainer.strategy.broadcast(_fitted(data) if trainer.is_global_zero else None)
+        return found
+
+    @contextmanager
+    def _coordinates(self, data: ScalexDataModule, pca: InputPca | None) -> Iterator[np.ndarray | KeptRows | None]:
+        """Where the cells' coordinates in the components go: memory, or a file that is removed at the end."""
+        if pca is None:
+            yield None
+            return
+        n_components = pca.components.shape[1]
+        if data.in_memory or self.path is None:
+            yield np.zeros((len(data.rows), n_components), np.float32)
+            return
+        kept = KeptRows(self.path.with_name(".input_pca"), n_components)
+        try:
+            yield kept
+        finally:
+            kept.remove()
+
+    def _write(
+        self, target: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
+    ) -> None:
+        with written_whole(target) as path:
+            if data.in_memory:
+                adata.write_h5ad(path, compression="gzip")
+            else:
+                self._write_blocks(path, adata, data, module, coordinates)
+        without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
+        logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), without)
 
     def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: ScalexModule) -> None:
         """Add to a run of cells what has a value for each feature, as far as it is asked for."""
@@ -162,14 +155,16 @@ class LatentExport(Callback):
             domain = data.domain[part]
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
-    def _write_blocks(self, path: Path, adata: ad.AnnData, data: ScalexDataModule, module: ScalexModule) -> None:
+    def _write_blocks(
+        self, path: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
+    ) -> None:
         with h5py.File(path, "w") as file:
             writer = BlockWriter(file, compression="gzip")
             for part in data.parts():
                 obsm = {name: np.asarray(values[part]) for name, values in adata.obsm.items()}
                 block = ad.AnnData(obs=adata.obs.iloc[part], var=adata.var, obsm=obsm, varm=dict(adata.varm))
-                if isinstance(self._coordinates, KeptRows):
-                    block.obsm[INPUT_PCA] = self._coordinates.read(part)
+                if isinstance(coordinates, KeptRows):
+                    block.obsm[INPUT_PCA] = coordinates.read(part)
                 self._add_values(block, part, data, module)
                 writer.append(block)
             writer.finish(uns=adata.uns, obsp=adata.obsp)

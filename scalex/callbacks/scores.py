@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 
-from scalex.callbacks.clusters import place_others, sampled
-from scalex.data import ScalexDataModule
+from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
 from scalex.metrics.clusters import add_clusters
 from scalex.system.whole_files import written_whole
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 
 
-class Scores(Callback):
+class Scores(Output):
     """Score the latents with `scalex.metrics.scores`.
 
     Where a UMAP was made, mixing and silhouette are computed on it too, as ``umap_entropy_mixing`` and ``umap_silhouette``, only
@@ -50,20 +49,16 @@ class Scores(Callback):
         self.seed = seed
         self.max_cells = max_cells
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_result(self, result: Result, trainer: Trainer) -> None:
         """Score, and say so everywhere."""
-        if not trainer.is_global_zero:
-            return
-        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert data.embedding is not None
-        sample = sampled(data, self.max_cells, self.seed)
+        sample = result.sample(self.max_cells, self.seed)
         adata = sample.cells
         found: dict[str, float] = {}
         if adata.n_obs > 2:
             add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
-            if "leiden" not in data.embedding.obs:
-                place_others(data.embedding, sample)
-            domain, label = adata.obs["domain"].array, data.label
+            if "leiden" not in result.adata.obs:
+                place_others(result.adata, sample)
+            domain, label = adata.obs["domain"].array, result.label
             if label is not None and len(np.unique(label.codes[label.codes >= 0])) < 2:
                 logger.info("All known cell types are the same one, which tells nothing: the scores that need types are left out")
                 label = None
@@ -76,7 +71,7 @@ class Scores(Callback):
                 group = adata.obs["leiden"] if label is None else pd.Series(label).astype(str)
                 found["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
         logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "none")
-        data.embedding.uns["scalex"]["scores"] = found
+        result.adata.uns["scalex"]["scores"] = found
         assert all(math.isfinite(value) for value in found.values())
         for tracker in trainer.loggers:
             tracker.log_metrics({f"score/{name}": value for name, value in found.items()}, trainer.global_step)

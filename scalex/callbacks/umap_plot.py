@@ -10,12 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 
-from scalex.callbacks.clusters import place_others, sampled
-from scalex.data import ScalexDataModule
+from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics.clusters import add_clusters
 from scalex.system.whole_files import written_whole
 
@@ -29,7 +28,7 @@ LEAST_CELLS = 20
 MOST_NAMED = 60
 
 
-class UmapPlot(Callback):
+class UmapPlot(Output):
     """Neighbours, clusters and UMAP of the latents, and ``umap.pdf`` and ``umap.png`` coloured by domain, cell type and cluster.
 
     Parameters
@@ -69,21 +68,17 @@ class UmapPlot(Callback):
         self.max_cells = max_cells
         self.show = show
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the UMAP to the embedding and draw it."""
-        if not trainer.is_global_zero:
-            return
-        data: ScalexDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert data.embedding is not None
-        sample = sampled(data, self.max_cells, self.seed)
-        adata: AnnData = sample.cells
+    def on_result(self, result: Result, trainer: Trainer) -> None:
+        """Add the UMAP to the result and draw it."""
+        sample = result.sample(self.max_cells, self.seed)
+        adata = sample.cells
         if adata.n_obs < LEAST_CELLS:
             logger.warning("No UMAP: %d cells are too few (at least %d).", adata.n_obs, LEAST_CELLS)
             return
         add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
         logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
-        place_others(data.embedding, sample)
+        place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
         figure = umap_figure(adata, colors)
         if self.folder is not None:

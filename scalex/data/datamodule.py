@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from scipy import sparse
@@ -17,8 +16,9 @@ from torch.utils.data import DataLoader
 from scalex.cells import Cells, InMemoryCells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
-from scalex.data.stream import AsDrawn, ChunksInOrder, PreparedCells, StreamedMinibatches, as_it_is
-from scalex.nn.batch import CellBatch, Chunk, Sampling
+from scalex.data.stream import AsDrawn, BatchesInOrder, PreparedCells, StreamedMinibatches, as_it_is
+from scalex.nn.batch import CellBatch, Sampling
+from scalex.nn.sparse_rows import SparseRows
 from scalex.preprocess import FittedRecipe
 from scalex.system.chunks import chunks
 
@@ -55,16 +55,12 @@ class ScalexDataModule(LightningDataModule):
 
     Attributes
     ----------
-    embedding : AnnData or None
-        Set by the latent export once the cells are embedded; the callbacks after it add to it.
     in_memory : bool
         Whether the cells are in memory, else they stay in their files.
     sizes : StreamSizes or None
         How much of cells in files is read at a time.
     values_per_cell : float
         Stored values of a cell in a file, from a look at some.
-    sample : tuple or None
-        Set by those that look at a sample of very many cells; see `scalex.callbacks.clusters`.
     """
 
     def __init__(
@@ -84,8 +80,6 @@ class ScalexDataModule(LightningDataModule):
         self.cells = cells
         self.preprocessor, self.rows = fitted
         self.parameters = parameters or {}
-        self.embedding: AnnData | None = None
-        self.sample: Any = None
         self._chunk_size = chunk_size
         # By categories: of millions of cells there is no text each.
         codes = pd.Index(self.preprocessor.domains).get_indexer(cells.domain.categories.astype(str))
@@ -146,30 +140,25 @@ class ScalexDataModule(LightningDataModule):
         self._sampler.share(*self._this_of_processes())
         if self.in_memory:
             assert self._prepared is not None, "setup comes first"
-            return DataLoader(self._prepared, batch_size=None, sampler=self._sampler)
-        return DataLoader(AsDrawn(), batch_size=None, sampler=self._sampler)
+            return DataLoader(self._prepared, batch_size=None, sampler=self._sampler, collate_fn=as_it_is)
+        return DataLoader(AsDrawn(), batch_size=None, sampler=self._sampler, collate_fn=as_it_is)
 
-    def predict_dataloader(self) -> DataLoader[Chunk]:
+    def batches(self) -> BatchesInOrder:
         """Each kept cell once, in order, in chunks; of several processes, this one's share of them."""
         process, n_processes = self._this_of_processes()
         n_cells = len(self.rows)
         parts = list(chunks(n_cells, min(self._chunk_size, -(-n_cells // n_processes))))[process::n_processes]
-        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self._chunk), collate_fn=as_it_is)
+        return BatchesInOrder(parts, lambda part: self._batch(np.arange(part.start, part.stop), self.inputs(part)))
 
-    def chunks_of(self, kept: NDArray[np.int64]) -> Iterator[Chunk]:
-        """Some of the kept cells, ascending, as chunks to embed."""
-        for part in chunks(len(kept), self._chunk_size):
-            rows = kept[part]
-            yield Chunk(self.inputs(rows), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))
+    def batches_of(self, rows: NDArray[np.int64]) -> Iterator[CellBatch]:
+        """Some of the kept cells, ascending, in chunks."""
+        for part in chunks(len(rows), self._chunk_size):
+            yield self._batch(rows[part], self.inputs(rows[part]))
 
-    def transfer_batch_to_device(self, batch: CellBatch | Chunk, device: torch.device, dataloader_idx: int) -> CellBatch | Chunk:
-        """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows.
-
-        A chunk stays where it is: the model moves it piece by piece.
-        """
-        if isinstance(batch, Chunk):
-            return batch
-        return CellBatch(*(values.to(device, non_blocking=True) for values in batch))
+    def transfer_batch_to_device(self, batch: CellBatch, device: torch.device, dataloader_idx: int) -> CellBatch:
+        """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows."""
+        domain_C, row_C = (codes.to(device, non_blocking=True) for codes in (batch.domain_C, batch.row_C))
+        return CellBatch(batch.rows.to(device), domain_C, row_C)
 
     def parts(self) -> Iterator[slice]:
         """Runs of kept cells, of `chunk_size` at most, that cover each once."""
@@ -203,8 +192,8 @@ class ScalexDataModule(LightningDataModule):
         """Which process this is, of how many that train together."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _chunk(self, part: slice) -> Chunk:
-        return Chunk(self.inputs(part), torch.from_numpy(self._domain[part]), torch.arange(part.start, part.stop))
+    def _batch(self, rows: NDArray[np.int64], inputs: sparse.csr_matrix) -> CellBatch:
+        return CellBatch(SparseRows.of(inputs), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))
 
     def _read(self, kept: NDArray[np.int64]) -> sparse.csr_matrix:
         """Inputs of some kept cells, ascending, as they come from the source, or from a file of inputs."""

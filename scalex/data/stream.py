@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from scalex.data.buffers import Buffer, buffers
 from scalex.data.sampling import EpochSampler
-from scalex.nn.batch import CellBatch, Chunk, Sampling
+from scalex.nn.batch import CellBatch, Sampling
+from scalex.nn.sparse_rows import SparseRows
 from scalex.system.read_ahead import read_ahead
 
-__all__ = ["AsDrawn", "ChunksInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is", "dense_rows"]
-
-
-def dense_rows(matrix: sparse.csr_matrix, rows: NDArray[np.int64]) -> torch.Tensor:
-    """The `rows` of a sparse matrix as a dense tensor, (len(rows), n_features) float32, in one gather."""
-    return torch.from_numpy(matrix[rows].toarray())
+__all__ = ["AsDrawn", "BatchesInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is"]
 
 
 class PreparedCells(Dataset[CellBatch]):
@@ -43,7 +39,7 @@ class PreparedCells(Dataset[CellBatch]):
         return len(self.domain)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> CellBatch:
-        return CellBatch(dense_rows(self.matrix, rows), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
+        return CellBatch(SparseRows.of(self.matrix[rows]), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
 
 
 class StreamedMinibatches(EpochSampler[CellBatch]):
@@ -94,8 +90,8 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
         return PreparedCells(self._read(buffer.rows), self._domain[buffer.rows])
 
 
-class ChunksInOrder(Sampler[Chunk]):
-    """Chunks of cells, one after the other; the next is read while one is in use.
+class BatchesInOrder(Iterable[CellBatch]):
+    """Cells chunk by chunk, as often as they are gone through; the next chunk is read while one is in use.
 
     Parameters
     ----------
@@ -105,16 +101,16 @@ class ChunksInOrder(Sampler[Chunk]):
         Gives the chunk.
     """
 
-    def __init__(self, parts: Sequence[slice], read: Callable[[slice], Chunk]) -> None:
+    def __init__(self, parts: Sequence[slice], read: Callable[[slice], CellBatch]) -> None:
         self._parts = parts
         self._read = read
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __iter__(self) -> Iterator[Chunk]:
-        for _, chunk in read_ahead(self._parts, self._read):
-            yield chunk
+    def __iter__(self) -> Iterator[CellBatch]:
+        for _, batch in read_ahead(self._parts, self._read):
+            yield batch
 
 
 class AsDrawn(Dataset[Any]):
@@ -125,5 +121,5 @@ class AsDrawn(Dataset[Any]):
 
 
 def as_it_is(item: Any) -> Any:
-    """For a loader, which else would make tensors of all arrays."""
+    """For a loader, which else would look into each item for arrays to make tensors of."""
     return item

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scalex.model.correction import MOST_CELLS, DomainCorrection, correction_targets, sample_rows
 from scalex.nn import VAE
 from scalex.nn.batch import CellBatch
 
-__all__ = ["CorrectionPlan"]
+__all__ = ["CorrectionPlan", "TrainingCells"]
 
 # A dimension that the model does not use is not blown up.
 LEAST_VARIANCE = 1e-3
+
+
+class TrainingCells(Protocol):
+    """What corrections need to know of the cells that are trained on."""
+
+    @property
+    def domain(self) -> NDArray[np.int64]:
+        """(n_cells,) code of each cell's domain."""
+        ...
+
+    @property
+    def label(self) -> pd.Categorical | None:
+        """(n_cells,) known type of each cell."""
+        ...
+
+    def batches(self) -> Iterable[CellBatch]:
+        """All cells in chunks; of several processes, this one's share of them."""
+        ...
+
+    def batches_of(self, rows: NDArray[np.int64]) -> Iterable[CellBatch]:
+        """Some of the cells, ascending, in chunks."""
+        ...
 
 
 class CorrectionPlan:
@@ -129,27 +154,29 @@ class CorrectionPlan:
         self._encoder = _frozen(encoder)
         return float(((found.targets(latent_MZ, domain_M, row_M) - latent_MZ).square() / self.variance_Z).mean().sqrt())
 
-    def distance(self, mean_CZ: Tensor, batch: CellBatch) -> Tensor:
+    def distance(self, mean_CZ: Tensor, x_CG: Tensor, batch: CellBatch) -> Tensor:
         """Sum over cells of the squared distance to their targets, in units of the variance of each dimension; 0 before there are any.
 
         Parameters
         ----------
         mean_CZ
             (n_cells, n_latent) latents.
+        x_CG
+            (n_cells, n_features) inputs.
         batch
             The cells.
         """
         if self.variance_Z is None:
             return mean_CZ.new_zeros(())
-        return ((mean_CZ - self._targets(batch)).square() / self.variance_Z).sum()
+        return ((mean_CZ - self._targets(x_CG, batch)).square() / self.variance_Z).sum()
 
     @torch.no_grad()
-    def _targets(self, batch: CellBatch) -> Tensor:
+    def _targets(self, x_CG: Tensor, batch: CellBatch) -> Tensor:
         if self.target_NZ is not None:
             return self.target_NZ[batch.row_C]
         assert self._found is not None
         assert self._encoder is not None
-        return self._found.targets(self._encoder.posterior(batch.x_CG).mean_CZ, batch.domain_C, batch.row_C)
+        return self._found.targets(self._encoder.posterior(x_CG).mean_CZ, batch.domain_C, batch.row_C)
 
     def to(self, device: torch.device) -> None:
         """Move the targets to a device."""

@@ -16,41 +16,28 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalex.model.correction_plan import CorrectionPlan
+from scalex.model.correction_plan import CorrectionPlan, TrainingCells
+from scalex.model.inference import Embedded, decode, embed, statistics_by_domain
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import (
     VAE,
-    HiddenStatistics,
     MinibatchCounts,
-    SparseRows,
     kl_divergence,
     n_processes,
     reconstruction_loss,
     summed,
 )
-from scalex.nn.batch import CellBatch, Chunk, Sampling
+from scalex.nn.batch import CellBatch, Sampling
 
-__all__ = ["Embedded", "Losses", "Schedule", "ScalexModule", "Statistics"]
+__all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
 
 logger = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "one_cycle"]
 Statistics = Literal["running", "domain"]
 
-# Matrix products of fewer rows run through other kernels, which round differently: below this, rows of zeros are added, so
-# that a cell's latent is the same to the last bit whatever the number of cells beside it.
-LEAST_ROWS = 64
-# Chunks are encoded in pieces whose hidden layer stays in the processor's cache.
-PIECE_ROWS = 1024
 # On an accelerator, looking at the loss stops the queue of work; once in so many steps is often enough.
 CHECK_EVERY = 50
-
-
-class Embedded(NamedTuple):
-    """Latents (n_cells, n_latent) float32 and the rows (n_cells,) they belong to."""
-
-    latent_CZ: Tensor
-    row_C: Tensor
 
 
 class Losses(NamedTuple):
@@ -150,15 +137,16 @@ class ScalexModule(LightningModule):
         self.net: VAE | None = None
         self.settled = True
         self._generator: torch.Generator | None = None
-        self._hidden_statistics: HiddenStatistics | None = None
+        self._cells: TrainingCells | None = None
         self._correction = CorrectionPlan(correct_at or (), seed)
 
-    def set_trained_on(self, trained_on: TrainedOn) -> None:
+    def set_trained_on(self, trained_on: TrainedOn, cells: TrainingCells | None = None) -> None:
         """Say what the model is trained on; its network gets its size from it.
 
-        Called before training, by `scalex.fit`, and when a checkpoint is loaded.
+        Called before training, by `scalex.fit`, with the cells, and when a checkpoint is loaded.
         """
         self.trained_on = trained_on
+        self._cells = cells
         self.configure_model()
 
     def configure_model(self) -> None:
@@ -222,14 +210,14 @@ class ScalexModule(LightningModule):
         """
         if not self.hparams["use_labels"]:
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.label is None:
+        label = None if self._cells is None else self._cells.label
+        if label is None:
             raise ValueError(
                 "model.use_labels=true, and no cell has a known type: name the column of obs that has them (dataset.label_key), or use "
                 "another model (model=scalex)."
             )
-        known = data.label.codes[data.label.codes >= 0]
-        logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(data.label):,}")
+        known = label.codes[label.codes >= 0]
+        logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(label):,}")
 
     def on_train_epoch_start(self) -> None:
         """Sums of the losses over the epoch, and of the entropies of the minibatches' domains, kept on the device."""
@@ -267,36 +255,42 @@ class ScalexModule(LightningModule):
 
     def losses(self, batch: CellBatch, counts: MinibatchCounts, generator: torch.Generator, kl_weight: float) -> Losses:
         """The loss of a minibatch and its terms, means over its cells; of one that several processes share, this process's summands."""
-        logits_CG, posterior = self.vae(batch.x_CG, batch.domain_C, generator, counts)
-        reconstruction = reconstruction_loss(logits_CG, batch.x_CG) / counts.n_cells
+        x_CG = batch.rows.dense()
+        logits_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
+        reconstruction = reconstruction_loss(logits_CG, x_CG) / counts.n_cells
         kl = kl_divergence(posterior) / counts.n_cells
-        correction = self._correction.distance(posterior.mean_CZ, batch) / counts.n_cells
+        correction = self._correction.distance(posterior.mean_CZ, x_CG, batch) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 
     @torch.no_grad()
     def _make_targets(self, n_due: int) -> None:
         """See where the cells would lie without differences between domains: all of them, or a sample if few of them are drawn."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        start = time.monotonic()
-        plan, domain_N = self._correction, torch.from_numpy(data.domain)
+        cells, start = self._cells, time.monotonic()
+        if cells is None:
+            raise ValueError(
+                "The latents of the cells are to be corrected (correct_at), and set_trained_on was given no cells: give it the data module."
+            )
+        plan, domain_N = self._correction, torch.from_numpy(cells.domain)
         n_steps, batch_size = self.trainer.estimated_stepping_batches, self.hparams["batch_size"]
         moved = 0.0
         if not self.hparams["use_labels"] and not plan.takes_all(n_due, self.global_step, n_steps, batch_size, len(domain_N)):
             row_M = plan.sample(domain_N)
             n_embedded = len(row_M)
             if self.trainer.is_global_zero:
-                latent_MZ = torch.cat([self.predict_step(chunk).latent_CZ for chunk in data.chunks_of(row_M.numpy())]).cpu()
+                latent_MZ = torch.cat([found.latent_CZ for found in embed(self.vae, cells.batches_of(row_M.numpy()))]).cpu()
                 moved = plan.make_from_sample(self.vae, latent_MZ, domain_N[row_M], row_M, n_due)
         else:
             n_embedded = len(domain_N)
             latent_NZ = torch.zeros(n_embedded, self.hparams["n_latent"], device=self.device)
-            for chunk in data.predict_dataloader():
-                embedded = self.predict_step(chunk)
-                latent_NZ[embedded.row_C] = embedded.latent_CZ
+            for batch, latent_CZ in embed(self.vae, cells.batches()):
+                latent_NZ[batch.row_C] = latent_CZ
             # Each process embeds its share of the chunks.
             latent_NZ = summed(latent_NZ).cpu()
-            label_N = torch.from_numpy(data.label.codes.astype(np.int64)) if self.hparams["use_labels"] else None
+            label_N = None
+            if self.hparams["use_labels"]:
+                assert cells.label is not None
+                label_N = torch.from_numpy(cells.label.codes.astype(np.int64))
             if self.trainer.is_global_zero:
                 moved = plan.make(latent_NZ, domain_N, n_due, label_N)
         if n_processes() > 1:
@@ -352,97 +346,39 @@ class ScalexModule(LightningModule):
 
     # Inference
 
-    def on_predict_start(self) -> None:
-        """First of two passes, where the cells' own domains give the encoder's statistics."""
-        self._hidden_statistics = None
-        if self.hparams["statistics"] == "domain":
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            with torch.inference_mode():
-                self._hidden_statistics = self._statistics_by_domain(data.predict_dataloader(), len(data.domains))
-
-    def predict_step(self, chunk: Chunk) -> Embedded:
-        """Latents of a chunk of cells."""
-        domain_C = chunk.domain_C.to(self.device)
-        latent_CZ = []
-        for rows, hidden_CH in self._first_layer(chunk):
-            encoded_CZ = self.vae.encode(_padded(hidden_CH), _padded(domain_C[rows]), self._hidden_statistics)
-            latent_CZ.append(encoded_CZ[: len(hidden_CH)].float())
-        return Embedded(torch.cat(latent_CZ), chunk.row_C)
-
-    def _first_layer(self, chunk: Chunk) -> Iterator[tuple[slice, Tensor]]:
-        """The encoder's hidden layer before normalization, piece by piece."""
-        weight_GH = self.vae.hidden.weight.t().contiguous()
-        if torch.is_autocast_enabled(self.device.type):
-            # torch's autocast does not know the sparse product.
-            weight_GH = weight_GH.to(torch.get_autocast_dtype(self.device.type))
-        lacking_H = None if chunk.lacking is None else torch.from_numpy(chunk.lacking).to(weight_GH) @ weight_GH
-        for start in range(0, chunk.inputs.shape[0], PIECE_ROWS):
-            rows = slice(start, min(start + PIECE_ROWS, chunk.inputs.shape[0]))
-            piece = chunk.inputs[rows]
-            stored = (piece.data, piece.indices, piece.indptr[:-1])
-            hidden_CH = SparseRows(*(torch.from_numpy(part).to(self.device) for part in stored)).times(weight_GH)
-            yield rows, hidden_CH if lacking_H is None else hidden_CH + lacking_H
-
-    def _statistics_by_domain(self, chunks: Iterable[Chunk], n_domains: int) -> HiddenStatistics:
-        """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter."""
-        hidden = self.vae.hidden.out_features
-        count_D1 = torch.zeros(n_domains, 1, dtype=torch.float64, device=self.device)
-        sums_2DH = torch.zeros(2, n_domains, hidden, dtype=torch.float64, device=self.device)
-        for chunk in chunks:
-            domain_C = chunk.domain_C.to(self.device)
-            count_D1 += torch.bincount(domain_C, minlength=n_domains)[:, None]
-            for rows, piece_CH in self._first_layer(chunk):
-                hidden_CH = piece_CH.double()
-                sums_2DH[0].index_add_(0, domain_C[rows], hidden_CH)
-                sums_2DH[1].index_add_(0, domain_C[rows], hidden_CH.square())
-        # Of several processes each has seen its share of the chunks.
-        count_D1, sums_2DH = summed(count_D1), summed(sums_2DH)
-        mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
-        var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
-        # Fewer than two cells have no variance: the running statistics stand in, as in training.
-        norm = self.vae.hidden_norm
-        known_D1 = count_D1 > 1
-        return HiddenStatistics(
-            torch.where(known_D1, mean_DH.float(), norm.running_mean), torch.where(known_D1, var_DH.float(), norm.running_var)
-        )
-
-    @torch.inference_mode()
-    def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Decode latents: what the cells would show if they were measured in the given domains.
+    def embed(
+        self,
+        batches: Iterable[CellBatch],
+        statistics: Statistics | None = None,
+        *,
+        n_domains: int | None = None,
+        fill_value: NDArray[np.float32] | None = None,
+    ) -> Iterator[Embedded]:
+        """Latents of cells, chunk by chunk.
 
         Parameters
         ----------
-        latent
-            (n_cells, n_latent) float32.
-        domain
-            (n_cells,) int64, codes of the domains the model knows.
-
-        Returns
-        -------
-        (n_cells, n_features) float32, in the units of normalized expression: the scaling to [0, 1] is undone.
+        batches
+            The cells; gone through twice with "domain".
+        statistics
+            Encoder statistics; None: those of this module's plan.
+        n_domains
+            With "domain": number of domains of these cells; None: those the model knows.
+        fill_value
+            As in `scalex.model.inference.embed`.
         """
-        assert self.trained_on is not None
-        preprocessor = self.trained_on.preprocessor
-        maximum = preprocessor.maximum if preprocessor.scaling == "domain" else preprocessor.maximum.max(0, keepdims=True)
-        # As in scaling, a maximum of 0 counts as 1.
-        unit_DG = torch.from_numpy(np.where(maximum > 0, maximum, np.float32(1))).to(self.device)
-        self.eval()
-        decoded = np.empty((len(latent), len(preprocessor.features)), np.float32)
-        for start in range(0, len(latent), PIECE_ROWS):
-            piece = slice(start, start + PIECE_ROWS)
-            z_CZ = torch.from_numpy(latent[piece]).to(self.device)
-            domain_C = torch.from_numpy(domain[piece]).to(self.device)
-            scaled_CG = torch.sigmoid(self.vae.decode(_padded(z_CZ), _padded(domain_C)))[: len(z_CZ)]
-            decoded[piece] = (scaled_CG * (unit_DG[domain_C] if len(unit_DG) > 1 else unit_DG)).cpu().numpy()
-        return decoded
+        own: Statistics = self.hparams["statistics"] if statistics is None else statistics
+        by_domain = None
+        if own == "domain":
+            n_codes = len(self.vae.output_norm.weight) if n_domains is None else n_domains
+            by_domain = statistics_by_domain(self.vae, batches, n_codes, fill_value)
+        return embed(self.vae, batches, by_domain, fill_value)
 
-    def feature_weights(self) -> Tensor:
-        """How much the encoder uses each feature, (n_features,) of sum 1: the norms of the columns of its normalized first layer."""
-        norm = self.vae.hidden_norm
-        scale_H = norm.weight[0] * torch.rsqrt(norm.running_var[0] + norm.eps)
-        weight_G = (self.vae.hidden.weight.detach() * scale_H.detach()[:, None]).norm(dim=0)
-        share_G: Tensor = weight_G / weight_G.sum()
-        return share_G
+    def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Decode latents: what the cells would show if they were measured in the given domains; see `scalex.model.inference.decode`."""
+        assert self.trained_on is not None
+        self.eval()
+        return decode(self.vae, self.trained_on.preprocessor, latent, domain)
 
     # Checkpoint
 
@@ -464,7 +400,7 @@ class ScalexModule(LightningModule):
         """
         saved = TrainedOn.from_plain(checkpoint["trained_on"])
         known = self.trained_on or saved
-        self.set_trained_on(known)
+        self.set_trained_on(known, self._cells)
         for what, then, now in (
             ("features", saved.preprocessor.features, known.preprocessor.features),
             ("domains", saved.domains, known.domains),
@@ -503,9 +439,3 @@ class ScalexModule(LightningModule):
         except RuntimeError as error:
             raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
         return module.eval()
-
-
-def _padded(rows: Tensor) -> Tensor:
-    """The rows with zeros added where they are fewer than `LEAST_ROWS`."""
-    missing = LEAST_ROWS - len(rows)
-    return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])

@@ -1,55 +1,36 @@
-"""What the model sees: minibatches to train on, chunks to embed."""
+"""What the model sees: some cells, to learn from or to embed."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-__all__ = ["CellBatch", "Chunk", "Sampling"]
+from scalex.nn.sparse_rows import SparseRows
+
+__all__ = ["CellBatch", "Sampling"]
 
 # Which cells share a minibatch; see `scalex.data.sampling.minibatches`.
 Sampling = Literal["shuffle", "domain", "balanced"]
 
 
 class CellBatch(NamedTuple):
-    """A minibatch of cells.
+    """Some cells: a minibatch of training, or a chunk to embed.
 
     Attributes
     ----------
-    x_CG
-        (n_cells, n_features) float32 in [0, 1].
+    rows
+        (n_cells, n_features) float32 in [0, 1], the model's inputs. They stay sparse until they are where the model is.
     domain_C
-        (n_cells,) int64, the code of the cell's domain among those of the data module.
+        (n_cells,) int64, the code of the cell's domain.
     row_C
-        (n_cells,) int64, the cell's row among the cells of the data module.
-    """
-
-    x_CG: Tensor
-    domain_C: Tensor
-    row_C: Tensor
-
-
-class Chunk(NamedTuple):
-    """A run of cells to embed.
-
-    Attributes
-    ----------
-    inputs
-        (n_cells, n_features) float32 CSR in [0, 1]. Sparse, since the first layer takes a third of the time so.
-    domain_C, row_C
-        As in `CellBatch`.
+        (n_cells,) int64, the cell's row among all cells.
     values
-        (n_cells, n_features of the source) float32 CSR, what the inputs were made from; None where they were ready.
-    lacking
-        (n_features,) float32, to be added to each row of the inputs; None: nothing. See `RowTransform`.
+        (n_cells, n_features of the source) float32 CSR, what the inputs were made from; None where they are not needed any more.
     """
 
-    inputs: sparse.csr_matrix
+    rows: SparseRows
     domain_C: Tensor
     row_C: Tensor
     values: sparse.csr_matrix | None = None
-    lacking: NDArray[np.float32] | None = None

@@ -1,9 +1,14 @@
-"""Rows of which only the values above 0 are stored, and their product with a matrix."""
+"""Rows of which only the values above 0 are stored: cut, made dense, and multiplied by a matrix.
+
+Dimension letters: C cells, G features, N stored values, H columns of a matrix.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,18 +24,50 @@ class SparseRows(NamedTuple):
         float32.
     feature_N
         Feature of each value, int32 or int64.
-    start_C
-        Where each row begins among the values, of the type of `feature_N`.
+    pointer_C1
+        Where each row begins among the values, and where the last one ends: (C + 1,), of the type of `feature_N`.
+    n_features
+        Number of features G.
     """
 
     value_N: Tensor
     feature_N: Tensor
-    start_C: Tensor
+    pointer_C1: Tensor
+    n_features: int
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_matrix) -> Self:
+        """The rows of a CSR matrix, whose memory they share."""
+        value_N, feature_N, pointer_C1 = (torch.from_numpy(part) for part in (matrix.data, matrix.indices, matrix.indptr))
+        return cls(value_N, feature_N, pointer_C1, matrix.shape[1])
 
     @property
     def n_rows(self) -> int:
         """Number of rows C."""
-        return len(self.start_C)
+        return len(self.pointer_C1) - 1
+
+    def cut(self, start: int, stop: int) -> Self:
+        """The rows from `start` to before `stop`."""
+        pointer_C1 = self.pointer_C1[start : stop + 1]
+        first, last = int(pointer_C1[0]), int(pointer_C1[-1])
+        return self._replace(value_N=self.value_N[first:last], feature_N=self.feature_N[first:last], pointer_C1=pointer_C1 - first)
+
+    def to(self, device: torch.device) -> Self:
+        """The rows on a device."""
+        value_N, feature_N, pointer_C1 = (part.to(device, non_blocking=True) for part in (self.value_N, self.feature_N, self.pointer_C1))
+        return self._replace(value_N=value_N, feature_N=feature_N, pointer_C1=pointer_C1)
+
+    def csr(self) -> sparse.csr_matrix:
+        """The rows as a CSR matrix, (n_rows, n_features), which shares their memory."""
+        parts = tuple(part.numpy() for part in (self.value_N, self.feature_N, self.pointer_C1))
+        return sparse.csr_matrix(parts, shape=(self.n_rows, self.n_features))
+
+    def dense(self) -> Tensor:
+        """The rows with their zeros, (n_rows, n_features) float32."""
+        row_N = torch.repeat_interleave(torch.diff(self.pointer_C1).long(), output_size=len(self.value_N))
+        dense_CG = self.value_N.new_zeros(self.n_rows, self.n_features)
+        dense_CG.view(-1).scatter_(0, row_N.mul_(self.n_features).add_(self.feature_N), self.value_N)
+        return dense_CG
 
     def times(self, weight_GH: Tensor) -> Tensor:
         """Product with a dense matrix, (n_rows, H), in its precision. A row's result does not depend on the other rows, to the last bit.
@@ -39,4 +76,4 @@ class SparseRows(NamedTuple):
         value in 14 above 0 it takes a third of the time of the dense product.
         """
         value_N = self.value_N.to(weight_GH.dtype)
-        return F.embedding_bag(self.feature_N, weight_GH, self.start_C, mode="sum", per_sample_weights=value_N)
+        return F.embedding_bag(self.feature_N, weight_GH, self.pointer_C1[:-1], mode="sum", per_sample_weights=value_N)

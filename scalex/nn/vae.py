@@ -128,8 +128,8 @@ class VAE(nn.Module):
             hidden_CH: Tensor = self.hidden(x_CG)
             return hidden_CH
         cell_N, feature_N = x_CG.nonzero(as_tuple=True)
-        start_C = torch.searchsorted(cell_N, torch.arange(len(x_CG)))
-        return SparseRows(x_CG[cell_N, feature_N], feature_N, start_C).times(self.hidden.weight.t())
+        pointer_C1 = torch.searchsorted(cell_N, torch.arange(len(x_CG) + 1))
+        return SparseRows(x_CG[cell_N, feature_N], feature_N, pointer_C1, x_CG.shape[1]).times(self.hidden.weight.t())
 
     def _heads(self, hidden_CH: Tensor) -> Posterior:
         mean_CZ, logvar_CZ = self.heads(torch.relu_(hidden_CH)).float().chunk(2, dim=1)

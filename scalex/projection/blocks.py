@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.data import Chunk
+from scalex.data import CellBatch
 from scalex.model.imputation import check_known
-from scalex.model.module import Embedded
-from scalex.projection.query import QueryDataModule
+from scalex.projection.query import Query
 from scalex.projection.report import Tally
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
@@ -32,7 +31,7 @@ USUAL_LABEL = "cell_type"
 class QueryBlocks:
     """Makes an AnnData of each chunk of new cells."""
 
-    def __init__(self, reference: FinishedRun, data: QueryDataModule, *, label: str | None, impute: int | None, alone: bool) -> None:
+    def __init__(self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, alone: bool) -> None:
         self._reference = reference
         self._data = data
         self._impute = impute
@@ -43,19 +42,18 @@ class QueryBlocks:
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label)
 
-    def block(self, embedded: Embedded, batch: Chunk) -> ad.AnnData:
+    def block(self, batch: CellBatch, latent: NDArray[np.float32]) -> ad.AnnData:
         """The AnnData of one chunk."""
-        latent_CZ = embedded.latent_CZ.cpu()
         first = int(batch.row_C[0])
-        rows = slice(first, first + len(latent_CZ))
+        rows = slice(first, first + len(latent))
         components = self._components(batch)
-        obs, umap = self._columns(latent_CZ.numpy(), components, batch, rows)
-        self.tally.add(rows, latent_CZ.numpy(), obs, umap)
+        obs, umap = self._columns(latent, components, batch, rows)
+        self.tally.add(rows, latent, obs, umap)
         reference = self._reference
-        block = ad.AnnData(batch.inputs if self._alone else None, obs=obs, var=reference.cells.var)
+        block = ad.AnnData(batch.rows.csr() if self._alone else None, obs=obs, var=reference.cells.var)
         if self._alone:
             block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
-        block.obsm["latent"] = latent_CZ.numpy()
+        block.obsm["latent"] = latent
         if self._pca is not None:
             block.obsm[INPUT_PCA] = components
             block.varm[INPUT_PCA] = self._pca.components
@@ -63,7 +61,7 @@ class QueryBlocks:
             block.obsm["X_umap"] = umap
         if self._impute is not None:
             known = self._data.known_domain[self._data.domain(rows)]
-            block.layers["impute"] = _imputed(reference, latent_CZ.numpy(), known, self._impute)
+            block.layers["impute"] = _imputed(reference, latent, known, self._impute)
         return block
 
     def example_obs(self) -> pd.DataFrame:
@@ -82,11 +80,11 @@ class QueryBlocks:
         written = pd.Index(ad.io.read_elem(column["categories"]))
         column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
 
-    def _components(self, batch: Chunk) -> NDArray[np.float32] | None:
-        return None if self._pca is None else self._pca.coordinates(batch.inputs, batch.lacking)
+    def _components(self, batch: CellBatch) -> NDArray[np.float32] | None:
+        return None if self._pca is None else self._pca.coordinates(batch.rows.csr(), self._data.transform.lacking)
 
     def _columns(
-        self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: Chunk, rows: slice
+        self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: CellBatch, rows: slice
     ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
         """The columns of obs and the places on the UMAP of a run of cells."""
         n_cells = rows.stop - rows.start

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, get_args
 
 import anndata as ad
 import h5py
 import numpy as np
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
 
 from scalex.cells import CellSource
-from scalex.data import Chunk
+from scalex.data import CellBatch
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.h5ad.uns_values import writable
 from scalex.model.imputation import check_known, decoded_domain, units
-from scalex.model.module import Embedded, Statistics
+from scalex.model.inference import on_device
+from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
-from scalex.projection.query import QueryDataModule, open_query
+from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
@@ -49,11 +50,8 @@ def embed(
     """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`."""
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
-
-    def keep(embedded: Embedded, batch: Chunk) -> None:
-        latent[batch.row_C.numpy()] = embedded.latent_CZ.cpu().numpy()
-
-    _predict(reference, data, trainer, statistics, keep)
+    for batch, found in _embedded(reference, data, trainer, statistics):
+        latent[batch.row_C.numpy()] = found
     return latent
 
 
@@ -146,13 +144,11 @@ def project(
             block.obs_names = block.obs_names.astype(str) + suffix
             writer.append(block)
 
-    def take(embedded: Embedded, batch: Chunk) -> None:
-        write(query.block(embedded, batch))
+    for batch, latent in _embedded(reference, data, trainer, statistics):
+        write(query.block(batch, latent))
         if len(batch.row_C) >= LARGE_CHUNK:
             # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
             gc.collect()
-
-    _predict(reference, data, trainer, statistics, take)
     query.name_unknown(file, writer.n_cells - data.n_cells)
     report = query.tally.report()
     uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
@@ -165,59 +161,24 @@ def project(
     return report
 
 
-def _predict(
-    reference: FinishedRun,
-    data: QueryDataModule,
-    trainer: Trainer | None,
-    statistics: Statistics | None,
-    take: Callable[[Embedded, Chunk], None],
-) -> None:
-    """Embed the cells chunk by chunk, and hand each chunk on."""
-    module = reference.module
+def _embedded(
+    reference: FinishedRun, data: Query, trainer: Trainer | None, statistics: Statistics | None
+) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
+    """The cells chunk by chunk with their latents; how far it is shows where there is a screen."""
     if statistics is not None and statistics not in get_args(Statistics):
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
-    trained_with = module.hparams["statistics"]
-    module.hparams["statistics"] = statistics or trained_with
-    trainer = trainer or quiet_trainer()
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    hand_on = _HandOn(take, data.n_cells)
-    callbacks.append(hand_on)
-    try:
-        trainer.predict(module, datamodule=data, return_predictions=False)
-    finally:
-        callbacks.remove(hand_on)
-        module.hparams["statistics"] = trained_with
+    bar = tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
+    with bar, on_device(reference.module, trainer or quiet_trainer()):
+        fill_value = data.transform.lacking
+        for batch, latent_CZ in reference.module.embed(data.batches(), statistics, n_domains=len(data.domains), fill_value=fill_value):
+            yield batch, latent_CZ.cpu().numpy()
+            bar.update(len(batch.row_C))
 
 
 def quiet_trainer() -> Trainer:
     """A trainer for a few cells: on the processor, without files and messages."""
     with alone():
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-
-
-class _HandOn(Callback):
-    """Hands each chunk on, and shows how far it is, where there is a screen."""
-
-    def __init__(self, take: Callable[[Embedded, Chunk], None], n_cells: int) -> None:
-        self._take = take
-        self._n_cells = n_cells
-        self._bar: Any = None
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar = tqdm(total=self._n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._take(outputs, batch)
-        self._bar.update(len(batch.row_C))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _grown(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:

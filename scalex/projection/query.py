@@ -7,22 +7,21 @@ import logging
 import numpy as np
 import pandas as pd
 import torch
-from lightning import LightningDataModule
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import DataLoader
 
 from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
-from scalex.data.stream import AsDrawn, ChunksInOrder, as_it_is
+from scalex.data.stream import BatchesInOrder
 from scalex.features.mismatch import why_few_are_shared
 from scalex.features.peaks import most_overlapped
-from scalex.nn.batch import Chunk
+from scalex.nn import SparseRows
+from scalex.nn.batch import CellBatch
 from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import check_values, count_fractional
 from scalex.reference.finished_run import FinishedRun
 from scalex.system.chunks import chunks
 
-__all__ = ["QueryDataModule", "open_query"]
+__all__ = ["Query", "open_query"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ LOOKED_AT = 1000
 FEW_FOUND = 0.8
 
 
-class QueryDataModule(LightningDataModule):
+class Query:
     """All of the given cells, in their order, preprocessed as the training cells were; two chunks are in memory at a time.
 
     Parameters
@@ -52,7 +51,6 @@ class QueryDataModule(LightningDataModule):
     """
 
     def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
-        super().__init__()
         if chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: it must be at least 1.")
         self.cells = cells
@@ -70,8 +68,8 @@ class QueryDataModule(LightningDataModule):
         """(len(rows),) code among `domains`."""
         return np.asarray(self.cells.domain.codes[rows], np.int64)
 
-    def read(self, rows: slice) -> Chunk:
-        """Read and preprocess a run of cells.
+    def read(self, rows: slice) -> CellBatch:
+        """Read and preprocess a run of cells; the values that were read stay beside the inputs.
 
         Raises
         ------
@@ -81,27 +79,22 @@ class QueryDataModule(LightningDataModule):
         values = self.cells.read(rows)
         check_values(values, self.cells, rows.start)
         domain = self.domain(rows)
-        inputs = self.transform(values, self.known_domain[domain])
-        return Chunk(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values, self.transform.lacking)
+        inputs = SparseRows.of(self.transform(values, self.known_domain[domain]))
+        return CellBatch(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
 
-    def predict_dataloader(self) -> DataLoader[Chunk]:
-        """Each cell once, in order, in chunks."""
-        parts = list(chunks(self.n_cells, self._chunk_size))
-        return DataLoader(AsDrawn(), batch_size=None, sampler=ChunksInOrder(parts, self.read), collate_fn=as_it_is)
-
-    def transfer_batch_to_device(self, batch: Chunk, device: torch.device, dataloader_idx: int) -> Chunk:
-        """Leave a chunk where it is: the model moves it piece by piece."""
-        return batch
+    def batches(self, process: int = 0, n_processes: int = 1) -> BatchesInOrder:
+        """Each cell once, in order, in chunks; of several processes, the share of one."""
+        return BatchesInOrder(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
 
 
-def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> QueryDataModule:
+def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> Query:
     """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project.project`."""
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
         cells = _on_known_peaks(cells, reference)
     transform = reference.trained_on.preprocessor.rows_with(cells.var.index)
     _check_found(transform, cells.var, least_found)
-    data = QueryDataModule(cells, transform, chunk_size=chunk_size)
+    data = Query(cells, transform, chunk_size=chunk_size)
     _check_kind(reference, cells.read(slice(0, min(LOOKED_AT, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(

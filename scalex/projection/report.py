@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scalex.metrics import neighbor_entropy
+from scalex.model.inference import feature_weights
 from scalex.projection.figure import projection_figure
-from scalex.projection.query import QueryDataModule
+from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
 from scalex.system.whole_files import written_whole
@@ -122,7 +123,7 @@ class Tally:
         (n_cells,) the code of the most probable type and how unknown it is, as `LabelTransfer.evidence` has them.
     """
 
-    def __init__(self, reference: FinishedRun, data: QueryDataModule, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
+    def __init__(self, reference: FinishedRun, data: Query, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
         self._reference = reference
         self._data = data
         self._map = latent_map
@@ -214,7 +215,7 @@ class Tally:
 
     def _features(self) -> dict[str, Any]:
         transform = self._data.transform
-        found, weight = transform.found, self._reference.module.feature_weights().numpy()
+        found, weight = transform.found, feature_weights(self._reference.module.vae).numpy()
         names = transform.preprocessor.features
         missing = names[~found][np.argsort(-weight[~found], kind="stable")]
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistBackendError
 
 from scalex.callbacks.latent_export import LatentExport
+from scalex.callbacks.result import Output, Result
 from scalex.cells import BackedCells, Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.model.module import ScalexModule
@@ -121,7 +122,7 @@ def _fit(
                 cache.write(data)
             logger.info("Reads the model's inputs from the cache %s", cache.path)
             data.read_inputs_from(cache.inputs())
-        module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")))
+        module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")), data)
         return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
 
 
@@ -138,21 +139,23 @@ def _data_module(cells: Cells, fitted: FittedRecipe, module: ScalexModule, **opt
     return ScalexDataModule(cells, fitted, batch_size=plan["batch_size"], sampling=plan["sampling"], **options)
 
 
-def check_callbacks(trainer: Trainer) -> None:
-    """See that the latents will be kept, before the long work.
+def check_callbacks(trainer: Trainer) -> LatentExport:
+    """The callback that keeps the latents, of which there has to be one.
 
     Raises
     ------
     ValueError
-        If they would not.
+        If there is none.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not any(isinstance(callback, LatentExport) for callback in callbacks):
+    export = next((callback for callback in callbacks if isinstance(callback, LatentExport)), None)
+    if export is None:
         names = ", ".join(type(callback).__name__ for callback in callbacks)
         raise ValueError(
             f"The trainer has no LatentExport, which keeps the latents. Its callbacks: {names}. Add it to them; on the "
             "command line: callbacks=[latent_export,...]."
         )
+    return export
 
 
 def train_and_embed(
@@ -162,9 +165,14 @@ def train_and_embed(
     *,
     parameters: Mapping[str, Any] | None = None,
     resume_from: str | Path | None = None,
+    judge: Callable[[AnnData], None] | None = None,
 ) -> AnnData:
-    """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`."""
-    plan = module.hparams
+    """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`.
+
+    What `judge` says of the embedded cells is written before they are: a folder with ``adata.h5ad`` is that of a finished run.
+    """
+    plan, export = module.hparams, check_callbacks(trainer)
+    export.check(data)
     logger.info(
         "Model: %s features -> %d -> %d latent dimensions, %s weights, %d domains; %s",
         f"{len(data.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
@@ -183,9 +191,15 @@ def train_and_embed(
     with _others_alive(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
-        trainer.predict(module, datamodule=data, return_predictions=False)
-    assert data.embedding is not None
-    return data.embedding
+        with export.embed(module, data, trainer) as adata:
+            if trainer.is_global_zero:
+                result = Result(adata, data.label)
+                for output in trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(output, Output):
+                        output.on_result(result, trainer)
+                if judge is not None:
+                    judge(adata)
+    return adata
 
 
 @contextmanager

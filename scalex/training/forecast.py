@@ -14,7 +14,7 @@ import torch
 from scalex.data import CellBatch, ScalexDataModule
 from scalex.data.sizes import VALUE_BYTES
 from scalex.model.module import ScalexModule
-from scalex.nn import MinibatchCounts
+from scalex.nn import MinibatchCounts, SparseRows
 
 __all__ = ["say_what_is_needed"]
 
@@ -70,8 +70,8 @@ def _seconds_per_step(module: ScalexModule, data: ScalexDataModule, batch_size: 
     rows = np.arange(batch_size)
     trial = copy.deepcopy(module).to(device).train()
     optimizer = torch.optim.Adam(trial.parameters(), fused=True)
-    x_CG = torch.from_numpy(data.inputs(rows).toarray())
-    batch = CellBatch(*(part.to(device) for part in (x_CG, torch.from_numpy(data.domain[rows]), torch.from_numpy(rows))))
+    inputs = SparseRows.of(data.inputs(rows)).to(device)
+    batch = CellBatch(inputs, torch.from_numpy(data.domain[rows]).to(device), torch.from_numpy(rows).to(device))
     generator = torch.Generator(device)
 
     def step() -> None:

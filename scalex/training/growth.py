@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import CellSource, InMemoryCells
-from scalex.data import Chunk, ScalexDataModule
+from scalex.data import CellBatch, ScalexDataModule
 from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.metrics import scores
 from scalex.metrics.clusters import add_clusters
+from scalex.model.inference import embed
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
+from scalex.nn import SparseRows
 from scalex.preprocess import FittedRecipe, Preprocessor
-from scalex.projection.query import QueryDataModule, open_query
+from scalex.projection.query import Query, open_query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.chunks import chunks
@@ -116,7 +118,7 @@ def grow(
         seed=seed,
         parameters=parameters,
     )
-    module.set_trained_on(TrainedOn(after, len(cells.obs), version("scalex")))
+    module.set_trained_on(TrainedOn(after, len(cells.obs), version("scalex")), data)
     data.setup("fit")
     n_old = reference.cells.n_obs
     start_from(module, reference.module, data.inputs()[n_old:], data.domain[n_old:])
@@ -124,11 +126,11 @@ def grow(
         "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
-    # Until the training has been judged, the folder is no reference.
-    _write_growth(folder, {"accepted": False})
-    adata = train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
-    _judge(reference, adata, folder, allowed_fall, label, seed)
-    return adata
+
+    def judge(adata: AnnData) -> None:
+        _judge(reference, adata, folder, allowed_fall, label, seed)
+
+    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, judge=judge)
 
 
 def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
@@ -156,7 +158,8 @@ def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_m
         own = inputs[domain == code]
         row_C = torch.arange(own.shape[0])
         with torch.inference_mode():
-            decoded_CG = trained.predict_step(Chunk(own, torch.zeros_like(row_C), row_C)).latent_CZ @ trained.vae.output_weight
+            batch = CellBatch(SparseRows.of(own), torch.zeros_like(row_C), row_C)
+            decoded_CG = next(embed(trained.vae, [batch])).latent_CZ @ trained.vae.output_weight
         mean_G = torch.from_numpy(np.asarray(own.mean(0), np.float32).ravel()).clamp(1e-4, 1 - 1e-4)
         state[norm["running_mean"]][code] = decoded_CG.mean(0)
         state[norm["running_var"]][code] = decoded_CG.var(0) if len(row_C) > 1 else trained.vae.output_norm.running_var.mean(0)
@@ -194,7 +197,7 @@ def _expression(reference: FinishedRun) -> sparse.csr_matrix:
     return matrix
 
 
-def _normalized(query: QueryDataModule, chunk_size: int) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+def _normalized(query: Query, chunk_size: int) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
     """Normalized expression of the new cells that the training filters keep, and their rows."""
     least = query.transform.preprocessor.min_features
     parts, kept = [], []
@@ -211,7 +214,7 @@ def _normalized(query: QueryDataModule, chunk_size: int) -> tuple[sparse.csr_mat
     return sparse.vstack(parts, format="csr"), found
 
 
-def _with_domains(before: Preprocessor, query: QueryDataModule, new: sparse.csr_matrix, kept: NDArray[np.int64]) -> Preprocessor:
+def _with_domains(before: Preprocessor, query: Query, new: sparse.csr_matrix, kept: NDArray[np.int64]) -> Preprocessor:
     """The preprocessor that knows the new domains too; what it does to cells of the old ones stays the same."""
     domain = np.asarray(query.cells.domain)[kept].astype(str)
     added = [name for name in query.domains if name not in before.domains and (domain == name).any()]
@@ -225,7 +228,7 @@ def _with_domains(before: Preprocessor, query: QueryDataModule, new: sparse.csr_
 
 
 def _joined(
-    reference: FinishedRun, query: QueryDataModule, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
+    reference: FinishedRun, query: Query, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
 ) -> InMemoryCells:
     """Old and new cells with normalized expression."""
     drop = {"leiden", "distance", "outside", "filtered"}

@@ -37,8 +37,9 @@ class Recorded(Callback):
 def make(cells: InMemoryCells, **kwargs: Any) -> tuple[ScalexModule, ScalexDataModule]:
     fitted = RnaRecipe(min_features=0, n_top_features=50).fit(cells)
     module = ScalexModule(n_hidden=8, **kwargs)
-    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), "0"))
-    return module, ScalexDataModule(cells, fitted)
+    data = ScalexDataModule(cells, fitted)
+    module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), "0"), data)
+    return module, data
 
 
 def make_trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:

@@ -39,14 +39,14 @@ def made(cells: Cells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule
 
 
 @pytest.mark.parametrize("chunk_size", [1, 17, 64, 20_000])
-def test_prediction_covers_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
-    batches = list(made(demo_in_memory, fitted, chunk_size=chunk_size).predict_dataloader())
-    assert max(batch.inputs.shape[0] for batch in batches) <= chunk_size
+def test_chunks_cover_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
+    batches = list(made(demo_in_memory, fitted, chunk_size=chunk_size).batches())
+    assert max(batch.rows.n_rows for batch in batches) <= chunk_size
     np.testing.assert_array_equal(np.concatenate([batch.row_C for batch in batches]), np.arange(len(fitted.rows)))
     codes = demo_in_memory.domain.codes[fitted.rows].astype(np.int64)
     np.testing.assert_array_equal(np.concatenate([batch.domain_C for batch in batches]), codes)
     expected = fitted.preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.read(fitted.rows), codes)
-    np.testing.assert_array_equal(np.concatenate([batch.inputs.toarray() for batch in batches]), expected.toarray())
+    np.testing.assert_array_equal(np.concatenate([batch.rows.dense() for batch in batches]), expected.toarray())
 
 
 @pytest.mark.parametrize("chunk_size", [1, 17])
@@ -66,7 +66,7 @@ def test_training_minibatches_hold_the_cells_of_their_rows(demo_in_memory: InMem
     for batch in batches:
         rows = batch.row_C.numpy()
         assert 1 <= len(rows) <= 16
-        np.testing.assert_array_equal(batch.x_CG.numpy(), inputs[rows])
+        np.testing.assert_array_equal(batch.rows.dense().numpy(), inputs[rows])
         np.testing.assert_array_equal(batch.domain_C.numpy(), data.domain[rows])
     drawn = set(np.concatenate([batch.row_C for batch in batches]).tolist())
     assert sampling == "balanced" or drawn == set(range(len(fitted.rows)))
@@ -77,8 +77,8 @@ def test_cells_in_a_file_are_those_in_memory(
     demo_in_memory: InMemoryCells, demo_backed: Cells, fitted: FittedRecipe, chunk_size: int
 ) -> None:
     memory, backed = (made(cells, fitted, chunk_size=chunk_size) for cells in (demo_in_memory, demo_backed))
-    for one, other in zip(memory.predict_dataloader(), backed.predict_dataloader(), strict=True):
-        np.testing.assert_array_equal(one.inputs.toarray(), other.inputs.toarray())
+    for one, other in zip(memory.batches(), backed.batches(), strict=True):
+        np.testing.assert_array_equal(one.rows.dense(), other.rows.dense())
         assert torch.equal(one.domain_C, other.domain_C)
         assert torch.equal(one.row_C, other.row_C)
     part = slice(20, 45)
@@ -103,7 +103,7 @@ def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
         for batch in batches:
             rows = batch.row_C.numpy()
             assert 1 <= len(rows) <= 16
-            np.testing.assert_array_equal(batch.x_CG.numpy(), inputs[rows])
+            np.testing.assert_array_equal(batch.rows.dense().numpy(), inputs[rows])
             np.testing.assert_array_equal(batch.domain_C.numpy(), data.domain[rows])
         orders.append(np.concatenate([batch.row_C for batch in batches]).tolist())
         assert sampling == "balanced" or set(orders[-1]) == set(range(len(fitted.rows)))

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.data import PreparedCells, dense_rows
+from scalex.data import PreparedCells
 
 ROWS = [np.arange(20), np.array([7, 3, 3, 19, 0]), np.array([5]), np.empty(0, np.int64)]
 
@@ -19,25 +19,12 @@ def matrix() -> sparse.csr_matrix:
 
 
 @pytest.mark.parametrize("rows", ROWS, ids=["all", "repeated", "one", "none"])
-def test_dense_rows_are_those_of_the_dense_matrix(matrix: sparse.csr_matrix, rows: NDArray[np.int64]) -> None:
-    found = dense_rows(matrix, rows)
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), matrix.toarray()[rows])
-
-
-def test_dense_rows_may_be_written_to_without_changing_the_matrix(matrix: sparse.csr_matrix) -> None:
-    before = matrix.toarray()
-    dense_rows(matrix, np.arange(20)).fill_(7)
-    np.testing.assert_array_equal(matrix.toarray(), before)
-
-
-@pytest.mark.parametrize("rows", ROWS[:3], ids=["all", "repeated", "one"])
 def test_a_minibatch_holds_values_domains_and_rows(matrix: sparse.csr_matrix, rows: NDArray[np.int64]) -> None:
     domain = np.random.default_rng(0).integers(-1, 3, 20)
     cells = PreparedCells(matrix, domain)
     batch = cells[rows]
     assert len(cells) == 20
-    np.testing.assert_array_equal(batch.x_CG.numpy(), matrix.toarray()[rows])
+    np.testing.assert_array_equal(batch.rows.dense().numpy(), matrix.toarray()[rows])
     np.testing.assert_array_equal(batch.domain_C.numpy(), domain[rows])
     np.testing.assert_array_equal(batch.row_C.numpy(), rows)
     assert batch.domain_C.dtype == batch.row_C.dtype == torch.int64

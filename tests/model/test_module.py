@@ -11,15 +11,17 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from scipy import sparse
+from torch import Tensor
 from torch.nn import functional as F
 
 from scalex.cells import AnnDataSource
-from scalex.data import CellBatch, Chunk, ScalexDataModule
+from scalex.data import CellBatch, ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.model.correction_plan import CorrectionPlan
-from scalex.model.module import LEAST_ROWS, ScalexModule
+from scalex.model.inference import LEAST_ROWS
+from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import MinibatchCounts
+from scalex.nn import MinibatchCounts, SparseRows
 from scalex.preprocess import Preprocessor, RnaRecipe
 
 
@@ -42,7 +44,7 @@ def make_module(**kwargs: Any) -> ScalexModule:
 def make_batch(n_cells: int, seed: int = 0) -> CellBatch:
     rng = torch.Generator().manual_seed(seed)
     x = torch.rand(n_cells, 40, generator=rng)
-    return CellBatch(x, torch.randint(2, (n_cells,), generator=rng), torch.arange(n_cells))
+    return CellBatch(SparseRows.of(sparse.csr_matrix(x.numpy())), torch.randint(2, (n_cells,), generator=rng), torch.arange(n_cells))
 
 
 def make_data(label: pd.Categorical | None = None, **kwargs: Any) -> ScalexDataModule:
@@ -51,7 +53,7 @@ def make_data(label: pd.Categorical | None = None, **kwargs: Any) -> ScalexDataM
 
 
 def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Trainer:
-    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -65,38 +67,39 @@ def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Traine
     return trainer
 
 
-def chunk_of(batch: CellBatch) -> Chunk:
-    return Chunk(sparse.csr_matrix(batch.x_CG.numpy()), batch.domain_C, batch.row_C)
+def some_of(batch: CellBatch, rows: Tensor | slice) -> CellBatch:
+    return CellBatch(SparseRows.of(batch.rows.csr()[np.arange(len(batch.row_C))[rows]]), batch.domain_C[rows], batch.row_C[rows])
+
+
+def latents(module: ScalexModule, batch: CellBatch) -> Tensor:
+    (found,) = module.embed([batch])
+    return found.latent_CZ
 
 
 def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
     module = make_module().eval()
     batch = make_batch(300)
-    with torch.inference_mode():
-        whole = module.predict_step(chunk_of(batch)).latent_CZ
-        for size in (1, 2, 7, LEAST_ROWS, 250):
-            part = module.predict_step(chunk_of(CellBatch(*(value[:size] for value in batch)))).latent_CZ
-            assert torch.equal(part, whole[:size])
-        order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(module.predict_step(chunk_of(CellBatch(*(value[order] for value in batch)))).latent_CZ, whole[order])
+    whole = latents(module, batch)
+    for size in (1, 2, 7, LEAST_ROWS, 250):
+        assert torch.equal(latents(module, some_of(batch, slice(size))), whole[:size])
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(latents(module, some_of(batch, order)), whole[order])
 
 
-def test_predict_is_the_same_in_train_and_eval_mode() -> None:
+def test_embedding_is_the_same_in_train_and_eval_mode() -> None:
     module = make_module()
-    batch = chunk_of(make_batch(80))
-    with torch.inference_mode():
-        assert torch.equal(module.train().predict_step(batch).latent_CZ, module.eval().predict_step(batch).latent_CZ)
+    batch = make_batch(80)
+    assert torch.equal(latents(module.train(), batch), latents(module.eval(), batch))
 
 
 def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chunks() -> None:
-    latents = []
+    embedded = []
     for chunk_size in (37, 200):
         data = make_data(chunk_size=chunk_size)
         module = ScalexModule(n_hidden=16, n_latent=3, statistics="domain", max_steps=5, lr=1e-3)
-        trainer = train(module, data, max_steps=5)
-        predicted = trainer.predict(module, datamodule=data)
-        latents.append(torch.cat([part.latent_CZ for part in predicted]).numpy())
-    np.testing.assert_allclose(latents[0], latents[1], atol=1e-6)
+        train(module, data, max_steps=5)
+        embedded.append(torch.cat([part.latent_CZ for part in module.embed(data.batches())]).numpy())
+    np.testing.assert_allclose(embedded[0], embedded[1], atol=1e-6)
 
     vae = module.vae
     x = data.inputs().toarray()
@@ -106,7 +109,7 @@ def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chu
         normalized = (hidden[own] - hidden[own].mean(0)) / np.sqrt(hidden[own].var(0) + 1e-5)
         active = np.maximum(normalized * vae.hidden_norm.weight.detach().numpy() + vae.hidden_norm.bias.detach().numpy(), 0)
         expected = (active @ vae.heads.weight.detach().numpy().T + vae.heads.bias.detach().numpy())[:, :3]
-        np.testing.assert_allclose(latents[1][own], expected, atol=1e-4)
+        np.testing.assert_allclose(embedded[1][own], expected, atol=1e-4)
 
 
 def counted(batch: CellBatch) -> MinibatchCounts:
@@ -117,8 +120,8 @@ def test_loss_is_reconstruction_plus_weighted_kl() -> None:
     module = make_module()
     batch = make_batch(50)
     losses = module.losses(batch, counted(batch), torch.Generator().manual_seed(3), 0.7)
-    logits, posterior = module.vae(batch.x_CG, batch.domain_C, torch.Generator().manual_seed(3), counted(batch))
-    reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.x_CG) * 40
+    logits, posterior = module.vae(batch.rows.dense(), batch.domain_C, torch.Generator().manual_seed(3), counted(batch))
+    reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.rows.dense()) * 40
     normal = torch.distributions.Normal
     q = normal(posterior.mean_CZ, torch.exp(0.5 * posterior.logvar_CZ))
     kl = torch.distributions.kl_divergence(q, normal(0.0, 1.0)).sum(1).mean()
@@ -138,7 +141,7 @@ def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
     rates: list[float] = []
     module = ScalexModule(n_hidden=8, lr=1e-2, schedule="one_cycle", batch_size=50)
     data = make_data(batch_size=50)
-    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     step = module.optimizer_step
     module.optimizer_step = lambda *a, **k: (rates.append(a[2].param_groups[0]["lr"]), step(*a, **k))[1]  # type: ignore[method-assign]
     train(module, data, **limits)
@@ -182,8 +185,8 @@ def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
     data = make_data(sampling=sampling)
     module = ScalexModule(n_hidden=32, lr=3e-3)
     data.setup("fit")
-    batch = CellBatch(torch.from_numpy(data.inputs().toarray()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
-    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    batch = CellBatch(SparseRows.of(data.inputs()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     with torch.no_grad():
         before = module.losses(batch, counted(batch), torch.Generator().manual_seed(0), 0.5).total
         train(module, data, max_steps=60)
@@ -259,7 +262,7 @@ class TestCheckpoint:
         latent = []
         for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
             with torch.inference_mode():
-                latent.append(loaded.predict_step(chunk_of(make_batch(70))).latent_CZ)
+                latent.append(latents(loaded, make_batch(70)))
         assert torch.equal(*latent)
 
     def test_weights_that_do_not_fit_are_named(self, saved: Path) -> None:
@@ -338,9 +341,8 @@ def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytes
         train(module, data, max_steps=2)
         assert (module._correction.target_NZ is None) == (n_draws < 200)
         rows = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:70]
-        x = torch.from_numpy(data.inputs().toarray())[rows]
-        batch = CellBatch(x, torch.from_numpy(data.domain)[rows], rows)
-        targets[n_draws] = module._correction._targets(batch), module._correction.variance_Z
+        batch = CellBatch(SparseRows.of(data.inputs()[rows.numpy()]), torch.from_numpy(data.domain)[rows], rows)
+        targets[n_draws] = module._correction._targets(batch.rows.dense(), batch), module._correction.variance_Z
     torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
     # That of a sample.
     torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
@@ -388,26 +390,35 @@ def test_labels_are_asked_for_where_there_are_none() -> None:
 def test_the_encoder_is_drawn_to_the_targets() -> None:
     module = make_module(correction_weight=7.0, correct_at=[0.5])
     batch = make_batch(50)
-    rows = CellBatch(batch.x_CG, batch.domain_C, batch.row_C.flip(0))
+    rows = CellBatch(batch.rows, batch.domain_C, batch.row_C.flip(0))
     without = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
     assert without.correction == 0
     target = torch.rand(50, 3)
     module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
     losses = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
-    mean = module.vae.posterior(batch.x_CG).mean_CZ
+    mean = module.vae.posterior(batch.rows.dense()).mean_CZ
     expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50
     torch.testing.assert_close(losses.correction, expected)
     torch.testing.assert_close(losses.total, without.total + 7 * expected)
 
 
 def test_corrected_domains_are_closer_than_those_left_alone() -> None:
-    latents = []
+    embedded = []
     for correct_at in (None, [0.5]):
         data = make_data(batch_size=50)
         module = ScalexModule(
             n_hidden=64, n_latent=4, lr=5e-3, batch_size=50, schedule="one_cycle", correct_at=correct_at, sampling="domain"
         )
-        trainer = train(module, data, max_epochs=60)
-        latents.append(torch.cat([part.latent_CZ for part in trainer.predict(module, datamodule=data)]).numpy())
-    far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in latents]
+        train(module, data, max_epochs=60)
+        embedded.append(torch.cat([part.latent_CZ for part in module.embed(data.batches())]).numpy())
+    far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in embedded]
     assert far[1] < 0.7 * far[0]
+
+
+def test_corrections_ask_for_the_cells() -> None:
+    data = make_data(batch_size=50)
+    module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], max_steps=4)
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    trainer = Trainer(accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(ValueError, match="set_trained_on was given no cells: give it the data module"):
+        trainer.fit(module, datamodule=data)

@@ -23,7 +23,7 @@ def test_what_is_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFi
     cells = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=True).open()
     data = ScalexDataModule(cells, RnaRecipe(min_features=0).fit(cells), batch_size=50)
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], **options)
-    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
+    module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     say_what_is_needed(module, data, torch.device("cpu"))
     per_cell = demo.X.nnz / 300

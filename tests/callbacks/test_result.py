@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,56 +7,59 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from scalex.callbacks.clusters import place_others, sampled
+from scalex.callbacks.result import Result, place_others
 from scalex.metrics.clusters import add_clusters
 
 
 @pytest.fixture
-def data() -> Any:
-    """What of a data module is looked at; three types, and two domains of which one is small."""
+def result() -> Result:
+    """Three types, and two domains of which one is small."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 600)
     latent = (np.eye(3, 5)[kind] * 8 + rng.normal(size=(600, 5))).astype(np.float32)
     obs = pd.DataFrame({"domain": pd.Categorical(np.where(rng.random(600) < 0.1, "small", "large"))}, index=[f"c{i}" for i in range(600)])
     adata = AnnData(obs=obs, obsm={"latent": latent})
-    return SimpleNamespace(embedding=adata, sample=None, kind=kind)
+    return Result(adata, pd.Categorical(kind))
 
 
-def test_few_cells_are_all_taken(data: Any) -> None:
-    sample = sampled(data, 600, 0)
-    assert sample.cells is data.embedding
+def test_few_cells_are_all_taken(result: Result) -> None:
+    sample = result.sample(600, 0)
+    assert sample.cells is result.adata
     assert sample.rows is None
-    before = data.embedding.copy()
-    place_others(data.embedding, sample)
-    assert list(before.obs) == list(data.embedding.obs)
+    before = result.adata.copy()
+    place_others(result.adata, sample)
+    assert list(before.obs) == list(result.adata.obs)
 
 
-def test_a_sample_has_the_shares_of_the_domains(data: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_has_the_shares_of_the_domains(result: Result, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        sample = sampled(data, 150, 0)
+        sample = result.sample(150, 0)
     assert "a sample of 150 of 600 cells" in caplog.text
     assert sample.rows is not None
     assert len(set(sample.rows)) == len(sample.rows) == 150
-    whole = data.embedding.obs["domain"].value_counts(normalize=True)
+    whole = result.adata.obs["domain"].value_counts(normalize=True)
     found = sample.cells.obs["domain"].value_counts(normalize=True)
     assert abs(found["small"] - whole["small"]) < 0.01
-    np.testing.assert_array_equal(sample.cells.obsm["latent"], data.embedding.obsm["latent"][sample.rows])
-    assert sampled(data, 150, 0) is sample
+    np.testing.assert_array_equal(sample.cells.obsm["latent"], result.adata.obsm["latent"][sample.rows])
+    assert result.sample(150, 0) is sample
 
 
-def test_the_others_are_placed_by_their_neighbours(data: Any) -> None:
-    sample = sampled(data, 150, 0)
+def test_the_others_are_placed_by_their_neighbours(result: Result) -> None:
+    sample = result.sample(150, 0)
     add_clusters(sample.cells, n_neighbors=15, seed=0)
     sample.cells.obsm["X_umap"] = sample.cells.obsm["latent"][:, :2] * 3
-    place_others(data.embedding, sample)
-    cluster = data.embedding.obs["leiden"]
+    place_others(result.adata, sample)
+    cluster = result.adata.obs["leiden"]
     assert (cluster.to_numpy()[sample.rows] == sample.cells.obs["leiden"].to_numpy()).all()
-    np.testing.assert_array_equal(data.embedding.obsm["X_umap"][sample.rows], sample.cells.obsm["X_umap"])
-    assert "connectivities" not in data.embedding.obsp
+    np.testing.assert_array_equal(result.adata.obsm["X_umap"][sample.rows], sample.cells.obsm["X_umap"])
+    assert "connectivities" not in result.adata.obsp
     expected = KNeighborsClassifier(15, weights="distance").fit(sample.cells.obsm["latent"], sample.cells.obs["leiden"])
-    assert (expected.predict(data.embedding.obsm["latent"]) == cluster).mean() > 0.95
+    assert (expected.predict(result.adata.obsm["latent"]) == cluster).mean() > 0.95
     # Where types lie apart, clusters are parts of them.
-    assert adjusted_rand_score(data.kind, pd.Series(cluster).map(pd.Series(data.kind).groupby(cluster.to_numpy()).first())) > 0.95
+    assert result.label is not None
+    kind = pd.Series(result.label.codes)
+    type_of_cluster = kind.groupby(cluster.to_numpy()).first()
+    assert adjusted_rand_score(kind, cluster.map(type_of_cluster).to_numpy()) > 0.95
 
 
 @pytest.mark.slow
