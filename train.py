@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -62,6 +62,7 @@ def run(cfg: DictConfig) -> float | None:
     resumed = cfg.resume is not None
     folder = run_folder(cfg, "resume" if resumed else "output")
     if resumed:
+        check_resume(HydraConfig.get().overrides.task if HydraConfig.initialized() else [])
         cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
     not_given(OmegaConf.missing_keys(cfg))
     together = trains_with_others(cfg.trainer)
@@ -85,6 +86,22 @@ def run(cfg: DictConfig) -> float | None:
             cfg = stack.enter_context(made_once(folder / COMPOSED, begin, OmegaConf.save, load_config, what=what, seconds=120))
         cfg.output = str(folder)
         return train(cfg, folder)
+
+
+def check_resume(overrides: Sequence[str]) -> None:
+    """See that nothing is typed beside ``resume=``, since a run goes on with the settings that it began with.
+
+    Raises
+    ------
+    ValueError
+        If there is.
+    """
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise ValueError(
+            f"resume= goes on with a run as it was configured, and {' '.join(others)} would change that. Leave it out, or begin a new run "
+            "with these settings and another output=."
+        )
 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:

@@ -145,6 +145,16 @@ ScalexModule.training_step = step
     pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")))
 
 
+@pytest.mark.parametrize("setting", ["model.max_steps=5", "seed=3", "+nonsense=1", "trainer=cpu"])
+def test_a_resumed_run_keeps_its_settings_and_says_so(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".composed.yaml").write_text("output: run\n")
+    done = typed("train.py", "resume=run", setting, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ValueError: resume= goes on with a run as it was configured, and {setting} would change that. Leave it")
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
     started = start("train.py", *settings, "output=run", cwd=tmp_path)

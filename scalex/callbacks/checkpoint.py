@@ -19,12 +19,15 @@ __all__ = ["Checkpoint"]
 
 logger = logging.getLogger(__name__)
 
+# Minibatches between two agreements of several processes whether to write.
+AGREE_EVERY = 50
+
 
 class Checkpoint(callbacks.Checkpoint):
     """Keep the weights of the epoch with the lowest training loss, go back to them at the end, and save what resuming needs.
 
     Writes ``checkpoint/last.ckpt``, from which training goes on as if it had never stopped, and ``checkpoint/best.ckpt``, the trained model
-    without the state of training. Both are written whole, between two epochs.
+    without the state of training, once an epoch is over. Both are written whole, between two minibatches.
 
     Lightning's own ModelCheckpoint writes a file for each better epoch, which takes longer than a short epoch; this one keeps the best
     weights in memory and in ``last.ckpt``.
@@ -47,6 +50,15 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts here, not when the callback is made."""
         self._written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write within an epoch, if it is time; several processes agree on it now and then."""
+        # Gradients that wait for those of other minibatches are in no checkpoint; at the end of the epoch, its mean loss is to come.
+        every = trainer.accumulate_grad_batches * (AGREE_EVERY if trainer.world_size > 1 else 1)
+        if (batch_idx + 1) % every or trainer.is_last_batch:
+            return
+        if trainer.strategy.broadcast(time.monotonic() - self._written > self.every_seconds):
+            self._write(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, if it is time: between two epochs, when all of the one is done and nothing of the other."""
@@ -89,7 +101,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._best_weights = state_dict["weights"]
 
     def _write(self, trainer: Trainer) -> None:
-        if self.folder is None or not self._best_weights:
+        if self.folder is None:
             return
         self._written = time.monotonic()
         if not trainer.is_global_zero:
@@ -98,6 +110,8 @@ class Checkpoint(callbacks.Checkpoint):
             return
         with written_whole(self.folder / "last.ckpt") as path:
             trainer.save_checkpoint(path)
+        if not self._best_weights:
+            return
         last = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
         with written_whole(self.folder / "best.ckpt") as path:
             torch.save(last | {"state_dict": self._best_weights}, path)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from scalex.cells import Cells, InMemoryCells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
-from scalex.data.stream import AsDrawn, BatchesInOrder, PreparedCells, StreamedMinibatches, as_it_is
+from scalex.data.stream import AsDrawn, BatchesInOrder, MinibatchLoader, PreparedCells, StreamedMinibatches
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.sparse_rows import SparseRows
 from scalex.preprocess import FittedRecipe
@@ -140,8 +140,19 @@ class ScalexDataModule(LightningDataModule):
         self._sampler.share(*self._this_of_processes())
         if self.in_memory:
             assert self._prepared is not None, "setup comes first"
-            return DataLoader(self._prepared, batch_size=None, sampler=self._sampler, collate_fn=as_it_is)
-        return DataLoader(AsDrawn(), batch_size=None, sampler=self._sampler, collate_fn=as_it_is)
+            return MinibatchLoader(self._prepared, self._sampler, self._n_done)
+        return MinibatchLoader(AsDrawn(), self._sampler, self._n_done)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many minibatches of the epoch are done: part of a checkpoint.
+
+        The loader says so, too, but Lightning 2.6 does not give it back to a loader that it has asked for its length before.
+        """
+        return {"n_done": self._n_done()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin the next epoch after the minibatches that are done."""
+        self._sampler.skip(state_dict["n_done"])
 
     def batches(self) -> BatchesInOrder:
         """Each kept cell once, in order, in chunks; of several processes, this one's share of them."""
@@ -191,6 +202,11 @@ class ScalexDataModule(LightningDataModule):
     def _this_of_processes(self) -> tuple[int, int]:
         """Which process this is, of how many that train together."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _n_done(self) -> int:
+        """Minibatches of the epoch that training has had."""
+        n_ready = 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return n_ready % len(self._sampler)
 
     def _batch(self, rows: NDArray[np.int64], inputs: sparse.csr_matrix) -> CellBatch:
         return CellBatch(SparseRows.of(inputs), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))

@@ -99,6 +99,7 @@ class EpochSampler(Sampler[Drawn]):
         self._seed = seed
         self._epoch = 0
         self._process, self._n_processes = 0, 1
+        self._n_skipped = 0
 
     def share(self, process: int, n_processes: int) -> None:
         """Draw of each minibatch the share of one of several processes."""
@@ -108,21 +109,27 @@ class EpochSampler(Sampler[Drawn]):
         """Called by Lightning before each epoch."""
         self._epoch = epoch
 
+    def skip(self, n_minibatches: int) -> None:
+        """Leave out the first minibatches of the epoch that is drawn next: a stopped run has had them."""
+        self._n_skipped = n_minibatches
+
     def __len__(self) -> int:
         return n_minibatches(self._domain, self._batch_size, self._sampling)
 
     def __iter__(self) -> Iterator[Drawn]:
         # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
         # the epoch.
-        yield from self._drawn(np.random.default_rng([self._seed, self._epoch]))
+        n_skipped, self._n_skipped = self._n_skipped, 0
+        yield from self._drawn(np.random.default_rng([self._seed, self._epoch]), n_skipped)
 
-    def _drawn(self, rng: np.random.Generator) -> Iterator[Drawn]:
+    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[Drawn]:
+        """The minibatches of an epoch but the first ones."""
         raise NotImplementedError
 
 
 class MinibatchSampler(EpochSampler[NDArray[np.int64]]):
     """`minibatches` as torch's DataLoader wants it."""
 
-    def _drawn(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        for rows in minibatches(self._domain, self._batch_size, self._sampling, rng):
+    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[NDArray[np.int64]]:
+        for rows in minibatches(self._domain, self._batch_size, self._sampling, rng)[n_skipped:]:
             yield np.array_split(rows, self._n_processes)[self._process]

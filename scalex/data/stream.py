@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from scalex.data.buffers import Buffer, buffers
 from scalex.data.sampling import EpochSampler
@@ -17,7 +17,7 @@ from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.sparse_rows import SparseRows
 from scalex.system.read_ahead import read_ahead
 
-__all__ = ["AsDrawn", "BatchesInOrder", "PreparedCells", "StreamedMinibatches", "as_it_is"]
+__all__ = ["AsDrawn", "BatchesInOrder", "MinibatchLoader", "PreparedCells", "StreamedMinibatches", "as_it_is"]
 
 
 class PreparedCells(Dataset[CellBatch]):
@@ -71,7 +71,7 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
         self._run_rows = run_rows
         self._buffer_minibatches = buffer_minibatches
 
-    def _drawn(self, rng: np.random.Generator) -> Iterator[CellBatch]:
+    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[CellBatch]:
         plan = buffers(
             self._domain,
             self._batch_size,
@@ -82,12 +82,21 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
             process=self._process,
             n_processes=self._n_processes,
         )
-        for buffer, cells in read_ahead(plan, self._load):
+        for buffer, cells in read_ahead(_without_first(plan, n_skipped), self._load):
             for position in buffer.minibatches:
                 yield cells[position]._replace(row_C=torch.from_numpy(buffer.rows[position]))
 
     def _load(self, buffer: Buffer) -> PreparedCells:
         return PreparedCells(self._read(buffer.rows), self._domain[buffer.rows])
+
+
+def _without_first(plan: Iterable[Buffer], n_minibatches: int) -> Iterator[Buffer]:
+    """The buffers without the first minibatches; one that has no other is not read."""
+    for buffer in plan:
+        left = buffer.minibatches[n_minibatches:]
+        n_minibatches = max(n_minibatches - len(buffer.minibatches), 0)
+        if left:
+            yield Buffer(buffer.rows, left)
 
 
 class BatchesInOrder(Iterable[CellBatch]):
@@ -118,6 +127,31 @@ class AsDrawn(Dataset[Any]):
 
     def __getitem__(self, drawn: Any) -> Any:
         return drawn
+
+
+class MinibatchLoader(DataLoader[CellBatch]):
+    """The minibatches of an epoch; a checkpoint holds how many of them are done, so that training goes on within an epoch.
+
+    Parameters
+    ----------
+    dataset, sampler
+        What is drawn, and the order.
+    n_done
+        Says how many minibatches of the epoch training has had.
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: EpochSampler[Any], n_done: Callable[[], int]) -> None:
+        super().__init__(dataset, batch_size=None, sampler=sampler, collate_fn=as_it_is)
+        self._order = sampler
+        self._n_done = n_done
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint holds."""
+        return {"n_done": self._n_done()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin the next epoch after the minibatches that are done."""
+        self._order.skip(state_dict["n_done"])
 
 
 def as_it_is(item: Any) -> Any:

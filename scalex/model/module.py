@@ -136,6 +136,7 @@ class ScalexModule(LightningModule):
         self.trained_on: TrainedOn | None = None
         self.net: VAE | None = None
         self.settled = True
+        self._sums, self._entropy, self._n_cells = torch.zeros(len(Losses._fields)), torch.zeros(()), 0
         self._generator: torch.Generator | None = None
         self._cells: TrainingCells | None = None
         self._correction = CorrectionPlan(correct_at or (), seed)
@@ -219,6 +220,10 @@ class ScalexModule(LightningModule):
         known = label.codes[label.codes >= 0]
         logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(label):,}")
 
+    def on_train_start(self) -> None:
+        """Where training goes on within an epoch, its sums go on, on the device."""
+        self._sums, self._entropy = self._sums.to(self.device), self._entropy.to(self.device)
+
     def on_train_epoch_start(self) -> None:
         """Sums of the losses over the epoch, and of the entropies of the minibatches' domains, kept on the device."""
         self._sums = torch.zeros(len(Losses._fields), device=self.device)
@@ -244,7 +249,7 @@ class ScalexModule(LightningModule):
             If the loss is not finite.
         """
         counts = MinibatchCounts.of(batch.domain_C, len(self.vae.output_norm.weight))
-        losses = self.losses(batch, counts, self._noise(), self.kl_weight(self.global_step))
+        losses = self.losses(batch, counts, self._noise(batch_idx), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(losses, f"minibatch {batch_idx}")
         self._sums += torch.stack(losses).detach() * counts.n_cells
@@ -330,11 +335,15 @@ class ScalexModule(LightningModule):
             tracker.log_metrics(metrics, self.global_step)
             tracker.save()
 
-    def _noise(self) -> torch.Generator:
-        """The noise of this step: a function of seed and step, so that a resumed run draws what an uninterrupted one would."""
+    def _noise(self, batch_idx: int) -> torch.Generator:
+        """The noise of this minibatch: a function of seed, step and, where several minibatches make a step, which of them it is.
+
+        So a resumed run draws what an uninterrupted one would.
+        """
         if self._generator is None or self._generator.device != self.device:
             self._generator = torch.Generator(self.device)
-        return self._generator.manual_seed((self.hparams["seed"] << 32) + self.global_step)
+        n_of_step = self.trainer.accumulate_grad_batches
+        return self._generator.manual_seed((self.hparams["seed"] << 32) + self.global_step * n_of_step + batch_idx % n_of_step)
 
     def _check_finite(self, losses: Losses, where: str) -> None:
         if not torch.isfinite(losses.total):
@@ -387,8 +396,17 @@ class ScalexModule(LightningModule):
         assert self.trained_on is not None
         checkpoint["trained_on"] = self.trained_on.to_plain()
         # The targets belong to the state of training, as the optimizer's does.
-        if self._correction.n_made and "optimizer_states" in checkpoint:
+        if "optimizer_states" not in checkpoint:
+            return
+        if self._correction.n_made:
             checkpoint["targets"] = self._correction.to_plain()
+        # Of a checkpoint within an epoch: what the epoch has added up so far. Each process gets an equal share of it again.
+        checkpoint["epoch_sums"] = {
+            "losses": summed(self._sums.clone()) / n_processes(),
+            "entropy": self._entropy,
+            "n_cells": self._n_cells,
+            "settled": self.settled,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
@@ -413,6 +431,11 @@ class ScalexModule(LightningModule):
         if "targets" in checkpoint:
             self._correction.load_plain(checkpoint["targets"], self.vae)
             self._correction.to(self.device)
+        # Not there in checkpoints of before this was, and in those of a trained model.
+        if "epoch_sums" in checkpoint:
+            epoch = checkpoint["epoch_sums"]
+            self._sums, self._entropy, self._n_cells = epoch["losses"], epoch["entropy"], epoch["n_cells"]
+            self.settled = epoch["settled"]
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from anndata import AnnData
 from lightning import Callback, LightningModule, Trainer
 
 from scalex.callbacks import Checkpoint, EarlyStopping
-from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells import AnnDataSource, Cells, InMemoryCells
 from scalex.data import ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.model.module import ScalexModule
@@ -34,10 +35,10 @@ class Recorded(Callback):
     on_train_end = on_train_epoch_start
 
 
-def make(cells: InMemoryCells, **kwargs: Any) -> tuple[ScalexModule, ScalexDataModule]:
+def make(cells: Cells, **kwargs: Any) -> tuple[ScalexModule, ScalexDataModule]:
     fitted = RnaRecipe(min_features=0, n_top_features=50).fit(cells)
     module = ScalexModule(n_hidden=8, **kwargs)
-    data = ScalexDataModule(cells, fitted)
+    data = ScalexDataModule(cells, fitted, batch_size=module.hparams["batch_size"])
     module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), "0"), data)
     return module, data
 
@@ -143,3 +144,48 @@ def test_stopping_it_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCapture
     Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), ValueError())
     Checkpoint(None).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
     assert caplog.text == ""
+
+
+class StoppedWithin(Callback):
+    """End the training within an epoch, as if it were killed."""
+
+    def __init__(self, epoch: int, minibatch: int) -> None:
+        self.at = epoch, minibatch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(params=["in memory", "in a file"])
+def cells(request: pytest.FixtureRequest, demo: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cells:
+    """Those in a file are read in five buffers an epoch."""
+    monkeypatch.setattr("scalex.data.sizes.BUFFER_MINIBATCHES", 4)
+    monkeypatch.setattr("scalex.data.sizes.BUFFER_ROWS", 1)
+    demo.write_h5ad(tmp_path / "demo.h5ad")
+    return AnnDataSource(path=tmp_path / "demo.h5ad", batch_key="batch", backed=request.param == "in a file").open()
+
+
+@pytest.mark.parametrize("correct_at", [None, [0.4, 0.5]], ids=["plain", "corrected"])
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("at", [(0, 4), (0, 7), (1, 4), (1, 18), (2, 0)])
+def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(
+    cells: Cells, tmp_path: Path, at: tuple[int, int], accumulated: int, correct_at: list[float] | None
+) -> None:
+    plan: dict[str, Any] = {"lr": 1e-2, "schedule": "one_cycle", "batch_size": 16, "correct_at": correct_at}
+    more: dict[str, Any] = {"max_epochs": 3, "accumulate_grad_batches": accumulated}
+    whole, data = make(cells, **plan)
+    recorded = Recorded()
+    make_trainer(Checkpoint(tmp_path / "whole"), recorded, **more).fit(whole, datamodule=data)
+    module, data = make(cells, **plan)
+    with pytest.raises(SystemExit):
+        make_trainer(Checkpoint(tmp_path, every_seconds=0), StoppedWithin(*at), **more).fit(module, datamodule=data)
+    again, data = make(cells, **plan)
+    resumed = Recorded()
+    last = tmp_path / "checkpoint" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == at[0]
+    make_trainer(Checkpoint(tmp_path), resumed, **more).fit(again, datamodule=data, ckpt_path=last, weights_only=True)
+    assert all(torch.equal(*pair) for pair in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    # Losses of the epochs, those of the one in which it was stopped included.
+    assert recorded.losses[-len(resumed.losses) :] == resumed.losses
+    assert len(resumed.losses) == 3 - at[0]
