@@ -14,6 +14,8 @@ from scipy import sparse
 
 from scalex.cells.h5ad_obs import StoredTable
 from scalex.cells.joined_obs import JoinedColumns
+from scalex.cells.memory_table import MemoryTable
+from scalex.cells.protocol import Table
 from scalex.features.names import unique
 from scalex.h5ad.csc_to_csr import stored_by_rows
 from scalex.h5ad.matrix import StoredMatrix
@@ -37,12 +39,14 @@ class StoredCells:
         Folder in which a matrix that is stored by columns is kept by rows.
     name_features
         Gives the table of features other names; see `named_by`.
+    opened
+        The file as an AnnData that was opened with ``backed=``: its annotation counts, which may have been changed since.
 
     Attributes
     ----------
     var : DataFrame
         Annotation of the features, with unique names.
-    table : StoredTable
+    table : Table
         Annotation of the cells.
     n_cells : int
         Number of cells.
@@ -60,15 +64,16 @@ class StoredCells:
         source: str,
         cache: Path | None = None,
         name_features: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+        opened: ad.AnnData | None = None,
     ) -> None:
         file = StoredFile(path)
         by_columns = file.open()[matrix].attrs.get("encoding-type") == "csc_matrix"
         assert cache is not None or not by_columns, "not_backed_because says so"
         self.matrix = stored_by_rows(file.path, matrix, cache) if cache is not None and by_columns else StoredMatrix(path, matrix)
         with file.reading("var"):
-            var = ad.io.read_elem(file.open()["var"])
+            var = ad.io.read_elem(file.open()["var"]) if opened is None else opened.var
         self.var = unique(var if name_features is None else name_features(var), "feature", source)
-        self.table = StoredTable(file, source)
+        self.table: Table = StoredTable(file, source) if opened is None else MemoryTable(opened.obs, source)
         self.n_cells = self.table.n_rows
         if self.matrix.shape != (self.n_cells, len(self.var)):
             raise ValueError(

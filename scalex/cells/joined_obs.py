@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_object_dtype, is_string_dtype, union_categoricals
 
-from scalex.cells.h5ad_obs import StoredTable
+from scalex.cells.protocol import Table
 from scalex.features.joining import writable
 from scalex.h5ad.common_columns import conform
 
@@ -31,7 +31,7 @@ class JoinedColumns:
         Annotation of each source.
     """
 
-    def __init__(self, tables: Sequence[StoredTable]) -> None:
+    def __init__(self, tables: Sequence[Table]) -> None:
         self._tables = tables
         self._types: dict[str, Any] = {}
 
@@ -52,7 +52,7 @@ class JoinedColumns:
         is_text = _is_text(self._type(name))
         return pd.Series(union_categoricals(parts, sort_categories=True)) if is_text else pd.concat(parts, ignore_index=True)
 
-    def _parts(self, table: StoredTable, name: str) -> Iterator[Any]:
+    def _parts(self, table: Table, name: str) -> Iterator[Any]:
         there = name in table.columns
         is_text = _is_text(self._type(name))
         for piece in (one.to_frame(name) for one in table.column(name)) if there else [pd.DataFrame(index=range(table.n_rows))]:
@@ -83,7 +83,7 @@ def _is_text(dtype: Any) -> bool:
     return not isinstance(dtype, pd.CategoricalDtype) and is_string_dtype(dtype)
 
 
-def _example(table: StoredTable, name: str) -> pd.Series:
+def _example(table: Table, name: str) -> pd.Series:
     """A value of a column, and a missing one where that may change its type; pandas passes over a column in which all are missing."""
     found: dict[bool, pd.Series] = {}
     for piece in table.column(name):

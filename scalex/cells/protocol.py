@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Cells", "CellSource"]
+__all__ = ["Cells", "CellSource", "Table"]
 
 
 class Cells(Protocol):
@@ -55,4 +56,34 @@ class CellSource(Protocol):
         FileNotFoundError, KeyError, ValueError
             Where the source does not hold what the options name.
         """
+        ...
+
+
+class Table(Protocol):
+    """The annotation of the cells of one source, read in runs of rows."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """Number of cells."""
+        ...
+
+    def rows(self, rows: slice) -> pd.DataFrame:
+        """A run of rows, with all columns."""
+        ...
+
+    def names(self, rows: slice) -> pd.Index:
+        """Names of a run of cells, none of them repeated in the table."""
+        ...
+
+    def name_hashes(self) -> NDArray[np.uint64]:
+        """(n_rows,) a number for each name, which no other name has, as good as certainly."""
+        ...
+
+    def column(self, name: str) -> Iterator[pd.Series]:
+        """A column piece by piece, without names; there is at least one piece."""
         ...

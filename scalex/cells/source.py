@@ -43,7 +43,7 @@ class AnnDataSource:
     ----------
     path
         A file or folder of cells (see `scalex.formats.FORMATS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
-        of them. Each file and object is a source.
+        of them. Each file and object is a source. The matrix of objects that were opened with ``backed="r"`` stays in their files.
     batch_key
         Column of obs that holds each cell's domain; several columns, separated by commas, are joined with "_".
         None: several sources are the domains; a single source's domains are its column `source_key` where there is one, and
@@ -139,12 +139,14 @@ class AnnDataSource:
                 "batch_key out to have the sources as domains, or set source_key to another name to keep the column of the sources."
             )
         names = _source_names(paths, self.batch_categories)
-        if self.backed and (cells := self._open_backed(paths, names)) is not None:
+        # Cells that were opened in their file are meant to stay there.
+        all_opened = all(isinstance(one, ad.AnnData) and one.isbacked for one in paths)
+        if (self.backed or all_opened) and (cells := self._open_backed(paths, names)) is not None:
             return cells
         sources = []
         # One after the other: of each no more than the matrix that is used stays.
         for one, name in zip(paths, names, strict=True):
-            sources.append(self._select(one if isinstance(one, ad.AnnData) else self._read(one), name, several=len(paths) > 1))
+            sources.append(self._select(self._read(one), name, several=len(paths) > 1))
             logger.info("Read %s: %s x %s", name, f"{len(sources[-1].obs):,}", f"{len(sources[-1].var):,}")
         self._check_named(sources)
         source = sources[0] if len(sources) == 1 else self._join(sources, names)
@@ -156,26 +158,28 @@ class AnnDataSource:
             domain = domain[rows].remove_unused_categories()
         return InMemoryCells(source.matrix, source.obs, source.var, domain, labels(source.obs, self.label_key))
 
-    def _read(self, path: Path) -> ad.AnnData:
-        logger.info("Reads %s", path)
-        return read_cells(path, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
+    def _read(self, one: Path | ad.AnnData) -> ad.AnnData:
+        if isinstance(one, ad.AnnData):
+            return one.to_memory() if one.isbacked else one
+        logger.info("Reads %s", one)
+        return read_cells(one, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
 
     def _open_backed(self, paths: Sequence[Path | ad.AnnData], names: Sequence[str]) -> BackedCells | None:
         matrix = self.layer if self.layer == "X" else f"layers/{self.layer}"
         cache = None if self.cache is None else Path(self.cache)
         files = []
         for one, name in zip(paths, names, strict=True):
-            reason = "it is there already" if isinstance(one, ad.AnnData) else not_backed_because(one, matrix, cache)
-            if isinstance(one, ad.AnnData) or reason is not None:
+            reason, file = _where(one, matrix, cache)
+            if file is None:
                 logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if len(paths) > 1 else "", reason)
                 return None
-            files.append(one)
+            files.append(file)
         several = len(files) > 1
         sources = []
-        for path, name in zip(files, names, strict=True):
-            sources.append(
-                StoredCells(path, matrix, name, cache, partial(named_by, column=self.var_names_from, source=name, several=several))
-            )
+        for one, path, name in zip(paths, files, names, strict=True):
+            name_features = partial(named_by, column=self.var_names_from, source=name, several=several)
+            opened = one if isinstance(one, ad.AnnData) else None
+            sources.append(StoredCells(path, matrix, name, cache, name_features, opened))
         for path, source in zip(files, sources, strict=True):
             logger.info("Opened %s: %s x %s; it stays on disk", path, f"{source.n_cells:,}", f"{len(source.var):,}")
         self._check_named(sources)
@@ -195,6 +199,9 @@ class AnnDataSource:
         cells = stored if rows is None else ChosenCells(stored, rows)
         if rows is not None:
             domain, label = domain[rows].remove_unused_categories(), None if label is None else label[rows].remove_unused_categories()
+        if any(isinstance(one, ad.AnnData) for one in paths):
+            # Their annotation may be others than that of the files, after which a cache is called.
+            cache = None
         return BackedCells(cells, domain, label, self.memory_gb, cache, self._identity(files))
 
     def _check_named(self, sources: Sequence[_Source | StoredCells]) -> None:
@@ -293,6 +300,18 @@ def _renamed(source: _Source, names: pd.Index) -> _Source:
     position, kept = names.factorize()
     united = sparse.csr_matrix((np.ones(len(names), np.float32), (np.arange(len(names)), position)), shape=(len(names), len(kept)))
     return _Source((source.matrix @ united).tocsr(), source.obs, renamed_features(source.var, names))
+
+
+def _where(one: Path | ad.AnnData, matrix: str, cache: Path | None) -> tuple[str | None, Path | None]:
+    """The file in which the cells can stay; without one, the reason."""
+    if isinstance(one, ad.AnnData):
+        if not one.isbacked:
+            return "it is there already", None
+        if one.is_view:
+            return "of a view of cells in a file, its rows are read", None
+    file = Path(str(one.filename)) if isinstance(one, ad.AnnData) else one
+    reason = not_backed_because(file, matrix, cache)
+    return reason, file if reason is None else None
 
 
 def _source_names(paths: Sequence[Path | ad.AnnData], categories: Sequence[str] | None) -> list[str]:
