@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,7 +28,7 @@ PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run what the configuration says; the score that a sweep optimises."""
-    score = explained(run, cfg)
+    score = explained(partial(run, overrides=HydraConfig.get().overrides.task), cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from scalex.runs.sweep_table import write_sweep_table
 
@@ -54,7 +55,7 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
         sys.exit(f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}")
 
 
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     """One run, new or resumed."""
     from scalex.runs.folder import COMPOSED, claim_folder, new_folder, not_given
     from scalex.system.processes import alone, is_first, made_once, trains_with_others
@@ -62,7 +63,7 @@ def run(cfg: DictConfig) -> float | None:
     resumed = cfg.resume is not None
     folder = run_folder(cfg, "resume" if resumed else "output")
     if resumed:
-        check_resume(HydraConfig.get().overrides.task if HydraConfig.initialized() else [])
+        check_resume(overrides)
         cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
     not_given(OmegaConf.missing_keys(cfg))
     together = trains_with_others(cfg.trainer)

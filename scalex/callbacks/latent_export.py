@@ -82,7 +82,7 @@ class LatentExport(Callback):
         n_cells = len(data.rows)
         times, latent = np.zeros(n_cells, np.int8), np.zeros((n_cells, module.hparams["n_latent"]), np.float32)
         pca = self._components(data, trainer)
-        with on_device(module, trainer), self._coordinates(data, pca) as coordinates:
+        with on_device(module, trainer), self._coordinates(data, trainer, pca) as coordinates:
             for batch, latent_CZ in module.embed(data.batches()):
                 rows = batch.row_C.numpy()
                 times[rows] += 1
@@ -118,7 +118,7 @@ class LatentExport(Callback):
         return found
 
     @contextmanager
-    def _coordinates(self, data: ScalexDataModule, pca: InputPca | None) -> Iterator[np.ndarray | KeptRows | None]:
+    def _coordinates(self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None) -> Iterator[np.ndarray | KeptRows | None]:
         """Where the cells' coordinates in the components go: memory, or a file that is removed at the end."""
         if pca is None:
             yield None
@@ -131,7 +131,9 @@ class LatentExport(Callback):
         try:
             yield kept
         finally:
-            kept.remove()
+            # The first writes what all have kept.
+            if trainer.is_global_zero:
+                kept.remove()
 
     def _write(
         self, target: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None

@@ -65,6 +65,11 @@ class BackedCells:
     identity: str = ""
 
     @property
+    def in_memory(self) -> bool:
+        """They stay on disk."""
+        return False
+
+    @property
     def var(self) -> pd.DataFrame:
         """The annotation of the features."""
         return self.stored.var

@@ -27,6 +27,26 @@ class InMemoryCells:
         assert len(self.domain) == len(self.obs)
         assert (np.asarray(self.domain.codes) >= 0).all(), "each cell has a domain"
 
+    @property
+    def in_memory(self) -> bool:
+        """They are."""
+        return True
+
+    @property
+    def memory_gb(self) -> None:
+        """Nothing is read."""
+        return
+
+    @property
+    def cache(self) -> None:
+        """Nothing is kept."""
+        return
+
+    @property
+    def identity(self) -> None:
+        """It is not known."""
+        return
+
     def annotation(self, rows: slice) -> pd.DataFrame:
         """The annotation of a run of cells."""
         return self.obs.iloc[rows]

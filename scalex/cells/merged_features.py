@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,26 @@ class UnitedCells:
     def label(self) -> pd.Categorical | None:
         """Known type of each cell."""
         return self.cells.label
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether those cells are."""
+        return self.cells.in_memory
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Memory that reading them may take."""
+        return self.cells.memory_gb
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for what is made of them."""
+        return self.cells.cache
+
+    @property
+    def identity(self) -> None:
+        """It is not known."""
+        return
 
     def annotation(self, rows: slice) -> pd.DataFrame:
         """The annotation of a run of cells."""

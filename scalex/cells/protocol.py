@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,26 @@ class Cells(Protocol):
     @property
     def label(self) -> pd.Categorical | None:
         """(n_cells,) known type of each cell, or None."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what the model gets of them is kept in memory, else it is read again each time."""
+        ...
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Memory that reading them may take while they are trained on, in GB; None: a quarter of what is free then."""
+        ...
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for what is made of them and takes long; None: nothing is kept."""
+        ...
+
+    @property
+    def identity(self) -> str | None:
+        """Text that says which cells they are, to name what is kept of them; None: it is not known."""
         ...
 
     def annotation(self, rows: slice) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch.utils.data import DataLoader
 
-from scalex.cells import Cells, InMemoryCells, StoredMatrix
+from scalex.cells import Cells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, check_sampling
 from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
 from scalex.data.stream import AsDrawn, BatchesInOrder, MinibatchLoader, PreparedCells, StreamedMinibatches
@@ -84,17 +84,17 @@ class ScalexDataModule(LightningDataModule):
         # By categories: of millions of cells there is no text each.
         codes = pd.Index(self.preprocessor.domains).get_indexer(cells.domain.categories.astype(str))
         self._domain: NDArray[np.int64] = codes.astype(np.int64)[cells.domain.codes[self.rows]]
-        self.in_memory = isinstance(cells, InMemoryCells)
+        self.in_memory = cells.in_memory
         self._transform = self.preprocessor.rows_with(cells.var.index)
         self._piece_rows = PIECE_ROWS
         self._sampler: MinibatchSampler | StreamedMinibatches
         self.sizes: StreamSizes | None = None
         self.values_per_cell = 0.0
-        if isinstance(cells, InMemoryCells):
+        if self.in_memory:
             self._sampler = MinibatchSampler(self._domain, batch_size, sampling, seed)
         else:
             check_sampling(sampling, batch_size)
-            self.sizes = self._sizes(batch_size, getattr(cells, "memory_gb", None))
+            self.sizes = self._sizes(batch_size, cells.memory_gb)
             self._piece_rows = self.sizes.piece_rows
             self._sampler = StreamedMinibatches(
                 self._domain,

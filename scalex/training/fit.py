@@ -16,7 +16,7 @@ from torch.distributed import DistBackendError
 
 from scalex.callbacks.latent_export import LatentExport
 from scalex.callbacks.result import Output, Result
-from scalex.cells import BackedCells, Cells, CellSource
+from scalex.cells import Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
@@ -104,7 +104,7 @@ def _fit(
     if len(domains) == 1:
         logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
     cache = None
-    if isinstance(cells, BackedCells) and cells.cache is not None:
+    if cells.cache is not None and cells.identity is not None:
         cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
 
     def fit_recipe() -> FittedRecipe:

@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import torch
@@ -19,9 +17,8 @@ from lightning import Trainer
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import CellSource, InMemoryCells
+from scalex.cells import CellSource
 from scalex.data import CellBatch, ScalexDataModule
-from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.metrics import scores
 from scalex.metrics.clusters import add_clusters
 from scalex.model.inference import embed
@@ -35,6 +32,7 @@ from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.chunks import chunks
 from scalex.system.whole_files import written_whole
 from scalex.training.fit import check_callbacks, train_and_embed
+from scalex.training.grown_cells import GrownCells, open_expression
 
 __all__ = ["grow", "start_from"]
 
@@ -100,11 +98,10 @@ def grow(
     if trainer.world_size > 1:
         raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)
-    old = _expression(reference)
-    new, kept = _normalized(query, chunk_size)
+    open_expression(reference)
+    cells = GrownCells.of(reference, query, _kept_rows(query, chunk_size), label)
     before = reference.trained_on.preprocessor
-    after = _with_domains(before, query, new, kept)
-    cells = _joined(reference, query, old, new, kept, label)
+    after = _with_domains(before, cells, chunk_size)
     # The joined values are normalized already.
     as_they_are = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
     plan = module.hparams
@@ -123,7 +120,7 @@ def grow(
     n_old = reference.cells.n_obs
     start_from(module, reference.module, data.inputs()[n_old:], data.domain[n_old:])
     logger.info(
-        "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(kept):,}",
+        "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(cells.kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
 
@@ -179,71 +176,38 @@ def _check_size(reference: FinishedRun, module: ScalexModule) -> None:
         )
 
 
-def _expression(reference: FinishedRun) -> sparse.csr_matrix:
-    """Normalized expression of the reference's cells."""
-    path = reference.folder / "adata.h5ad"
-    with h5py.File(path) as file:
-        has_expression = isinstance(file.get("raw"), h5py.Group)
-        if not has_expression:
-            trained = reference.lineage[0]["folder"]
-            raise ValueError(
-                f"{path} holds no expression: cells were added to it by projection. Go on from the version that was trained ({trained}), "
-                "with the cells added since as dataset.path."
-            )
-        matrix = sparse.csr_matrix(ad.io.read_elem(file["raw/X"]), dtype=np.float32)
-    expressed = reference.trained_on.preprocessor.expressed
-    if not reference.raw_var.index.equals(expressed):
-        raise ValueError(f"The features of raw in {path} are not those of the model beside it.")
-    return matrix
-
-
-def _normalized(query: Query, chunk_size: int) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    """Normalized expression of the new cells that the training filters keep, and their rows."""
+def _kept_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
+    """Rows of the new cells that the training filters keep."""
     least = query.transform.preprocessor.min_features
-    parts, kept = [], []
+    kept = []
     for rows in chunks(query.n_cells, chunk_size):
         values = query.read(rows).values
         assert values is not None
-        enough = query.transform.n_detected(values) >= least
-        parts.append(query.transform.normalized(values[enough]))
-        kept.append(rows.start + np.flatnonzero(enough))
+        kept.append(rows.start + np.flatnonzero(query.transform.n_detected(values) >= least))
     found = np.concatenate(kept)
     logger.info("Keeps new cells with >= %d features (min_features): %s of %s", least, f"{len(found):,}", f"{query.n_cells:,}")
     if len(found) == 0:
         raise ValueError(f"No new cell has the {least} detected features that the training of the reference asked for (min_features).")
-    return sparse.vstack(parts, format="csr"), found
+    return found
 
 
-def _with_domains(before: Preprocessor, query: Query, new: sparse.csr_matrix, kept: NDArray[np.int64]) -> Preprocessor:
+def _with_domains(before: Preprocessor, cells: GrownCells, chunk_size: int) -> Preprocessor:
     """The preprocessor that knows the new domains too; what it does to cells of the old ones stays the same."""
-    domain = np.asarray(query.cells.domain)[kept].astype(str)
-    added = [name for name in query.domains if name not in before.domains and (domain == name).any()]
+    n_old, domain = cells.old.shape[0], np.asarray(cells.domain)
+    added = [name for name in cells.query.domains if name not in before.domains and (domain[n_old:] == name).any()]
     columns = before.expressed.get_indexer(before.features)
-    rows = [np.asarray(new[domain == name][:, columns].max(0).todense(), np.float32).ravel() for name in added]
-    overall = before.maximum.max(0)
+    largest = np.zeros((len(added), len(columns)), np.float32)
+    for rows in chunks(len(cells.kept) if added else 0, chunk_size):
+        place = slice(n_old + rows.start, n_old + rows.stop)
+        values = cells.read(place)[:, columns]
+        for row, name in zip(largest, added, strict=True):
+            own = values[domain[place] == name]
+            if own.shape[0]:
+                np.maximum(row, own.max(0).toarray().ravel(), out=row)
     if before.scaling == "global":
         # Values above the largest of the old cells are clipped, as at any projection.
-        rows = [np.minimum(row, overall) for row in rows]
-    return replace(before, domains=(*before.domains, *added), maximum=np.vstack([before.maximum, *rows]))
-
-
-def _joined(
-    reference: FinishedRun, query: Query, old: sparse.csr_matrix, new: sparse.csr_matrix, kept: NDArray[np.int64], label: str
-) -> InMemoryCells:
-    """Old and new cells with normalized expression."""
-    drop = {"leiden", "distance", "outside", "filtered"}
-    own = reference.cells.obs.assign(projection=pd.Categorical(["reference"] * reference.cells.n_obs, ["reference", "query"]))
-    own = own[[name for name in own if name not in drop]]
-    added = query.cells.obs.iloc[kept].copy()
-    added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
-    added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
-    types = common_types([own, added])
-    added.index = added.index.astype(str)
-    added.index = added.index + free_suffix(own.index, lambda: [added.index])
-    obs = pd.concat([conform(own, types), conform(added, types)])
-    domain = pd.Categorical(obs["domain"].astype(str))
-    known = pd.Categorical(obs[label]) if label in obs else None
-    return InMemoryCells(sparse.vstack([old, new], format="csr"), obs, reference.raw_var, domain, known)
+        largest = np.minimum(largest, before.maximum.max(0))
+    return replace(before, domains=(*before.domains, *added), maximum=np.vstack([before.maximum, largest]))
 
 
 def _judge(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:

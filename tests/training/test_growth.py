@@ -24,8 +24,10 @@ from scalex.cells import AnnDataSource
 from scalex.metrics import scores
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
+from scalex.preprocess import RnaRecipe
 from scalex.projection.reference import Reference
 from scalex.projection.to_folder import project_to
+from scalex.training.fit import fit
 from scalex.training.growth import grow, start_from
 
 
@@ -299,6 +301,44 @@ def test_a_folder_without_expression_is_an_error_that_names_the_one_with_it(refe
     without = Reference.load(tmp_path / "projected")
     with pytest.raises(ValueError, match=r"holds no expression: cells were added to it by projection\. Go on from the .* trained \(run\)"):
         grow_to(tmp_path / "grown", without, trained.query)
+
+
+def test_a_reference_whose_cells_stayed_in_their_files_says_why_it_cannot_grow_and_how_it_could(trained: Any, tmp_path: Path) -> None:
+    trained.cells.write_h5ad(tmp_path / "cells.h5ad")
+    source = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=True)
+
+    def train(folder: Path, expression: bool | None) -> Reference:
+        callbacks: list[Callback] = [Checkpoint(folder), LatentExport(folder, expression=expression)]
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(accelerator="cpu", max_steps=4, callbacks=callbacks, **quiet)
+        fit(source, RnaRecipe(min_features=0, n_top_features=50), ScalexModule(n_hidden=1024), trainer)
+        return Reference.load(folder)
+
+    with pytest.raises(ValueError, match=r"its cells stayed in their files .* again with callbacks.latent_export.expression=true"):
+        grow_to(tmp_path / "grown", train(tmp_path / "without", None), trained.query)
+    adata, _ = grow_to(tmp_path / "grown", train(tmp_path / "with", True), trained.query, allowed_fall=2)
+    assert adata.n_obs == trained.cells.n_obs + trained.query.n_obs
+
+
+def test_a_continued_training_that_is_killed_before_its_cells_are_written_can_be_resumed(
+    reference: Reference, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    whole, _ = grow_to(tmp_path / "whole", reference, trained.query, allowed_fall=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentExport, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grow_to(folder, reference, trained.query, allowed_fall=2)
+    assert json.loads((folder / "growth.json").read_text())["accepted"]
+    assert not (folder / "adata.h5ad").exists()
+    with pytest.raises(FileNotFoundError, match=r"is not a reference: it lacks adata\.h5ad"):
+        Reference.load(folder)
+    adata, _ = grow_to(folder, reference, trained.query, allowed_fall=2, resume_from=folder / "checkpoint" / "last.ckpt")
+    np.testing.assert_array_equal(adata.obsm["latent"], whole.obsm["latent"])
+    np.testing.assert_array_equal(Reference.load(folder).latent, whole.obsm["latent"])
 
 
 @pytest.mark.parametrize(
