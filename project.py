@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     """One projection."""
     from scalex.runs.folder import new_folder, not_given
-    from scalex.system.processes import alone
+    from scalex.system.processes import ignore_launcher
 
     not_given(OmegaConf.missing_keys(cfg))
     folder = new_folder(run_folder(cfg, "output"))
@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> None:
     from scalex.runs.log import logged_to
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    with alone(), logged_to(folder / "log.txt"):
+    with ignore_launcher(), logged_to(folder / "log.txt"):
         project_to(
             folder,
             Reference.load(cfg.reference),

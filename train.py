@@ -58,7 +58,7 @@ def explained(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     """One run, new or resumed."""
     from scalex.runs.folder import COMPOSED, claim_folder, new_folder, not_given
-    from scalex.system.processes import alone, is_first, made_once, trains_with_others
+    from scalex.system.processes import ignore_launcher, is_first, make_once, uses_several_processes
 
     resumed = cfg.resume is not None
     folder = run_folder(cfg, "resume" if resumed else "output")
@@ -66,7 +66,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
         check_resume(overrides)
         cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
     not_given(OmegaConf.missing_keys(cfg))
-    together = trains_with_others(cfg.trainer)
+    together = uses_several_processes(cfg.trainer)
     with ExitStack() as stack:
 
         def begin() -> DictConfig:
@@ -78,13 +78,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
             return cfg
 
         if not together:
-            stack.enter_context(alone())
+            stack.enter_context(ignore_launcher())
         if resumed or not together:
             # Where several resume, the first has the folder.
             cfg = begin() if is_first() else cfg
         else:
-            what = "Give the folder with output=: its default name holds the time, on which processes do not agree."
-            cfg = stack.enter_context(made_once(folder / COMPOSED, begin, OmegaConf.save, load_config, what=what, seconds=120))
+            hint = "Set output=: its default contains the time, which differs between processes."
+            cfg = stack.enter_context(make_once(folder / COMPOSED, begin, OmegaConf.save, load_config, hint=hint, seconds=120))
         cfg.output = str(folder)
         return train(cfg, folder)
 
@@ -108,10 +108,10 @@ def check_resume(overrides: Sequence[str]) -> None:
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write the configuration of a new run, with its references between settings resolved and as they are."""
     from scalex.runs.folder import COMPOSED
-    from scalex.system.whole_files import written_whole
+    from scalex.system.atomic_files import atomic_write
 
     for name, resolve in (("config.yaml", True), (COMPOSED, False)):
-        with written_whole(folder / name) as path:
+        with atomic_write(folder / name) as path:
             OmegaConf.save(cfg, path, resolve=resolve)
 
 
@@ -121,7 +121,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     from scalex.callbacks.scores import NAMES
     from scalex.runs.folder import stopped_at
     from scalex.runs.log import logged_to
-    from scalex.system.overrides import as_override
+    from scalex.system.overrides import format_override
     from scalex.system.processes import is_first
     from scalex.training.fit import fit
 
@@ -140,7 +140,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         )
         if trainer.world_size > 1:
             # The other processes, which Lightning starts with the arguments of this one, take part in this run and begin none.
-            sys.argv[1:] = [as_override("resume", folder)]
+            sys.argv[1:] = [format_override("resume", folder)]
         task: dict[str, Any] = {
             "chunk_size": cfg.chunk_size,
             "seed": cfg.seed,

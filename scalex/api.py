@@ -31,7 +31,7 @@ from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
 from scalex.runs.folder import new_folder
 from scalex.runs.log import logged_to
-from scalex.system.processes import alone
+from scalex.system.processes import ignore_launcher
 from scalex.training.fit import fit
 
 __all__ = ["SCALEX", "label_transfer"]
@@ -212,7 +212,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     )
     statistics: Statistics = "running" if eval else "domain"
     if projection is not None:
-        with alone(), _said(verbose):
+        with ignore_launcher(), _said(verbose):
             return _projected(
                 projection,
                 source,
@@ -262,7 +262,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
     if assess:
         callbacks.append(Scores(folder, seed=seed))
-    with alone(), _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
+    with ignore_launcher(), _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
         trainer = Trainer(
             devices=_devices(gpu),
             max_steps=max_iteration,

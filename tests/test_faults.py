@@ -113,11 +113,11 @@ def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarra
     said = run_alone("train.py", *limited, cwd=tmp_path, before=before, returncode=1)
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     if while_writing == "cache":
-        assert "OSError: There is no room for cache/" in said
+        assert "OSError: The disk has no space left for cache/" in said
         assert list((tmp_path / "cache").iterdir()) == []
         assert left == {"config.yaml", ".composed.yaml", "log.txt"}
     else:
-        assert "OSError: There is no room for run/adata.h5ad, of which nothing is left. Make room on its disk" in said
+        assert "OSError: The disk has no space left for run/adata.h5ad. The incomplete file was removed. Free some space" in said
         assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", "best.ckpt", "last.ckpt"}
     run_alone("train.py", "resume=run", cwd=tmp_path)
     np.testing.assert_array_equal(latents(tmp_path / "run"), undisturbed)

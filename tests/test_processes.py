@@ -17,8 +17,8 @@ from commands import run_alone, slurm, start_tasks, typed
 import scalex
 from scalex.demo import demo_cells
 from scalex.runs.folder import COMPOSED, claim_folder
-from scalex.system.overrides import as_override
-from scalex.system.processes import alone, is_first, launch, made_once, trains_with_others, wait_for
+from scalex.system.overrides import format_override
+from scalex.system.processes import ignore_launcher, is_first, make_once, read_launch, uses_several_processes, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,7 +79,7 @@ Tell = Callable[[Mapping[str, str]], None]
 def test_launchers_say_which_process_is_the_first(variables: dict[str, str], first: bool, told: Tell) -> None:
     told(variables)
     assert is_first() is first
-    with alone():
+    with ignore_launcher():
         assert is_first()
     assert is_first() is first
 
@@ -87,7 +87,7 @@ def test_launchers_say_which_process_is_the_first(variables: dict[str, str], fir
 def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_another(told: Tell) -> None:
     def name(variables: Mapping[str, str]) -> str:
         told(variables)
-        return launch().name
+        return read_launch().name
 
     launches = [
         [torchrun(0), torchrun(1)],
@@ -125,12 +125,12 @@ def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_ano
     ],
 )
 def test_the_trainer_says_whether_processes_train_together(trainer: dict[str, Any], expected: bool) -> None:
-    assert trains_with_others(trainer) is expected
+    assert uses_several_processes(trainer) is expected
 
 
 def test_a_single_task_stays_one_of_slurm(told: Tell) -> None:
     told(slurm(0, NTASKS="1"))
-    with alone():
+    with ignore_launcher():
         assert os.environ["SLURM_NTASKS"] == "1"
 
 
@@ -139,7 +139,7 @@ def once(folder: Path, made: list[int]) -> AbstractContextManager[str]:
         made.append(1)
         return "made"
 
-    return made_once(folder / ".shared.txt", make, lambda text, path: path.write_text(text) and None, Path.read_text, seconds=60)
+    return make_once(folder / ".shared.txt", make, lambda text, path: path.write_text(text) and None, Path.read_text, seconds=60)
 
 
 def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, told: Tell) -> None:
@@ -155,12 +155,12 @@ def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, to
         def load(path: Path) -> str:
             return path.read_text()
 
-        with made_once(tmp_path / ".shared.txt", lambda: "", lambda *_: None, load, seconds=60) as one:
+        with make_once(tmp_path / ".shared.txt", lambda: "", lambda *_: None, load, seconds=60) as one:
             found.append(one)
             waits.set()
             ends.wait(60)
 
-    name, _ = launch()
+    name, _ = read_launch()
     thread = threading.Thread(target=other)
     thread.start()
     assert not waits.wait(0.3)
@@ -183,8 +183,8 @@ def test_what_the_first_made_is_removed_where_it_fails(tmp_path: Path, told: Tel
 
 
 def test_waiting_ends(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError, match=r"Waited 0 s for .*run, which the first process writes. Give the folder with output="):
-        wait_for(tmp_path / "run", "Give the folder with output=.", seconds=0)
+    with pytest.raises(TimeoutError, match=r"Waited 0 s for .*run, which the first process should have written. Set output="):
+        wait_for(tmp_path / "run", "Set output=.", seconds=0)
 
 
 def settings(
@@ -195,7 +195,7 @@ def settings(
         *trainer, "dataset=h5ad", f"dataset.path={cells}", "seed=3",
         f"dataset.backed={str(backed).lower()}", "preprocess.min_features=0", "model.n_hidden=32", "model.max_steps=8",
         "model.batch_size=64",
-        f"callbacks=[checkpoint,latent_export{',umap_plot,scores' if plotted else ''}]", as_override("output", folder),
+        f"callbacks=[checkpoint,latent_export{',umap_plot,scores' if plotted else ''}]", format_override("output", folder),
         f"model.statistics={statistics}",
     ]  # fmt: skip
 

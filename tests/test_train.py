@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 import scalex
 from scalex.data import CellBatch
 from scalex.nn import SparseRows
-from scalex.system.overrides import as_override, as_typed
+from scalex.system.overrides import format_for_shell, format_override
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -230,20 +230,23 @@ NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
 
 def test_a_folder_of_any_name(tmp_path: Path) -> None:
     settings = [*QUICK, "callbacks=[checkpoint,latent_export]"]
-    done = typed("train.py", *settings, as_override("output", NASTY), cwd=tmp_path)
+    done = typed("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [NASTY]
     assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
-    again = typed("train.py", *settings, as_override("output", NASTY), cwd=tmp_path)
-    assert f"go on with a run that was stopped with {as_typed('resume', NASTY)}\n" in again.stderr
-    assert "is finished" in typed("train.py", as_override("resume", NASTY), cwd=tmp_path).stderr
+    again = typed("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
+    assert f"go on with a run that was stopped with {format_for_shell('resume', NASTY)}\n" in again.stderr
+    assert "is finished" in typed("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(
     ("output", "said"),
     [
         ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. What stands in ${} is the value of another"),
-        (as_override("output", "a${b}"), "ValueError: output=a${b}: the name of a folder cannot hold ${, which begins the name of another"),
+        (
+            format_override("output", "a${b}"),
+            "ValueError: output=a${b}: the name of a folder cannot hold ${, which begins the name of another",
+        ),
         ("resume='a${b}'", "InterpolationKeyError: resume: "),
     ],
 )
@@ -298,7 +301,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, w
     # A file that HDF5 could not write is never closed: in a process of its own.
     before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
     said = run_alone("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
-    assert "Error: There is no room for run/" in said
+    assert "Error: The disk has no space left for run/" in said
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", *whole}
 

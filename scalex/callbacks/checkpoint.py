@@ -12,8 +12,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks
 from torch import Tensor
 
-from scalex.system.overrides import as_typed
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
+from scalex.system.overrides import format_for_shell
 
 __all__ = ["Checkpoint"]
 
@@ -88,7 +88,7 @@ class Checkpoint(callbacks.Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to go on, where somebody stopped the run."""
         if self.folder is not None and not isinstance(exception, Exception):
-            typed = as_typed("resume", self.folder.parent)
+            typed = format_for_shell("resume", self.folder.parent)
             logger.warning("Stopped at step %d. Go on with: python train.py %s", trainer.global_step, typed)
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Checkpoint(callbacks.Checkpoint):
             # Lightning waits for all processes, of which the first writes.
             trainer.save_checkpoint(self.folder / "last.ckpt")
             return
-        with written_whole(self.folder / "last.ckpt") as path:
+        with atomic_write(self.folder / "last.ckpt") as path:
             trainer.save_checkpoint(path)
         if not self._best_weights:
             return
         last = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-        with written_whole(self.folder / "best.ckpt") as path:
+        with atomic_write(self.folder / "best.ckpt") as path:
             torch.save(last | {"state_dict": self._best_weights}, path)

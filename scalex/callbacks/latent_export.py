@@ -25,7 +25,7 @@ from scalex.model.inference import on_device
 from scalex.model.module import ScalexModule
 from scalex.nn import summed
 from scalex.reference.input_pca import INPUT_PCA, InputPca
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["LatentExport"]
 
@@ -138,7 +138,7 @@ class LatentExport(Callback):
     def _write(
         self, target: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
     ) -> None:
-        with written_whole(target) as path:
+        with atomic_write(target) as path:
             if data.in_memory:
                 adata.write_h5ad(path, compression="gzip")
             else:

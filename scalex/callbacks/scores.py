@@ -14,7 +14,7 @@ from lightning import Trainer
 from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
 from scalex.metrics.clusters import add_clusters
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["NAMES", "Scores"]
 
@@ -76,5 +76,5 @@ class Scores(Output):
         for tracker in trainer.loggers:
             tracker.log_metrics({f"score/{name}": value for name, value in found.items()}, trainer.global_step)
         if self.path is not None:
-            with written_whole(self.path) as path:
+            with atomic_write(self.path) as path:
                 path.write_text(json.dumps(found, indent=2) + "\n")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics.clusters import add_clusters
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["UmapPlot", "umap_figure"]
 
@@ -83,7 +83,7 @@ class UmapPlot(Output):
         figure = umap_figure(adata, colors)
         if self.folder is not None:
             for ending in ("pdf", "png"):
-                with written_whole(self.folder / f"umap.{ending}") as path:
+                with atomic_write(self.folder / f"umap.{ending}") as path:
                     figure.savefig(path, dpi=150)
             logger.info("Wrote %s", self.folder / "umap.png")
         for tracker in trainer.loggers:

@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.matrix import StoredMatrix
+from scalex.system.atomic_files import atomic_create
 from scalex.system.processes import is_first, wait_for
-from scalex.system.whole_files import made_by_the_first
 
 __all__ = ["stored_by_rows"]
 
@@ -56,7 +56,7 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
     made_of = f"{FORMAT}\n{path.absolute()}\n{state.st_size}\n{state.st_mtime_ns}\n{name}"
     target = folder / f"rows-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.h5ad"
     if not is_first():
-        wait_for(target, "Has the first process stopped?")
+        wait_for(target)
         return StoredMatrix(target, "X")
     if target.exists():
         try:
@@ -68,7 +68,7 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
             logger.info("%s of %s is stored by columns: its rows are read from %s", name, path, target)
             return found
     logger.info("%s of %s is stored by columns: it is written by rows, once, to %s", name, path, target)
-    with made_by_the_first(target) as unfinished, h5py.File(unfinished, "w") as file:
+    with atomic_create(target) as unfinished, h5py.File(unfinished, "w") as file:
         _write_by_rows(StoredMatrix(path, name), file, folder, block_values)
     return StoredMatrix(target, "X")
 

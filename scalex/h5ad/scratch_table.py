@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scalex.system.whole_files import told_of_a_full_disk
+from scalex.system.atomic_files import explain_full_disk
 
 __all__ = ["KeptRows"]
 
@@ -35,7 +35,7 @@ class KeptRows:
         OSError
             If there is no room for them.
         """
-        with told_of_a_full_disk(self._path):
+        with explain_full_disk(self._path):
             self._path.touch()
             with self._path.open("r+b") as file:
                 file.seek(first * self._row_bytes)

@@ -29,7 +29,7 @@ from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
-from scalex.system.processes import alone
+from scalex.system.processes import ignore_launcher
 
 __all__ = ["embed", "project"]
 
@@ -177,7 +177,7 @@ def _embedded(
 
 def quiet_trainer() -> Trainer:
     """A trainer for a few cells: on the processor, without files and messages."""
-    with alone():
+    with ignore_launcher():
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 

@@ -20,7 +20,7 @@ from scalex.projection.figure import projection_figure
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["Report", "Tally"]
 
@@ -82,11 +82,11 @@ class Report:
                 "%.0f %% of the cells lie farther from the reference than its own cells do: it may lack their types, or their technology.",
                 100 * share,
             )
-        with written_whole(folder / "report.json") as path:
+        with atomic_write(folder / "report.json") as path:
             path.write_text(json.dumps(self.numbers, indent=2))
         figure = self.figure()
         for ending in ("pdf", "png"):
-            with written_whole(folder / f"projection.{ending}") as path:
+            with atomic_write(folder / f"projection.{ending}") as path:
                 figure.savefig(path, dpi=150)
         plt.close(figure)
         logger.info("Wrote %s and %s", folder / "report.json", folder / "projection.pdf")

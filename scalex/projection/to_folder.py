@@ -15,8 +15,8 @@ from scalex.projection.project import project
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import write_lineage
+from scalex.system.atomic_files import atomic_write
 from scalex.system.memory import return_freed_memory
-from scalex.system.whole_files import written_whole
 
 __all__ = ["project_to"]
 
@@ -51,13 +51,13 @@ def project_to(
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
     return_freed_memory()
-    with written_whole(folder / "adata.h5ad") as path:
+    with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)
         report.write(folder)
         if append:
             # First the model: a folder without adata.h5ad is no reference yet.
-            with written_whole(folder / "checkpoint" / "best.ckpt") as checkpoint:
+            with atomic_write(folder / "checkpoint" / "best.ckpt") as checkpoint:
                 shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
             n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
             write_lineage(folder, reference.lineage, "projected", n_cells)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["GROWTH", "LINEAGE", "describe_version", "read_json", "write_lineage"]
 
@@ -20,7 +20,7 @@ GROWTH = "growth.json"
 def write_lineage(folder: Path, parent: Sequence[dict[str, Any]], action: str, n_cells: int) -> None:
     """Say in a folder which versions of a reference led to it."""
     lineage = [*parent, describe_version(folder, action, n_cells, version("scalex"))]
-    with written_whole(folder / LINEAGE) as path:
+    with atomic_write(folder / LINEAGE) as path:
         path.write_text(json.dumps(lineage, indent=2))
 
 

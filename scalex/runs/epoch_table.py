@@ -10,7 +10,7 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["EpochTable"]
 
@@ -67,6 +67,6 @@ class EpochTable(Logger):
     def save(self) -> None:
         """Write the table."""
         if len(self._rows) > self._n_written:
-            with written_whole(self.path) as path:
+            with atomic_write(self.path) as path:
                 pd.DataFrame(self._rows).to_csv(path, index=False)
             self._n_written = len(self._rows)

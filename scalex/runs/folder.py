@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scalex.system.overrides import as_typed
+from scalex.system.overrides import format_for_shell
 
 __all__ = ["COMPOSED", "RESULTS", "claim_folder", "new_folder", "not_given", "stopped_at"]
 
@@ -49,7 +49,7 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     if found and not resume:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
-            f"on with a run that was stopped with {as_typed('resume', folder)}"
+            f"on with a run that was stopped with {format_for_shell('resume', folder)}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from scalex.runs.folder import COMPOSED
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
 __all__ = ["write_sweep_table"]
 
@@ -27,7 +27,7 @@ def write_sweep_table(folder: str | Path) -> pd.DataFrame:
     while (finished := set(folder.glob("*/metrics.json"))) != runs:
         runs = finished
         table = _table(runs)
-        with written_whole(folder / "sweep.csv", by_several=True) as unfinished:
+        with atomic_write(folder / "sweep.csv", by_several=True) as unfinished:
             table.to_csv(unfinished)
     return table
 

@@ -1,1 +1,1 @@
-"""The machine: files written whole, processes, memory, reading ahead."""
+"""The operating system: atomic files, processes, memory, reading ahead."""

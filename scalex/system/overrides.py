@@ -1,4 +1,4 @@
-"""Settings as they are typed: in Hydra's grammar, and in a shell."""
+"""Settings quoted for Hydra and for a shell."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import re
 import shlex
 from pathlib import Path
 
-__all__ = ["as_override", "as_typed"]
+__all__ = ["format_override", "format_for_shell"]
 
-# Paths and names that Hydra takes as they are. Anything else is quoted: a number, for one, would not stay a text.
+# Paths and names that Hydra reads as text without quotes. Anything else is quoted: Hydra would read "1" as a number.
 PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)\Z)(?:\.{0,2}/)?[a-z_][a-z0-9_./-]*", re.IGNORECASE | re.ASCII)
 
 
-def as_override(name: str, value: str | Path) -> str:
-    """Write a setting so that Hydra reads the very text that is given; one argument of a command.
+def format_override(name: str, value: str | Path) -> str:
+    """Return the override that gives a setting exactly this text, as one argument of a command.
 
     Parameters
     ----------
     name
         Name of the setting.
     value
-        Any text but "???", by which Hydra means that a setting is not given.
+        Any text except "???", which marks a missing value in Hydra.
 
     Notes
     -----
-    Of the backslashes in a quoted value, those before a quote or the end count twice; of those before ``${``, which would begin the name
-    of another setting, OmegaConf asks the same (https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values).
+    Hydra requires backslashes before a quote or at the end of a quoted value to be doubled
+    (https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values). OmegaConf requires the same before ``${``, which starts an
+    interpolation.
     """
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
     if PLAIN.fullmatch(text):
@@ -35,6 +36,6 @@ def as_override(name: str, value: str | Path) -> str:
     return f"{name}={quote}{inner}{quote}"
 
 
-def as_typed(name: str, value: str | Path) -> str:
-    """The same as it is typed after a command in a shell."""
-    return shlex.quote(as_override(name, value))
+def format_for_shell(name: str, value: str | Path) -> str:
+    """Return the override of `format_override`, quoted for a shell."""
+    return shlex.quote(format_override(name, value))

@@ -1,4 +1,4 @@
-"""The processes that train together: which of them this one is, and what the first does for all before they can talk to each other."""
+"""The processes of a launch: which one this is, and how the first shares files with the others before they can communicate."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from scalex.system.whole_files import written_whole
+from scalex.system.atomic_files import atomic_write
 
-__all__ = ["Launch", "alone", "is_first", "launch", "made_once", "trains_with_others", "wait_for"]
+__all__ = ["Launch", "ignore_launcher", "is_first", "read_launch", "make_once", "uses_several_processes", "wait_for"]
 
-# What launchers tell their processes, and Lightning those that it starts.
-TOLD = ("GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_NTASKS", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
-PATIENCE = 24 * 3600.0
+# Environment variables of launchers, and of Lightning for the processes that it starts.
+VARIABLES = ("GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_NTASKS", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
+# Seconds.
+TIMEOUT = 24 * 3600.0
+STOPPED = "Check whether that process has stopped."
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 class Launch(NamedTuple):
-    """What has started this process, maybe with others.
+    """The launch that started this process.
 
     Attributes
     ----------
     name
-        The same in all processes of the launch, and another one in the next launch.
+        Identifier that all processes of the launch share, and that differs from one launch to the next.
     first
         Whether this is the first process.
     """
@@ -36,36 +38,36 @@ class Launch(NamedTuple):
     first: bool
 
 
-def launch() -> Launch:
-    """What the environment says of this process, read as Lightning reads it: torchrun comes before Slurm, Slurm before Lightning itself."""
-    told = os.environ
-    if "TORCHELASTIC_RUN_ID" in told:
-        says = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"]
-        names = [told.get(name, "") for name in says]
-        if told.get("LOCAL_WORLD_SIZE", "") == told.get("WORLD_SIZE"):
-            # Without --rdzv-id all launches have one name and one port; what torchrun keeps its errors in is made anew for each.
-            names.append(str(Path(told.get("TORCHELASTIC_ERROR_FILE", "/0/error.json")).parent.parent))
-        return Launch(_digest(names), told.get("RANK", "0") == "0")
-    if "SLURM_NTASKS" in told and told.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        names = [told.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
-        return Launch(_digest(names), told.get("SLURM_PROCID", "0") == "0")
-    # Lightning starts the others when the first has done its part, so that they find what this launch has left, and not an earlier one.
-    node = told.get("NODE_RANK", told.get("GROUP_RANK", "0"))
-    return Launch("lightning", node == told.get("LOCAL_RANK", "0") == "0")
+def read_launch() -> Launch:
+    """Return the launch of this process, from the environment. As in Lightning, torchrun takes precedence over Slurm."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        variables = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"]
+        values = [env.get(name, "") for name in variables]
+        if env.get("LOCAL_WORLD_SIZE", "") == env.get("WORLD_SIZE"):
+            # Without --rdzv-id all launches have the same name and port, but torchrun creates a new folder for the errors of each.
+            values.append(str(Path(env.get("TORCHELASTIC_ERROR_FILE", "/0/error.json")).parent.parent))
+        return Launch(_digest(values), env.get("RANK", "0") == "0")
+    if "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        values = [env.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
+        return Launch(_digest(values), env.get("SLURM_PROCID", "0") == "0")
+    # Lightning starts the other processes only after the first has written its files, so they cannot find files of an earlier launch.
+    node = env.get("NODE_RANK", env.get("GROUP_RANK", "0"))
+    return Launch("lightning", node == env.get("LOCAL_RANK", "0") == "0")
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes that train together, or the only one."""
-    return launch().first
+    """Return whether this is the first, or only, process of its launch."""
+    return read_launch().first
 
 
-def trains_with_others(trainer: Mapping[str, Any]) -> bool:
-    """Whether a trainer's settings ask for several processes; where they leave it to the machine, the launcher is believed.
+def uses_several_processes(trainer: Mapping[str, Any]) -> bool:
+    """Return whether a trainer's settings may start several processes. With "auto" devices they may.
 
     Parameters
     ----------
     trainer
-        "devices" and "num_nodes" as Lightning's trainer has them: a number, or a list or text of devices.
+        Settings "devices" and "num_nodes" of Lightning's trainer: a number, or devices as a list or text.
     """
     devices = trainer.get("devices", "auto")
     if isinstance(devices, str) and "," in devices:
@@ -77,68 +79,70 @@ def trains_with_others(trainer: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """While this lasts, this process trains by itself, whatever others its launcher has started: what it was told of them is hidden."""
+def ignore_launcher() -> Iterator[None]:
+    """Hide the launcher's environment variables, so that this process trains by itself although the launcher has started others."""
     one_task = os.environ.get("SLURM_NTASKS") == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
-    hidden = {} if one_task else {name: os.environ.pop(name) for name in TOLD if name in os.environ}
+    hidden = {} if one_task else {name: os.environ.pop(name) for name in VARIABLES if name in os.environ}
     try:
         yield
     finally:
         os.environ.update(hidden)
 
 
-def wait_for(path: Path, what: str, *, seconds: float = PATIENCE) -> None:
+def wait_for(path: Path, hint: str = STOPPED, *, seconds: float = TIMEOUT) -> None:
     """Wait until the first process has written a file.
 
     Raises
     ------
     TimeoutError
-        If it is not there in time; `what` says what may be wrong.
+        If the file does not appear in time. The message ends with `hint`.
     """
     end = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > end:
-            raise TimeoutError(f"Waited {seconds:,.0f} s for {path}, which the first process writes. {what}")
+            raise TimeoutError(f"Waited {seconds:,.0f} s for {path}, which the first process should have written. {hint}")
         time.sleep(0.2)
 
 
 @contextmanager
-def made_once(
+def make_once(
     path: Path,
-    make: Callable[[], Made],
-    save: Callable[[Made, Path], None],
-    load: Callable[[Path], Made],
+    make: Callable[[], Value],
+    save: Callable[[Value, Path], None],
+    load: Callable[[Path], Value],
     *,
-    what: str = "Has it stopped?",
-    seconds: float = PATIENCE,
-) -> Iterator[Made]:
-    """What the first process makes, for all of its launch: it leaves it in a file, for which the others wait, and removes it at the end.
+    hint: str = STOPPED,
+    seconds: float = TIMEOUT,
+) -> Iterator[Value]:
+    """Make a value in the first process and yield it in all processes of the launch.
+
+    The first process passes the value on in a file, and removes the file at the end.
 
     Parameters
     ----------
     path
-        The file, in a folder that all processes see; the name of the launch is added to its own. Those of earlier launches are removed.
+        The file, in a folder that all processes see. The name of the launch is added to it. Files of earlier launches are removed.
     make, save, load
-        Make it, write it to a path, read it from there.
-    what, seconds
-        How long the others wait, and what they say then; see `wait_for`.
+        Functions that make the value, write it to a path and read it back.
+    hint, seconds
+        See `wait_for`.
     """
-    name, first = launch()
+    name, first = read_launch()
     own = path.with_name(f"{path.stem}-{name}{path.suffix}")
     if not first:
-        wait_for(own, what, seconds=seconds)
+        wait_for(own, hint, seconds=seconds)
         yield load(own)
         return
     for earlier in path.parent.glob(f"{path.stem}-*{path.suffix}"):
         earlier.unlink(missing_ok=True)
-    made = make()
-    with written_whole(own) as unfinished:
-        save(made, unfinished)
+    value = make()
+    with atomic_write(own) as unfinished:
+        save(value, unfinished)
     try:
-        yield made
+        yield value
     finally:
         own.unlink(missing_ok=True)
 
 
-def _digest(names: list[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+def _digest(values: list[str]) -> str:
+    return hashlib.sha256("\n".join(values).encode()).hexdigest()[:12]

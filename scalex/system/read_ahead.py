@@ -1,4 +1,4 @@
-"""Reading while what was read before is in use."""
+"""Reading in background threads."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Result = TypeVar("Result")
 
 
 def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], *, threads: int = 1) -> Iterator[tuple[Item, Result]]:
-    """Each item with what `read` makes of it, in order; the next ones are read in threads meanwhile.
+    """Yield each item with the result of `read`, in order, while threads read the next items.
 
-    One result more than there are threads is in memory at a time. What `read` raises is raised where its result is due.
+    At most `threads` + 1 results are in memory. An exception in `read` is raised when its result is due.
 
     Parameters
     ----------
     items
-        What to read; drawn as far ahead as there are threads.
+        Arguments of `read`. At most `threads` items are taken ahead of the one yielded.
     read
-        Reads one.
+        Function that reads one item.
     threads
-        How many are read at once.
+        Number of items read at the same time.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="read-ahead") as pool:
         waiting: deque[tuple[Item, Future[Result]]] = deque()

@@ -22,8 +22,8 @@ from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Recipe
 from scalex.system.memory import keep_freed_memory, return_freed_memory
-from scalex.system.overrides import as_typed
-from scalex.system.processes import alone, is_first, made_once, wait_for
+from scalex.system.overrides import format_for_shell
+from scalex.system.processes import ignore_launcher, is_first, make_once, wait_for
 from scalex.training.forecast import say_what_is_needed
 from scalex.training.input_cache import InputCache
 
@@ -79,7 +79,7 @@ def fit(
     """
     check_callbacks(trainer)
     # A trainer of one device may be one of many that a launcher has started, each with a run of its own.
-    with alone() if trainer.world_size == 1 else nullcontext():
+    with ignore_launcher() if trainer.world_size == 1 else nullcontext():
         rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
         return _fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters, resume_from=resume_from)
 
@@ -113,11 +113,11 @@ def _fit(
     # One process passes over the cells, and leaves what it finds for the others.
     shared = Path(trainer.default_root_dir) / ".fitted.pt"
     several = trainer.world_size > 1
-    with made_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else nullcontext(fit_recipe()) as fitted:
+    with make_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else nullcontext(fit_recipe()) as fitted:
         data = _data_module(cells, fitted, module, chunk_size=chunk_size, seed=seed, parameters=parameters)
         if cache is not None:
             if not is_first():
-                wait_for(cache.path, "Has the first process stopped?")
+                wait_for(cache.path)
             elif not cache.path.exists():
                 cache.write(data)
             logger.info("Reads the model's inputs from the cache %s", cache.path)
@@ -219,7 +219,7 @@ def _others_alive(trainer: Trainer) -> Iterator[None]:
             raise
         raise ConnectionError(
             f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
-            f"from the last checkpoint with {as_typed('resume', trainer.default_root_dir)}"
+            f"from the last checkpoint with {format_for_shell('resume', trainer.default_root_dir)}"
         ) from error
 
 

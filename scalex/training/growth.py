@@ -29,8 +29,8 @@ from scalex.preprocess import FittedRecipe, Preprocessor
 from scalex.projection.query import Query, open_query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import GROWTH, write_lineage
+from scalex.system.atomic_files import atomic_write
 from scalex.system.chunks import chunks
-from scalex.system.whole_files import written_whole
 from scalex.training.fit import check_callbacks, train_and_embed
 from scalex.training.grown_cells import GrownCells, open_expression
 
@@ -244,7 +244,7 @@ def _judge(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: f
 
 
 def _write_growth(folder: Path, numbers: dict[str, Any]) -> None:
-    with written_whole(folder / GROWTH) as path:
+    with atomic_write(folder / GROWTH) as path:
         path.write_text(json.dumps(numbers, indent=2))
 
 

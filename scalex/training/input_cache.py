@@ -16,7 +16,7 @@ from scalex.cells import StoredMatrix
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.preprocess import FittedRecipe
-from scalex.system.whole_files import made_by_the_first
+from scalex.system.atomic_files import atomic_create
 
 __all__ = ["InputCache"]
 
@@ -66,7 +66,7 @@ class InputCache:
         Of several runs that do so at once each writes a file of its own; the first one stays.
         """
         logger.info("Writes the inputs of %s cells to the cache %s", f"{len(data.rows):,}", self.path)
-        with made_by_the_first(self.path) as path, h5py.File(path, "w") as file:
+        with atomic_create(self.path) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file)
             var = pd.DataFrame(index=data.preprocessor.features)
             for part in data.parts():

@@ -733,7 +733,7 @@ class TestNothingIsLeftBehind:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Report, "write", full)
-        with pytest.raises(OSError, match="There is no room for"):
+        with pytest.raises(OSError, match="The disk has no space left for"):
             project_to(tmp_path, reference, AnnDataSource(path=query))
         assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from scalex.system.overrides import as_override, as_typed
+from scalex.system.overrides import format_for_shell, format_override
 
 PARSER = OverridesParser.create()
 # What Hydra, OmegaConf, YAML and shells take for something else.
@@ -76,24 +76,24 @@ def read(override: str) -> object:
 @example('\\"\\')
 @example("\\\\'\"\\\\")
 def test_any_text_is_read_as_it_was_given(text: str) -> None:
-    assert read(as_override("resume", text)) == text
-    assert shlex.split(as_typed("resume", text)) == [as_override("resume", text)]
+    assert read(format_override("resume", text)) == text
+    assert shlex.split(format_for_shell("resume", text)) == [format_override("resume", text)]
 
 
 @pytest.mark.parametrize("text", NASTY)
 def test_texts_that_look_like_something_else(text: str) -> None:
-    found = read(as_override("resume", text))
+    found = read(format_override("resume", text))
     assert found == text
     assert isinstance(found, str)
 
 
 @pytest.mark.parametrize("text", ["run", "outputs/2026-01-31_12-00-00", "/data/run.1", "../run", "./a-b"])
 def test_plain_paths_are_not_quoted(text: str) -> None:
-    assert as_typed("resume", Path(text)) == f"resume={Path(text)}"
+    assert format_for_shell("resume", Path(text)) == f"resume={Path(text)}"
 
 
 def test_a_shell_passes_them_on() -> None:
     command = shlex.join([sys.executable, "-c", "import sys; print(sys.argv[1:], end='')"])
-    typed = " ".join(as_typed("resume", text) for text in NASTY)
+    typed = " ".join(format_for_shell("resume", text) for text in NASTY)
     done = subprocess.run(["/bin/sh", "-c", f"{command} {typed}"], capture_output=True, text=True, check=True)
-    assert done.stdout == str([as_override("resume", text) for text in NASTY])
+    assert done.stdout == str([format_override("resume", text) for text in NASTY])

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_file(files: list[Path], tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("scalex.training.input_cache.BlockWriter.finish", full)
-    with pytest.raises(OSError, match=r"There is no room for .*inputs-"):
+    with pytest.raises(OSError, match=r"The disk has no space left for .*inputs-"):
         trained(files, tmp_path / "run", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     shutil.rmtree(tmp_path / "cache")

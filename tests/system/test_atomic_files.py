@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalex.runs.folder import COMPOSED, RESULTS, claim_folder, new_folder
-from scalex.system.whole_files import made_by_the_first, written_whole
+from scalex.system.atomic_files import atomic_create, atomic_write
 
 
 def listed(folder: Path) -> list[str]:
@@ -17,7 +17,7 @@ def listed(folder: Path) -> list[str]:
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "table.csv"
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("half")
         assert not path.exists()
         assert unfinished.suffix == ".csv"
@@ -28,7 +28,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("a long old text")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "a long old text"
     assert path.read_text() == "new"
@@ -43,7 +43,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, error: BaseException, old:
         path.write_text(old)
 
     def fail() -> None:
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("half")
             raise error
 
@@ -56,9 +56,12 @@ def test_nothing_half_written_is_left(tmp_path: Path, error: BaseException, old:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_said_with_the_file(tmp_path: Path, number: int) -> None:
     path = tmp_path / "table.csv"
-    with pytest.raises(OSError, match=rf"There is no room for {path}, of which nothing is left. Make room"), written_whole(path):
+    with (
+        pytest.raises(OSError, match=rf"The disk has no space left for {path}. The incomplete file was removed. Free some space"),
+        atomic_write(path),
+    ):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(OSError, match=r"^cells.h5ad is gone$"), written_whole(path):
+    with pytest.raises(OSError, match=r"^cells.h5ad is gone$"), atomic_write(path):
         raise OSError("cells.h5ad is gone")
 
 
@@ -67,18 +70,18 @@ def test_of_two_that_make_a_file_at_once_the_first_stays(tmp_path: Path, links: 
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "Operation not permitted")))
     path = tmp_path / "cache"
-    with made_by_the_first(path) as mine:
+    with atomic_create(path) as mine:
         mine.write_text("mine")
         with monkeypatch.context() as other, other.context() as patch:
             patch.setattr(os, "getpid", lambda: 1)
-            with made_by_the_first(path) as unfinished:
+            with atomic_create(path) as unfinished:
                 unfinished.write_text("the other's")
     assert path.read_text() == ("the other's" if links else "mine")
     assert listed(tmp_path) == ["cache"]
 
 
 def test_an_error_before_the_first_byte_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="early"), written_whole(tmp_path / "table.csv"):
+    with pytest.raises(RuntimeError, match="early"), atomic_write(tmp_path / "table.csv"):
         raise RuntimeError("early")
     assert listed(tmp_path) == []
 
