@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from scalex.features.names import listed
+from scalex.features.names import format_names
 
 __all__ = ["columns_of", "domains", "labels"]
 
@@ -42,14 +42,14 @@ def domains(
         if not several and source_key not in obs:
             logger.warning(
                 "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
-                source_key, listed(there, 20),
+                source_key, format_names(there, 20),
             )  # fmt: skip
             return pd.Categorical(["all"] * len(obs))
         batch_key = source_key
     keys = columns_of(batch_key)
     for column in keys:
         if column not in obs:
-            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {listed(there, 20)}.")
+            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {format_names(there, 20)}.")
     missing = obs[keys].isna().any(axis=1)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])

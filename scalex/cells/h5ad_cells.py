@@ -16,7 +16,7 @@ from scalex.cells.h5ad_obs import StoredTable
 from scalex.cells.joined_obs import JoinedColumns
 from scalex.cells.memory_table import MemoryTable
 from scalex.cells.protocol import Table
-from scalex.features.names import unique
+from scalex.features.names import make_unique
 from scalex.h5ad.csc_to_csr import stored_by_rows
 from scalex.h5ad.matrix import StoredMatrix
 from scalex.h5ad.open_file import StoredFile
@@ -38,7 +38,7 @@ class StoredCells:
     cache
         Folder in which a matrix that is stored by columns is kept by rows.
     name_features
-        Gives the table of features other names; see `named_by`.
+        Gives the table of features other names; see `rename_by_column`.
     opened
         The file as an AnnData that was opened with ``backed=``: its annotation counts, which may have been changed since.
 
@@ -72,7 +72,7 @@ class StoredCells:
         self.matrix = stored_by_rows(file.path, matrix, cache) if cache is not None and by_columns else StoredMatrix(path, matrix)
         with file.reading("var"):
             var = ad.io.read_elem(file.open()["var"]) if opened is None else opened.var
-        self.var = unique(var if name_features is None else name_features(var), "feature", source)
+        self.var = make_unique(var if name_features is None else name_features(var), "feature", source)
         self.table: Table = StoredTable(file, source) if opened is None else MemoryTable(opened.obs, source)
         self.n_cells = self.table.n_rows
         if self.matrix.shape != (self.n_cells, len(self.var)):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.features.names import unique
+from scalex.features.names import make_unique
 from scalex.h5ad.open_file import StoredFile
 from scalex.system.chunks import chunks
 
@@ -51,7 +51,7 @@ class StoredTable:
         hashes = self.name_hashes()
         if len(np.unique(hashes)) < self.n_rows:
             given = self.names(slice(0, self.n_rows))
-            made = unique(pd.DataFrame(index=given), "cell", source).index
+            made = make_unique(pd.DataFrame(index=given), "cell", source).index
             self._renamed = np.flatnonzero(made != given)
             self._number = np.array([int(made[row][len(given[row]) + 1 :]) for row in self._renamed], np.int64)
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex.cells.h5ad_cells import StoredCells
 from scalex.cells.joined_obs import JoinedColumns
-from scalex.features.joining import alike, check_joinable, joined_features, renamed_features
+from scalex.features.joining import check_joinable, harmonize_names, join_features, rename_features
 from scalex.features.peaks import MatchPeaks
 
 __all__ = ["JoinedCells"]
@@ -58,12 +58,12 @@ class JoinedCells:
         source_key: str,
         match_peaks: MatchPeaks = "exact",
     ) -> None:
-        renamed = alike([source.var.index for source in sources], names, match_peaks)
-        features = [renamed_features(source.var, own) for source, own in zip(sources, renamed, strict=True)]
+        renamed = harmonize_names([source.var.index for source in sources], names, match_peaks)
+        features = [rename_features(source.var, own) for source, own in zip(sources, renamed, strict=True)]
         some_cells = [list(source.names(slice(0, LOOKED_AT))) for source in sources]
         columns = [source.columns for source in sources]
         check_joinable(features, columns, names, join=join, source_key=source_key, cells=some_cells)
-        self.var = joined_features(features, names, join)
+        self.var = join_features(features, names, join)
         self._sources, self._names, self._source_key = sources, list(names), source_key
         # Place of each feature of a source among the joined ones, -1 where it is not there; None where they are the same.
         self._place = [None if own.equals(self.var.index) else self.var.index.get_indexer(own).astype(np.int32) for own in renamed]

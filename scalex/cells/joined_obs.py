@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.api.types import is_object_dtype, is_string_dtype, union_categoricals
 
 from scalex.cells.protocol import Table
-from scalex.features.joining import writable
+from scalex.features.joining import make_writable
 from scalex.h5ad.common_columns import conform
 
 __all__ = ["JoinedColumns"]
@@ -76,7 +76,7 @@ class JoinedColumns:
             return dtype
         there = (table for table in self._tables if name in table.columns)
         values = [value for table in there for piece in table.column(name) for value in piece.dropna().astype(object).unique()]
-        return writable(pd.DataFrame({name: pd.Series(values, dtype=object)}))[name].dtype
+        return make_writable(pd.DataFrame({name: pd.Series(values, dtype=object)}))[name].dtype
 
 
 def _is_text(dtype: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.features.names import unique
+from scalex.features.names import make_unique
 
 __all__ = ["MemoryTable"]
 
@@ -32,7 +32,7 @@ class MemoryTable:
     """
 
     def __init__(self, obs: pd.DataFrame, source: str) -> None:
-        self._obs = unique(obs, "cell", source)
+        self._obs = make_unique(obs, "cell", source)
         self.columns = [str(name) for name in self._obs.columns]
         self.n_rows = len(self._obs)
 

@@ -23,8 +23,8 @@ from scalex.cells.h5ad_cells import StoredCells, not_backed_because
 from scalex.cells.in_memory import InMemoryCells
 from scalex.cells.joined import JoinedCells
 from scalex.cells.protocol import Cells
-from scalex.features.joining import alike, check_joinable, joined_features, renamed_features, writable
-from scalex.features.names import listed, named_by, unique
+from scalex.features.joining import check_joinable, harmonize_names, join_features, make_writable, rename_features
+from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
 from scalex.formats import ReadOptions, located, name_of_source, read_cells
 
@@ -177,7 +177,7 @@ class AnnDataSource:
         several = len(files) > 1
         sources = []
         for one, path, name in zip(paths, files, names, strict=True):
-            name_features = partial(named_by, column=self.var_names_from, source=name, several=several)
+            name_features = partial(rename_by_column, column=self.var_names_from, source=name, several=several)
             opened = one if isinstance(one, ad.AnnData) else None
             sources.append(StoredCells(path, matrix, name, cache, name_features, opened))
         for path, source in zip(files, sources, strict=True):
@@ -208,7 +208,7 @@ class AnnDataSource:
         column = self.var_names_from
         if column is not None and not any(column in source.var for source in sources):
             there = dict.fromkeys(str(name) for source in sources for name in source.var.columns)
-            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {listed(there, 20)}.")
+            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(there, 20)}.")
 
     def _identity(self, files: Sequence[Path]) -> str:
         """Which cells these are, as text."""
@@ -239,7 +239,7 @@ class AnnDataSource:
         if layer == "X":
             matrix = adata.X
             if matrix is None:
-                raise ValueError(f"{name}: X is empty. Layers: {listed(adata.layers)}; choose one with layer=.")
+                raise ValueError(f"{name}: X is empty. Layers: {format_names(adata.layers)}; choose one with layer=.")
         elif layer in adata.layers:
             matrix = adata.layers[layer]
         elif layer in adata.obsm:
@@ -247,16 +247,18 @@ class AnnDataSource:
             matrix = entry if sparse.issparse(entry) else np.asarray(entry)
             var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
         else:
-            raise KeyError(f"layer={layer!r} is not in {name}. Layers: {listed(adata.layers)}; obsm: {listed(adata.obsm)}; or X.")
+            raise KeyError(
+                f"layer={layer!r} is not in {name}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}; or X."
+            )
         matrix = sparse.csr_matrix(matrix, dtype=np.float32)
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
             matrix.sum_duplicates()
-        var = named_by(var, column=self.var_names_from, source=name, several=several)
-        return _Source(matrix, unique(adata.obs, "cell", name), unique(var, "feature", name))
+        var = rename_by_column(var, column=self.var_names_from, source=name, several=several)
+        return _Source(matrix, make_unique(adata.obs, "cell", name), make_unique(var, "feature", name))
 
     def _join(self, sources: Sequence[_Source], names: Sequence[str]) -> _Source:
-        renamed = alike([source.var.index for source in sources], names, self.match_peaks)
+        renamed = harmonize_names([source.var.index for source in sources], names, self.match_peaks)
         sources = [_renamed(source, own) for source, own in zip(sources, renamed, strict=True)]
         features = [source.var for source in sources]
         check_joinable(
@@ -274,11 +276,11 @@ class AnnDataSource:
             fill_value=0,
             index_unique="-",
         )
-        obs = writable(pd.concat([s.obs for s in sources], join="outer"))
+        obs = make_writable(pd.concat([s.obs for s in sources], join="outer"))
         # Where a cell's name occurs in two sources, all cells get the source's name added.
         obs.index = all_cells if all_cells.is_unique else joined.obs_names
         obs[self.source_key] = pd.Categorical(np.repeat(names, [len(s.obs) for s in sources]), categories=names)
-        var = joined_features(features, names, self.join)
+        var = join_features(features, names, self.join)
         assert var.index.equals(joined.var_names)
         logger.info("Joined %d sources (%s): %s cells x %s features", len(names), self.join, f"{len(obs):,}", f"{len(var):,}")
         matrix = sparse.csr_matrix(joined.X, dtype=np.float32)
@@ -299,7 +301,7 @@ def _renamed(source: _Source, names: pd.Index) -> _Source:
         return source
     position, kept = names.factorize()
     united = sparse.csr_matrix((np.ones(len(names), np.float32), (np.arange(len(names)), position)), shape=(len(names), len(kept)))
-    return _Source((source.matrix @ united).tocsr(), source.obs, renamed_features(source.var, names))
+    return _Source((source.matrix @ united).tocsr(), source.obs, rename_features(source.var, names))
 
 
 def _where(one: Path | ad.AnnData, matrix: str, cache: Path | None) -> tuple[str | None, Path | None]:

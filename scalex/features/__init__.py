@@ -1,1 +1,1 @@
-"""Names of features: matched, joined, and why they do not fit."""
+"""Names of features: matching, joining and explanations of mismatches."""

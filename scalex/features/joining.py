@@ -1,4 +1,4 @@
-"""Several sources joined: their features, and the annotation of those."""
+"""Joining of the features of several sources, with their annotation."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex.features.mismatch import why_few_are_shared
-from scalex.features.names import is_ensembl, listed, without_version
-from scalex.features.peaks import MatchPeaks, matched_by_overlap
+from scalex.features.mismatch import explain_mismatch
+from scalex.features.names import format_names, is_ensembl, strip_version
+from scalex.features.peaks import MatchPeaks, merge_overlapping
 
-__all__ = ["alike", "check_joinable", "joined_features", "renamed_features", "writable"]
+__all__ = ["harmonize_names", "check_joinable", "join_features", "rename_features", "make_writable"]
 
 logger = logging.getLogger(__name__)
 
-# Below this share of the smallest source's features in common, there is a reason to be looked for.
+# Below this share of the smallest source's features in common, something is wrong.
 FEW = 0.05
-# Share of a source's values that may be lacking without a word.
-ABSENT = 0.5
+# Share of the joined features that a source may lack without a warning.
+MAX_ABSENT = 0.5
 
 
-def alike(features: Sequence[pd.Index], names: Sequence[str], match_peaks: MatchPeaks) -> list[pd.Index]:
-    """The names under which the features of the sources are joined, which need not be unique.
+def harmonize_names(features: Sequence[pd.Index], names: Sequence[str], match_peaks: MatchPeaks) -> list[pd.Index]:
+    """Return the names under which the features of each source are joined. They need not be unique.
 
-    Peaks are united if that is asked for. Versions of Ensembl identifiers are left out where the sources have different ones.
+    With match_peaks="overlap", overlapping peaks get one name. Ensembl identifiers lose their versions if those differ between sources.
     """
     if match_peaks == "overlap":
-        return _united(features, names)
+        return _merge_peaks(features, names)
     if not all(map(is_ensembl, features)):
         return list(features)
-    plain = [without_version(own, copies_apart=True) for own in features]
-    if len(set.intersection(*map(set, plain))) <= len(set.intersection(*map(set, features))):
+    stripped = [strip_version(own, copies_apart=True) for own in features]
+    if len(set.intersection(*map(set, stripped))) <= len(set.intersection(*map(set, features))):
         return list(features)
-    logger.info("The sources have different versions of Ensembl identifiers: they are joined without them")
-    # What would be the same as another one of its source keeps its version.
-    return [own.where(without.duplicated(keep=False), without) for own, without in zip(features, plain, strict=True)]
+    logger.info("The versions of Ensembl identifiers differ between the sources and are removed")
+    # An identifier keeps its version if the source has it in several versions.
+    return [own.where(without.duplicated(keep=False), without) for own, without in zip(features, stripped, strict=True)]
 
 
-def _united(features: Sequence[pd.Index], names: Sequence[str]) -> list[pd.Index]:
-    regions = matched_by_overlap(features, names)
+def _merge_peaks(features: Sequence[pd.Index], names: Sequence[str]) -> list[pd.Index]:
+    regions = merge_overlapping(features, names)
     n_before, n_regions = sum(len(own) for own in features), len(set().union(*regions))
     shared, smallest = len(set.intersection(*map(set, regions))), min(own.nunique() for own in regions)
     if shared < FEW * smallest:
-        examples = "; ".join(f"{name}: {listed(own, 2)}" for name, own in zip(names, features, strict=True))
+        examples = "; ".join(f"{name}: {format_names(own, 2)}" for name, own in zip(names, features, strict=True))
         raise ValueError(
-            f"match_peaks='overlap': {shared:,} regions have peaks of all sources, of {smallest:,} in the smallest ({examples}). The peaks "
-            "are of different genomes, or their chromosomes are called differently: bring them to the same ones."
+            f"match_peaks='overlap': all sources have peaks in {shared:,} of the {smallest:,} regions of the smallest ({examples}). Their "
+            "genomes or the names of their chromosomes differ: use the same genome and names in all sources."
         )
-    logger.info("Peaks that overlap are united: %s become %s regions", f"{n_before:,}", f"{n_regions:,}")
+    logger.info("Merged %s overlapping peaks into %s regions", f"{n_before:,}", f"{n_regions:,}")
     return regions
 
 
@@ -65,12 +65,12 @@ def check_joinable(
     source_key: str,
     cells: Sequence[Sequence[str]] = (),
 ) -> None:
-    """See that the sources have features in common, and say which column of obs is lost.
+    """Check that the sources have features in common, and warn if a column of obs is replaced.
 
     Parameters
     ----------
     features, columns, names
-        Of each source: the table of its features, the columns of its obs, its name.
+        For each source, the table of its features, the columns of its obs and its name.
     join, source_key
         As in `AnnDataSource`.
     cells
@@ -79,59 +79,59 @@ def check_joinable(
     Raises
     ------
     ValueError
-        An inner join is empty, or so little is shared that there is a reason for it, which the message tells.
+        If an inner join is empty, or if the sources share few features for a reason that the message gives.
     """
     shared = set.intersection(*(set(var.index) for var in features))
     smallest = min(len(var) for var in features)
     if len(shared) < FEW * smallest:
-        why = why_few_are_shared(features, names, cells)
-        if why is not None:
-            raise ValueError(f"{len(shared):,} features are in all sources, of {smallest:,} in the smallest. {why}")
+        reason = explain_mismatch(features, names, cells)
+        if reason is not None:
+            raise ValueError(f"The sources share only {len(shared):,} features, and the smallest has {smallest:,}. {reason}")
     if join == "inner" and not shared:
-        examples = "; ".join(f"{n}: {listed(var.index)}" for n, var in zip(names, features, strict=True))
+        examples = "; ".join(f"{n}: {format_names(var.index)}" for n, var in zip(names, features, strict=True))
         raise ValueError(
             f"The sources share no feature, so an inner join is empty. Their features: {examples}. "
-            "Bring them to the same names, or use join='outer'."
+            "Rename the features, or use join='outer'."
         )
-    if any(source_key in there for there in columns):
-        logger.warning("obs[%r] of the sources is replaced by the name of the source; choose another column with source_key.", source_key)
+    if any(source_key in own for own in columns):
+        logger.warning("The name of the source replaces obs[%r] of the sources. To keep that column, set source_key.", source_key)
 
 
-def renamed_features(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
-    """The table of features under the names of `alike`; of those with the same name the first stays."""
+def rename_features(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """Return the table of features under other names. Of features with the same name the first stays."""
     table = var.set_axis(names)
     return table[~table.index.duplicated()]
 
 
-def joined_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: Literal["inner", "outer"]) -> pd.DataFrame:
-    """The features of the joined cells in the order of `anndata.concat`; of a feature's annotation the first that is there counts.
+def join_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: Literal["inner", "outer"]) -> pd.DataFrame:
+    """Return the table of the joined features, in the order of `anndata.concat`.
 
-    "n_sources" says how many of the sources, which are called `names`, have a feature.
+    Each annotation comes from the first source that has it. Column "n_sources" counts the sources that have the feature. `names` are the
+    names of the sources, for messages.
     """
-    # anndata itself, joining no cells, says the order.
+    # anndata itself determines the order, by joining no cells.
     without_cells = [ad.AnnData(sparse.csr_matrix((0, len(var)), dtype=np.float32), var=var[[]]) for var in features]
     order = ad.concat(without_cells, join=join).var_names
     joined = features[0].reindex(order)
     for var in features[1:]:
         joined = joined.combine_first(var.reindex(order))
-    joined = writable(joined).loc[order]
+    joined = make_writable(joined).loc[order]
     joined["n_sources"] = sum(joined.index.isin(var.index).astype(int) for var in features)
     smallest = min(len(var) for var in features)
     if len(joined) < smallest / 5:
         logger.warning(
-            "Only %s features are in all sources, of at least %s in each: are they named alike?", f"{len(joined):,}", f"{smallest:,}"
-        )
+            "The sources share only %s features, and each has at least %s. Check that they use the same names.",
+            f"{len(joined):,}", f"{smallest:,}",
+        )  # fmt: skip
     for var, name in zip(features, names, strict=True):
         absent = 1 - len(joined.index.intersection(var.index)) / len(joined) if len(joined) else 0
-        if absent > ABSENT:
-            logger.warning(
-                "%s lacks %.0f %% of the joined features, which are 0 in its cells: join=inner leaves them out.", name, 100 * absent
-            )
+        if absent > MAX_ABSENT:
+            logger.warning("%s lacks %.0f %% of the joined features. They are 0 in its cells; join=inner drops them.", name, 100 * absent)
     return joined
 
 
-def writable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns that .h5ad can hold: joining leaves objects where a source lacks a column or has it with another type."""
+def make_writable(table: pd.DataFrame) -> pd.DataFrame:
+    """Convert columns of objects to types that .h5ad can hold. Joining leaves objects where sources lack a column or differ in its type."""
     table = table.copy()
     for name, column in table.items():
         if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "boolean":

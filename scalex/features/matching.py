@@ -1,4 +1,4 @@
-"""Which features of new cells are those that a trained model knows: by name, never by guessing."""
+"""Matching of a query's features to those of a trained model, by name only."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalex.features.names import ENSEMBL, without_version
+from scalex.features.names import ENSEMBL, strip_version
 
 __all__ = ["FeatureMatch", "match_features"]
 
 
 class FeatureMatch(NamedTuple):
-    """How the features of new cells relate to known ones.
+    """The relation of given features to known features.
 
     Attributes
     ----------
     position
-        (len(given),) position among the known features, -1 where it is none of them.
+        (len(given),) position among the known features, -1 for a feature that is not known.
     found
-        (len(known),) which of the known features are there.
+        (len(known),) which of the known features are given.
     n_without_version
-        Number of features matched only after the versions of Ensembl identifiers were left out.
+        Number of features matched only after removing the versions of Ensembl identifiers.
     n_repeated
-        Number of features left out because another one already stands for the same known feature.
+        Number of features ignored because another one already matches the same known feature.
     case_only
-        Pairs (known, given) of names that differ only in upper and lower case. They are not matched: mouse and human genes differ so.
+        Pairs (known, given) of names that differ only in case. They do not match: mouse and human genes differ in this way.
     """
 
     position: NDArray[np.int64]
@@ -40,21 +40,21 @@ class FeatureMatch(NamedTuple):
 def match_features(known: pd.Index, given: pd.Index) -> FeatureMatch:
     """Match the names of features, in any order.
 
-    Equal names match first; then Ensembl identifiers without their versions, those of both sides.
+    Equal names match first, then Ensembl identifiers without their versions.
 
     Parameters
     ----------
     known
         Unique names.
     given
-        Names; where one occurs again, the first counts.
+        Names. Of repeated names the first counts.
     """
     position = np.asarray(known.get_indexer(given), np.int64)
     exact = position >= 0
     taken = np.zeros(len(known), bool)
     taken[position[exact]] = True
-    # A given name without version may stand for a known one with it, and the other way.
-    plain_known, plain_given = without_version(known), without_version(given)
+    # Either side may have versions.
+    plain_known, plain_given = strip_version(known), strip_version(given)
     by_id = pd.Series(np.arange(len(known)), index=plain_known)
     by_id = by_id[~by_id.index.duplicated()]
     is_id = plain_given.str.fullmatch(ENSEMBL)
@@ -65,10 +65,10 @@ def match_features(known: pd.Index, given: pd.Index) -> FeatureMatch:
     found = np.zeros(len(known), bool)
     found[position[position >= 0]] = True
     n_without_version = int(np.count_nonzero(position[later] >= 0))
-    return FeatureMatch(position, found, n_without_version, int(repeated.sum()), _case_only(known[~found], given[position < 0]))
+    return FeatureMatch(position, found, n_without_version, int(repeated.sum()), _find_case_pairs(known[~found], given[position < 0]))
 
 
-def _case_only(known: pd.Index, given: pd.Index) -> list[tuple[str, str]]:
+def _find_case_pairs(known: pd.Index, given: pd.Index) -> list[tuple[str, str]]:
     by_lower = pd.Series(given.astype(str), index=given.astype(str).str.lower())
     by_lower = by_lower[~by_lower.index.duplicated()]
     lower = known.astype(str).str.lower()

@@ -1,4 +1,4 @@
-"""Why sources share few features, in words that say what to do."""
+"""Explanations of why sources share few features, with what to do."""
 
 from __future__ import annotations
 
@@ -7,106 +7,106 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scalex.features.names import ENSEMBL, is_ensembl, listed, without_version
-from scalex.features.peaks import are_peaks, regions
+from scalex.features.names import ENSEMBL, format_names, is_ensembl, strip_version
+from scalex.features.peaks import are_peaks, parse_regions
 
-__all__ = ["why_few_are_shared"]
+__all__ = ["explain_mismatch"]
 
-# Share of names that a column of var or another way of writing has to have in common with the other source, to be the explanation.
-MANY = 0.2
-# Names that are looked at.
-LOOKED_AT = 5000
+# Share of names that must be in common under a candidate explanation for it to be given.
+MIN_SHARE = 0.2
+# Names that are compared.
+N_COMPARED = 5000
 
 
-def why_few_are_shared(features: Sequence[pd.DataFrame], names: Sequence[str], cells: Sequence[Sequence[str]] = ()) -> str | None:
-    """The likely reason; None where there is none to be seen.
+def explain_mismatch(features: Sequence[pd.DataFrame], names: Sequence[str], cells: Sequence[Sequence[str]] = ()) -> str | None:
+    """Return the likely reason why sources share few features, or None if there is no obvious one.
 
     Parameters
     ----------
     features
         Table of the features of each source.
     names
-        Of the sources.
+        Names of the sources.
     cells
         Some names of the cells of each source, if known.
     """
-    # First, since cells differ from features in all the ways in which features do.
+    # A transposed source comes first: it would fit the other explanations as well.
     for i, own in enumerate(cells):
         for j, var in enumerate(features):
-            if i != j and _share(pd.Index(own), var.index) >= MANY:
+            if i != j and _compute_share(pd.Index(own), var.index) >= MIN_SHARE:
                 return (
-                    f"The cells of {names[i]} are called like the features of {names[j]} ({listed(own, 3)}): one of the two is turned. "
-                    "Text files are read with transpose=true if they have a row for each cell; they all need to be alike."
+                    f"The names of the cells of {names[i]} are features of {names[j]} ({format_names(own, 3)}): one of the two is "
+                    "transposed. Text files with a row for each cell need transpose=true, and all files must have the same orientation."
                 )
     for i in range(1, len(features)):
-        why = _why(features[0], features[i], names[0], names[i])
-        if why is not None:
-            return why
+        reason = _explain_pair(features[0], features[i], names[0], names[i])
+        if reason is not None:
+            return reason
     return None
 
 
-def _why(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> str | None:
+def _explain_pair(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> str | None:
     if are_peaks(one.index) and are_peaks(other.index):
-        return _why_peaks(one.index, other.index, name, other_name)
-    examples = f"{name}: {listed(one.index, 3)}; {other_name}: {listed(other.index, 3)}"
+        return _explain_peaks(one.index, other.index, name, other_name)
+    examples = f"{name}: {format_names(one.index, 3)}; {other_name}: {format_names(other.index, 3)}"
     if are_peaks(one.index) != are_peaks(other.index):
         peaks, genes = (name, other_name) if are_peaks(one.index) else (other_name, name)
-        return f"The features of {peaks} are peaks and those of {genes} are not ({examples}): turn the peaks into gene activities first."
+        return f"The features of {peaks} are peaks and those of {genes} are not ({examples}). Compute gene activities from the peaks first."
     for var, target, source in ((one, other, name), (other, one, other_name)):
         for column in var.columns:
-            if _share(without_version(pd.Index(var[column].astype(str))), without_version(target.index)) >= MANY:
-                kinds = "symbols and Ensembl identifiers" if is_ensembl(one.index) != is_ensembl(other.index) else "other kinds of names"
+            if _compute_share(strip_version(pd.Index(var[column].astype(str))), strip_version(target.index)) >= MIN_SHARE:
+                kinds = "symbols and Ensembl identifiers" if is_ensembl(one.index) != is_ensembl(other.index) else "different names"
                 return (
-                    f"The sources use {kinds} ({examples}). Those of the other one are in var[{str(column)!r}] of {source}: use "
+                    f"The sources use {kinds} ({examples}). var[{str(column)!r}] of {source} holds the names that the other uses: set "
                     f"var_names_from={column}."
                 )
     if is_ensembl(one.index) != is_ensembl(other.index):
         return (
-            f"Some features are called by Ensembl identifiers and some by symbols ({examples}). If a column of var holds the other kind, "
-            f"name it with var_names_from (columns of {name}: {listed(one.columns)}; of {other_name}: {listed(other.columns)}); else "
-            "translate one of them."
+            f"One source uses Ensembl identifiers and the other symbols ({examples}). If a column of var holds the other kind, name it "
+            f"with var_names_from (columns of {name}: {format_names(one.columns)}; of {other_name}: {format_names(other.columns)}). "
+            "Otherwise translate the names of one source."
         )
     species = [_ensembl_species(var.index) for var in (one, other)]
     if all(species) and not species[0] & species[1]:
         return (
-            f"The Ensembl identifiers are of different species ({examples}): those of human begin with ENSG and those of mouse with "
-            "ENSMUSG. Translate one of them by their orthologues first."
+            f"The Ensembl identifiers belong to different species ({examples}): human ones start with ENSG, mouse ones with ENSMUSG. "
+            "Map one source to orthologues first."
         )
-    lower = _share(pd.Index(one.index.str.lower()), pd.Index(other.index.str.lower()))
-    if lower >= MANY and lower > 2 * _share(one.index, other.index):
+    lower = _compute_share(pd.Index(one.index.str.lower()), pd.Index(other.index.str.lower()))
+    if lower >= MIN_SHARE and lower > 2 * _compute_share(one.index, other.index):
         return (
-            f"The names differ in upper and lower case ({examples}). Mouse genes are written Actb and human genes ACTB: if these are of "
-            "two species, translate one of them by their orthologues first."
+            f"The names differ in case ({examples}). Mouse genes are written Actb and human genes ACTB: if these are two species, map one "
+            "source to orthologues first."
         )
     return None
 
 
-def _why_peaks(one: pd.Index, other: pd.Index, name: str, other_name: str) -> str:
-    examples = f"{name}: {listed(one, 2)}; {other_name}: {listed(other, 2)}"
-    alike = [pd.Index([f"{c}:{s}-{e}" for c, s, e in regions(own).itertuples(index=False)]) for own in (one, other)]
-    if _share(*alike) >= MANY:
+def _explain_peaks(one: pd.Index, other: pd.Index, name: str, other_name: str) -> str:
+    examples = f"{name}: {format_names(one, 2)}; {other_name}: {format_names(other, 2)}"
+    canonical = [pd.Index([f"{c}:{s}-{e}" for c, s, e in parse_regions(own).itertuples(index=False)]) for own in (one, other)]
+    if _compute_share(*canonical) >= MIN_SHARE:
         return (
-            f"The same peaks are written in different ways ({examples}). Rename those of one of them, or use match_peaks=overlap, which "
-            "reads both."
+            f"The names of the same peaks have different formats ({examples}). Rename the peaks of one source, or use match_peaks=overlap, "
+            "which reads both formats."
         )
     return (
-        f"The peaks have different coordinates ({examples}): they were called for each source by itself, or on different genomes. Count "
-        "all cells on the same peaks, or use match_peaks=overlap, which unites those that overlap (on one genome)."
+        f"The peaks have different coordinates ({examples}): they were called separately for each source, or on different genomes. Count "
+        "all cells on the same peaks, or use match_peaks=overlap, which merges overlapping peaks of one genome."
     )
 
 
 def _ensembl_species(names: pd.Index) -> set[str]:
-    """What Ensembl identifiers have before the letter of their kind, ENS for human and ENSMUS for mouse; nothing if the names are none."""
-    looked = without_version(names[:LOOKED_AT])
-    return set(looked[looked.str.fullmatch(ENSEMBL)].str.slice(stop=-12)) if is_ensembl(names) else set()
+    """Return the species prefixes of Ensembl identifiers, ENS for human and ENSMUS for mouse; nothing for other names."""
+    tested = strip_version(names[:N_COMPARED])
+    return set(tested[tested.str.fullmatch(ENSEMBL)].str.slice(stop=-12)) if is_ensembl(names) else set()
 
 
-def _share(one: pd.Index, other: pd.Index) -> float:
-    """Share of the names of the shorter that the other has too, of some."""
+def _compute_share(one: pd.Index, other: pd.Index) -> float:
+    """Return the share of the shorter source's names that the longer one also has, estimated from a sample."""
     if len(one) == 0 or len(other) == 0:
         return 0.0
-    looked = one.unique() if len(one) <= len(other) else other.unique()
-    whole = other if len(one) <= len(other) else one
-    if len(looked) > LOOKED_AT:
-        looked = looked[np.random.default_rng(0).choice(len(looked), LOOKED_AT, replace=False)]
-    return float(looked.isin(whole).mean())
+    shorter, longer = (one, other) if len(one) <= len(other) else (other, one)
+    tested = shorter.unique()
+    if len(tested) > N_COMPARED:
+        tested = tested[np.random.default_rng(0).choice(len(tested), N_COMPARED, replace=False)]
+    return float(tested.isin(longer).mean())

@@ -1,4 +1,4 @@
-"""Names of cells and features: made unique, and listed in messages."""
+"""Names of cells and features."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
-__all__ = ["ENSEMBL", "is_ensembl", "listed", "named_by", "unique", "without_version"]
+__all__ = ["ENSEMBL", "is_ensembl", "format_names", "rename_by_column", "make_unique", "strip_version"]
 
 logger = logging.getLogger(__name__)
 
-# Ensembl stable identifiers of features, and the version that some files append: ENSG00000141510.18, ENSMUSG00000059552.13.
+# Ensembl stable identifiers of features. Some files append a version: ENSG00000141510.18, ENSMUSG00000059552.13.
 ENSEMBL = r"ENS[A-Z]*[GTPE]\d{11}"
-# That of a gene's copy on the Y chromosome ends with _PAR_Y.
+# The identifier of a gene's copy on the Y chromosome ends with _PAR_Y.
 VERSIONED = rf"^({ENSEMBL})\.\d+(_PAR_Y)?$"
-# Names that are looked at, and the share of them that are identifiers where all are called so.
-LOOKED_AT, MOST = 1000, 0.5
+# Names that are tested, and the share of identifiers among them above which all count as identifiers.
+N_TESTED, MIN_SHARE = 1000, 0.5
 
 
-def unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
-    """The table with text as index in which no name is repeated; that names had to be changed is said.
+def make_unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
+    """Return a copy of the table whose index is unique text. A warning tells which names were changed.
 
     Parameters
     ----------
     kind
-        What the names are of, "cell" or "feature".
+        "cell" or "feature", for the warning.
     source
-        Whose they are, for the message.
+        Name of the source, for the warning.
     """
     table = table.copy()
     table.index = table.index.astype(str)
     if not table.index.is_unique:
         repeated = table.index[table.index.duplicated()].unique()
         logger.warning(
-            "%s: %d %s names occur more than once (%s); repeats are numbered -1, -2, ...",
-            source, len(repeated), kind, listed(repeated),
+            "%s: %d %s names are not unique (%s); repeats get the suffixes -1, -2, ...",
+            source, len(repeated), kind, format_names(repeated),
         )  # fmt: skip
         table.index = ad.utils.make_index_unique(table.index)
     return table
 
 
-def named_by(var: pd.DataFrame, *, column: str | None, source: str, several: bool) -> pd.DataFrame:
-    """The table of features with the text of a column as their names; where that is missing, the name stays.
+def rename_by_column(var: pd.DataFrame, *, column: str | None, source: str, several: bool) -> pd.DataFrame:
+    """Return the table of features with a column as index. A feature whose value is missing keeps its name.
 
     Parameters
     ----------
     column
-        The column; None: the names stay.
+        The column; None returns the table unchanged.
     source
-        Whose features they are, for messages.
+        Name of the source, for messages.
     several
-        One of several sources, which keeps its names if it has no such column.
+        The source is one of several. Without such a column it keeps its names.
 
     Raises
     ------
@@ -64,31 +64,31 @@ def named_by(var: pd.DataFrame, *, column: str | None, source: str, several: boo
         return var
     if column not in var:
         if several:
-            logger.info("%s keeps the names of its features: it has no column %r in var", source, column)
+            logger.info("%s has no column %r in var and keeps the names of its features", source, column)
             return var
-        raise KeyError(f"var_names_from={column!r} is not in var of {source}. Columns: {listed(var.columns, 20)}.")
+        raise KeyError(f"var_names_from={column!r} is not in var of {source}. Columns: {format_names(var.columns, 20)}.")
     text = var[column].astype(object)
     return var.set_axis(pd.Index(text.where(text.notna() & (text != ""), var.index.to_numpy()).astype(str)))
 
 
-def without_version(names: pd.Index, *, copies_apart: bool = False) -> pd.Index:
-    """The names, Ensembl identifiers without their version.
+def strip_version(names: pd.Index, *, copies_apart: bool = False) -> pd.Index:
+    """Remove the versions of Ensembl identifiers.
 
     Parameters
     ----------
     copies_apart
-        Keep "_PAR_Y", which tells a gene's copy on the Y chromosome from that on the X chromosome.
+        Keep "_PAR_Y", which distinguishes a gene's copy on the Y chromosome from the copy on the X chromosome.
     """
     return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1\2" if copies_apart else r"\1", regex=True))
 
 
 def is_ensembl(names: pd.Index) -> bool:
-    """Whether most names are Ensembl identifiers, with or without a version."""
-    looked = without_version(names[:LOOKED_AT])
-    return len(looked) > 0 and float(looked.str.fullmatch(ENSEMBL).mean()) > MOST
+    """Return whether most names are Ensembl identifiers, with or without a version."""
+    tested = strip_version(names[:N_TESTED])
+    return len(tested) > 0 and float(tested.str.fullmatch(ENSEMBL).mean()) > MIN_SHARE
 
 
-def listed(names: Iterable[Any], most: int = 5) -> str:
-    """Some names for a message."""
+def format_names(names: Iterable[Any], most: int = 5) -> str:
+    """Format the first names for a message."""
     shown = [str(name) for name in names]
     return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "") if shown else "none"

@@ -12,8 +12,8 @@ from scipy import sparse
 
 from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
 from scalex.data.stream import BatchesInOrder
-from scalex.features.mismatch import why_few_are_shared
-from scalex.features.peaks import most_overlapped
+from scalex.features.mismatch import explain_mismatch
+from scalex.features.peaks import match_by_overlap
 from scalex.nn import SparseRows
 from scalex.nn.batch import CellBatch
 from scalex.preprocess import RowTransform
@@ -108,7 +108,7 @@ def _on_known_peaks(cells: Cells, reference: FinishedRun) -> UnitedCells:
     """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
     preprocessor = reference.trained_on.preprocessor
     known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
-    position = most_overlapped(known, cells.var.index)
+    position = match_by_overlap(known, cells.var.index)
     logger.info(
         "Peaks: %s of %s overlap %s of the %s that the reference knows (match_peaks=overlap)", f"{(position >= 0).sum():,}",
         f"{len(position):,}", f"{len(np.unique(position[position >= 0])):,}", f"{len(known):,}",
@@ -129,7 +129,7 @@ def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float)
         pairs = ", ".join(f"{known}/{new}" for known, new in match.case_only[:5])
         text += f"; {len(match.case_only):,} known names differ from the query's only in upper and lower case ({pairs}): not matched"
     if share < least_found or not found.any():
-        why = why_few_are_shared([pd.DataFrame(index=features), var], ["reference", "query"])
+        why = explain_mismatch([pd.DataFrame(index=features), var], ["reference", "query"])
         todo = why or "Bring the query's names to those of the reference."
         raise ValueError(
             f"Only {text}; at least {least_found:.0%} are needed (least_found). Reference: {', '.join(features[~found][:5])}, ...; query: "

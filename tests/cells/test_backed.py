@@ -155,7 +155,7 @@ def test_names_of_cells_are_made_unique(
     pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
     for rows in (slice(0, 2), slice(1, 4), slice(60, 90), slice(73, 74), slice(200, 300)):
         pd.testing.assert_frame_equal(backed.annotation(rows), in_memory.annotation(rows))
-    assert caplog.text.count("cells: 2 cell names occur more than once (x, é); repeats are numbered -1, -2, ...") == 2
+    assert caplog.text.count("cells: 2 cell names are not unique (x, é); repeats get the suffixes -1, -2, ...") == 2
 
 
 def test_cells_can_be_pickled(annotated: AnnData, tmp_path: Path) -> None:

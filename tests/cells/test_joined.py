@@ -175,8 +175,8 @@ def test_names_repeated_in_a_file_are_numbered(
     pd.testing.assert_frame_equal(backed.var, in_memory.var)
     messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert messages[: len(messages) // 2] == messages[len(messages) // 2 :]
-    assert "one: 1 cell names occur more than once (x); repeats are numbered -1, -2, ..." in messages
-    assert "two: 1 feature names occur more than once (g); repeats are numbered -1, -2, ..." in messages
+    assert "one: 1 cell names are not unique (x); repeats get the suffixes -1, -2, ..." in messages
+    assert "two: 1 feature names are not unique (g); repeats get the suffixes -1, -2, ..." in messages
 
 
 def test_warnings_are_those_of_the_join_in_memory(sources: list[AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,8 +187,8 @@ def test_warnings_are_those_of_the_join_in_memory(sources: list[AnnData], tmp_pa
     opened(written(sources, tmp_path))
     messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert messages[:2] == messages[2:]
-    assert "obs['batch'] of the sources is replaced by the name of the source; choose another column with source_key." in messages
-    assert "Only 10 features are in all sources, of at least 400 in each: are they named alike?" in messages
+    assert "The name of the source replaces obs['batch'] of the sources. To keep that column, set source_key." in messages
+    assert "The sources share only 10 features, and each has at least 400. Check that they use the same names." in messages
 
 
 def test_the_column_of_the_source_stands_where_it_is_replaced(sources: list[AnnData], tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_several_sources_are_domains_named_by_batch_categories(left: AnnData, ri
 def test_replacing_a_column_by_the_source_is_said(left: AnnData, right: AnnData, caplog: pytest.LogCaptureFixture) -> None:
     cells = opened([left, right], batch_categories=["ctrl", "stim"])
     assert list(cells.obs["batch"].unique()) == ["ctrl", "stim"]
-    assert "obs['batch'] of the sources is replaced by the name of the source; choose another column with source_key." in caplog.text
+    assert "The name of the source replaces obs['batch'] of the sources. To keep that column, set source_key." in caplog.text
 
 
 def test_another_column_can_be_the_domain_of_several_sources(left: AnnData, right: AnnData) -> None:
@@ -280,8 +280,8 @@ def test_repeated_cell_and_feature_names_are_numbered(demo: AnnData, caplog: pyt
     cells = opened(demo)
     assert list(cells.obs.index[:4]) == ["x", "x-1", "y", "x-2"]
     assert list(cells.var.index[:3]) == ["g", "h", "h-1"]
-    assert "0: 1 cell names occur more than once (x); repeats are numbered -1, -2, ..." in caplog.text
-    assert "0: 1 feature names occur more than once (h); repeats are numbered -1, -2, ..." in caplog.text
+    assert "0: 1 cell names are not unique (x); repeats get the suffixes -1, -2, ..." in caplog.text
+    assert "0: 1 feature names are not unique (h); repeats get the suffixes -1, -2, ..." in caplog.text
     np.testing.assert_array_equal(cells.matrix.toarray(), demo.X.toarray())
     assert not demo.obs_names.is_unique
 
@@ -362,7 +362,7 @@ def test_an_empty_inner_join_shows_names_of_both_sides(left: AnnData, right: Ann
     right.var_names = [f"ENSG{i}" for i in range(400)]
     with pytest.raises(
         ValueError,
-        match=r"share no feature, so an inner join is empty.*: 0: gene0, gene1, .*\.\.\.; 1: ENSG0, ENSG1, .*\.\.\. Bring .* join='outer'",
+        match=r"share no feature, so an inner join is empty.*: 0: gene0, gene1, .*\.\.\.; 1: ENSG0, ENSG1, .*\.\.\. Rename .* join='outer'",
     ):
         opened([left, right])
     assert len(opened([left, right], join="outer").var) == 800
@@ -413,7 +413,7 @@ def test_sources_with_few_features_in_common_are_said(demo: AnnData, caplog: pyt
     other = demo.copy()
     other.var_names = [f"G{i}" for i in range(490)] + list(demo.var_names[490:])
     AnnDataSource(path=[demo, other]).open()
-    assert "Only 10 features are in all sources, of at least 500 in each" in caplog.text
+    assert "The sources share only 10 features, and each has at least 500" in caplog.text
 
 
 def test_a_batch_key_that_the_name_of_the_source_would_overwrite_is_refused(demo: AnnData) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, BackedCells
-from scalex.features.joining import alike
+from scalex.features.joining import harmonize_names
 
 N = 40
 SYMBOLS = ["ACTB", "GAPDH", "CD3E", "MS4A1", "NKG7", *[f"GENE{i}" for i in range(N - 5)]]
@@ -64,60 +64,60 @@ UNLIKE: dict[str, tuple[AnnData, AnnData, str]] = {
         source([name.capitalize() for name in SYMBOLS]),
         source(SYMBOLS),
         (
-            r"0 features are in all sources, of 40 in the smallest\. The names differ in upper and lower case "
+            r"The sources share only 0 features, and the smallest has 40\. The names differ in case "
             r"\(a: Actb, Gapdh, Cd3e, \.\.\.; b: ACTB, .*\)\. Mouse genes are written Actb and human "
-            r"genes ACTB: .* translate one of them by their orthologues first"
+            r"genes ACTB: .* map one source to orthologues first"
         ),
     ),
     "mouse and human by Ensembl": (
         source(VERSIONED),
         source(MOUSE),
         (
-            r"The Ensembl identifiers are of different species \(a: ENSG00000000000\.1, .*; b: ENSMUSG.*\): those of human "
-            "begin with ENSG and those of mouse with ENSMUSG. Translate one of them by their orthologues first"
+            r"The Ensembl identifiers belong to different species \(a: ENSG00000000000\.1, .*; b: ENSMUSG.*\): human ones "
+            r"start with ENSG, mouse ones with ENSMUSG\. Map one source to orthologues first"
         ),
     ),
     "symbols and Ensembl": (
         source(SYMBOLS),
         source(HUMAN, length=range(N)),
-        rf"called by Ensembl identifiers and some by symbols \(a: ACTB, .*; b: ENSG.*\)\. .* name it with var_names_from {COLUMNS}; else",
+        rf"uses Ensembl identifiers and the other symbols \(a: ACTB, .*; b: ENSG.*\)\. .* name it with var_names_from {COLUMNS}. Otherwise",
     ),
     "symbols and Ensembl, told by the first": (
         source(SYMBOLS, gene_ids=HUMAN),
         source(HUMAN),
-        r"The sources use symbols and Ensembl identifiers \(.*\)\. .* are in var\['gene_ids'\] of a: use var_names_from=gene_ids\.",
+        r"symbols and Ensembl .*\. var\['gene_ids'\] of a holds the names that the other uses: set var_names_from=gene_ids\.",
     ),
     "symbols and Ensembl, told by the second with versions": (
         source(SYMBOLS, length=range(N)),
         source(VERSIONED, length=range(N), symbol=SYMBOLS),
-        r"The sources use symbols and Ensembl identifiers \(.*\)\. .* are in var\['symbol'\] of b: use var_names_from=symbol\.",
+        r"symbols and Ensembl .*\. var\['symbol'\] of b holds the names that the other uses: set var_names_from=symbol\.",
     ),
     "Ensembl with versions in a column": (
         source(SYMBOLS, gene_ids=VERSIONED),
         source(HUMAN),
-        r"are in var\['gene_ids'\] of a: use var_names_from=gene_ids\.",
+        r"var\['gene_ids'\] of a holds the names that the other uses: set var_names_from=gene_ids\.",
     ),
     "other names, told by a column": (
         source([f"probe{i}" for i in range(N)], symbol=SYMBOLS),
         source(SYMBOLS),
-        r"The sources use other kinds of names .* are in var\['symbol'\] of a: use var_names_from=symbol\.",
+        r"The sources use different names .* var\['symbol'\] of a holds the names that the other uses: set var_names_from=symbol\.",
     ),
     "peaks of each source": (
         source(PEAKS),
         source(SHIFTED),
-        r"The peaks have different coordinates \(a: chr1:0000-0500, .*; b: chr1:0200-0900, .*\): .* use match_peaks=overlap, which unites",
+        r"The peaks have different coordinates \(a: chr1:0000-0500, .*; b: chr1:0200-0900, .*\): .* use match_peaks=overlap, which merges",
     ),
     "peaks written differently": (
         source(PEAKS),
         source([name.replace(":", "-") for name in reversed(PEAKS)]),
-        r"The same peaks are written in different ways \(a: .*; b: .*\)\. Rename those of one of them, or use match_peaks=overlap",
+        r"The names of the same peaks have different formats \(a: .*; b: .*\)\. Rename the peaks of one source, or use match_peaks=overlap",
     ),
-    "peaks and genes": (source(PEAKS), source(SYMBOLS), r"features of a are peaks and those of b are not \(.*\): turn the peaks into gene"),
-    "genes and peaks": (source(HUMAN), source(PEAKS), r"features of b are peaks and those of a are not \(.*\): turn the peaks into gene"),
+    "peaks and genes": (source(PEAKS), source(SYMBOLS), r"features of a are peaks and those of b are not \(.*\). Compute gene activities"),
+    "genes and peaks": (source(HUMAN), source(PEAKS), r"features of b are peaks and those of a are not \(.*\). Compute gene activities"),
     "nothing to be seen": (
         source(SYMBOLS),
         source([f"protein{i}" for i in range(N)]),
-        r"share no feature, so an inner join is empty\. Their features: a: ACTB, .*; b: protein0, .* Bring them to the same names, or use",
+        r"share no feature, so an inner join is empty\. Their features: a: ACTB, .*; b: protein0, .* Rename the features, or use",
     ),
 }
 
@@ -130,14 +130,14 @@ def test_why_nothing_is_shared_is_told(tmp_path: Path, backed: bool, kind: str) 
 
 
 def test_the_source_that_is_not_like_the_first_is_named(tmp_path: Path, backed: bool) -> None:
-    with pytest.raises(ValueError, match=r"upper and lower case \(a: ACTB, .*; c: Actb, "):
+    with pytest.raises(ValueError, match=r"The names differ in case \(a: ACTB, .*; c: Actb, "):
         opened([source(SYMBOLS), source(SYMBOLS), source([name.capitalize() for name in SYMBOLS])], tmp_path, backed=backed)
 
 
 def test_many_peaks_in_another_order_are_seen_to_be_the_same() -> None:
     """Also if those that come first are others."""
     peaks = [f"chr{i // 1000 + 1}:{i}000-{i}500" for i in range(12_000)]
-    with pytest.raises(ValueError, match="The same peaks are written in different ways"):
+    with pytest.raises(ValueError, match="The names of the same peaks have different formats"):
         AnnDataSource(path=[source(peaks), source([name.replace(":", "_") for name in reversed(peaks)])]).open()
 
 
@@ -147,7 +147,7 @@ def test_a_turned_source_is_told(features: list[str], turned: int) -> None:
     sources = [source(features, cells=[f"c{i}" for i in range(N)]), source(BARCODES, cells=features)]
     names = ["right", "turned"] if turned else ["turned", "right"]
     with pytest.raises(
-        ValueError, match=r"The cells of turned are called like the features of right \(.*\): one of the two is turned\. .* transpose=true"
+        ValueError, match=r"The names of the cells of turned are features of right \(.*\): one of the two is transposed\. .* transpose=true"
     ):
         AnnDataSource(path=sources if turned else sources[::-1], batch_categories=names).open()
 
@@ -175,7 +175,7 @@ def test_names_from_a_column_that_repeats_are_numbered(tmp_path: Path, backed: b
     only = source(HUMAN, symbol=pd.Categorical(["ACTB", "ACTB", *SYMBOLS[2:]]))
     cells = opened([only], tmp_path, backed=backed, var_names_from="symbol")
     assert list(cells.var.index[:3]) == ["ACTB", "ACTB-1", "CD3E"]
-    assert "a: 1 feature names occur more than once (ACTB)" in caplog.text
+    assert "a: 1 feature names are not unique (ACTB)" in caplog.text
     np.testing.assert_array_equal(dense(cells), only.to_df())
 
 
@@ -206,7 +206,7 @@ def test_copies_on_the_y_chromosome_are_joined_apart(tmp_path: Path, backed: boo
 
 def test_what_would_be_the_same_in_its_source_keeps_its_version() -> None:
     twice = pd.Index([*VERSIONED[:-1], f"{HUMAN[0]}.30"])
-    found = alike([twice, pd.Index(HUMAN)], ["a", "b"], "exact")
+    found = harmonize_names([twice, pd.Index(HUMAN)], ["a", "b"], "exact")
     assert list(found[0]) == [VERSIONED[0], *HUMAN[1:-1], f"{HUMAN[0]}.30"]
     assert list(found[1]) == HUMAN
 
@@ -223,7 +223,7 @@ def test_how_many_sources_have_a_feature_is_counted(tmp_path: Path, backed: bool
 def test_a_source_that_lacks_most_features_is_said(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
     opened([source(SYMBOLS), source(SYMBOLS[:19]), source(SYMBOLS[20:])], tmp_path, backed=backed, join="outer")
     said = [message for message in caplog.messages if "lacks" in message]
-    assert said == ["b lacks 52 % of the joined features, which are 0 in its cells: join=inner leaves them out."]
+    assert said == ["b lacks 52 % of the joined features. They are 0 in its cells; join=inner drops them."]
 
 
 FEATURES = ["f1", "F2", "g,h", "é", "中", "x y", "-", "10", "nan", "a.b", "TP53", "MT-ND1"]
@@ -316,14 +316,14 @@ def test_peaks_of_which_few_overlap_are_told(tmp_path: Path, backed: bool, join:
     other = [name.replace("chr", "chr1") for name in PEAKS]
     with pytest.raises(
         ValueError,
-        match=r"match_peaks='overlap': 0 regions have peaks of all sources, of 40 in the smallest \(a: chr1:0000.*; b: chr11:0000.*\)\. "
-        "The peaks are of different genomes, or their chromosomes are called differently",
+        match=r"match_peaks='overlap': all sources have peaks in 0 of the 40 regions of the smallest \(a: chr1:0000.*; b: chr11:0000.*\)\. "
+        "Their genomes or the names of their chromosomes differ",
     ):
         opened([source(PEAKS), source(other)], tmp_path, backed=backed, join=join, match_peaks="overlap")
 
 
 def test_genes_do_not_overlap(tmp_path: Path, backed: bool) -> None:
-    with pytest.raises(ValueError, match=r"match_peaks='overlap': 40 features of b are no regions, such as ACTB, GAPDH, CD3E\. A peak is"):
+    with pytest.raises(ValueError, match=r"match_peaks='overlap': 40 features of b are not regions \(ACTB, GAPDH, CD3E\)\. Name each peak"):
         opened([source(PEAKS), source(SYMBOLS)], tmp_path, backed=backed, match_peaks="overlap")
     with pytest.raises(ValueError, match="match_peaks='nearest': allowed are 'exact' and 'overlap'"):
         AnnDataSource(path=["a.h5ad", "b.h5ad"], match_peaks="nearest")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scalex.features.peaks import are_peaks, matched_by_overlap, most_overlapped, regions
+from scalex.features.peaks import are_peaks, match_by_overlap, merge_overlapping, parse_regions
 
 GENES = ["HLA-DRB1", "RP11-34P13.7", "gene-1-2", "MT-ND1", "AC012345.1", "chr-1-2", "chr1", "chr1:5", "X", "7SK", "NKX2-1", "1-2", "H1-10"]
 
@@ -34,7 +34,7 @@ GENES = ["HLA-DRB1", "RP11-34P13.7", "gene-1-2", "MT-ND1", "AC012345.1", "chr-1-
     ],
 )
 def test_a_region_is_read_in_each_way_of_writing(name: str, chromosome: str) -> None:
-    found = regions(pd.Index([name])).loc[name]
+    found = parse_regions(pd.Index([name])).loc[name]
     assert tuple(found[["chromosome", "start", "end"]]) == (chromosome, 10, 25)
     assert are_peaks(pd.Index([name]))
 
@@ -43,13 +43,13 @@ def test_a_region_is_read_in_each_way_of_writing(name: str, chromosome: str) -> 
     "name", [*GENES, "", "chr1:10-25(+)", "chr1:a-b", "chr1:1,000-2,000", "chr1:-5-20", "chr1:5-6-7", "ENSG00000141510"]
 )
 def test_other_names_are_no_regions(name: str) -> None:
-    assert regions(pd.Index([name])).isna().all(axis=None)
+    assert parse_regions(pd.Index([name])).isna().all(axis=None)
     assert not are_peaks(pd.Index([name]))
 
 
 def test_regions_keep_the_order_and_the_repeats_of_names() -> None:
     names = pd.Index(["chr2:5-9", "ACTB", "1:3-4", "chr2:5-9"])
-    found = regions(names)
+    found = parse_regions(names)
     assert list(found.index) == list(names)
     assert found["chromosome"].fillna("none").tolist() == ["chr2", "none", "chr1", "chr2"]
     np.testing.assert_array_equal(found["start"], [5, np.nan, 3, 5])
@@ -109,28 +109,28 @@ PEAKS = st.lists(
 @example(sources=[[], [("chr1", 5, 40)]], styles=["{}:{}-{}"] * 4)
 def test_peaks_that_overlap_become_one_region(sources: list[list[Peak]], styles: list[str]) -> None:
     names = [pd.Index([style.format(*peak) for peak in source], dtype=object) for source, style in zip(sources, styles, strict=False)]
-    found = matched_by_overlap(names, [str(i) for i in range(len(names))])
+    found = merge_overlapping(names, [str(i) for i in range(len(names))])
     assert [list(own) for own in found] == united(sources)
 
 
 def test_chromosomes_are_the_same_with_and_without_chr() -> None:
-    found = matched_by_overlap([pd.Index(["chr1:5-9", "chrM:1-3"]), pd.Index(["1-7-12", "MT_2_5"])], ["a", "b"])
+    found = merge_overlapping([pd.Index(["chr1:5-9", "chrM:1-3"]), pd.Index(["1-7-12", "MT_2_5"])], ["a", "b"])
     assert [list(own) for own in found] == [["chr1:5-12", "chrM:1-5"]] * 2
 
 
 @pytest.mark.parametrize("name", ["ACTB", "chr1:9-9", "chr1:9-5"])
 def test_what_is_no_region_is_named_with_its_source(name: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"match_peaks='overlap': 1 features of two are no regions, such as {name}\. A peak is called chr1:100-200, with"
+        ValueError, match=rf"match_peaks='overlap': 1 features of two are not regions \({name}\)\. Name each peak like chr1:100-200, with"
     ):
-        matched_by_overlap([pd.Index(["chr1:5-9"]), pd.Index(["chr1:7-9", name])], ["one", "two"])
+        merge_overlapping([pd.Index(["chr1:5-9"]), pd.Index(["chr1:7-9", name])], ["one", "two"])
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(known=PEAKS, queried=PEAKS)
 def test_a_peak_counts_for_the_one_that_it_overlaps_most(known: list[Peak], queried: list[Peak]) -> None:
     """Of those that it overlaps as much, for that which begins first."""
-    found = most_overlapped(*(pd.Index([f"{c}:{s}-{e}" for c, s, e in peaks], dtype=object) for peaks in (known, queried)))
+    found = match_by_overlap(*(pd.Index([f"{c}:{s}-{e}" for c, s, e in peaks], dtype=object) for peaks in (known, queried)))
     for (chromosome, start, end), position in zip(queried, found, strict=True):
         overlaps = [min(end, other[2]) - max(start, other[1]) if other[0] == chromosome else 0 for other in known]
         most = max(overlaps, default=0)
