@@ -190,15 +190,15 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
         with logged_to(None):
             recipe = RnaRecipe(min_features=min_features, n_top_features=features)
             known = fit(AnnDataSource(path=reference, batch_key="batch"), recipe, module, trainer, seed=seed)
-        transform = module.trained_on.preprocessor.rows_with(query.var_names)
+        transform = module.trained_on.preprocessor.for_features(query.var_names)
         counts = sparse.csr_matrix(query.X, dtype=np.float32)
         inputs = transform(counts, np.full(query.n_obs, -1))
         components = InputPca.fit(known.X)
         pca = _principal_components(known.raw.to_adata(), transform.normalized(counts), known.var_names)
         _save(
             path,
-            latent=(known.obsm["latent"], _latents(module, inputs, transform.lacking)),
-            components=(components.coordinates(known.X), components.coordinates(inputs, transform.lacking)),
+            latent=(known.obsm["latent"], _latents(module, inputs, transform.fill_value)),
+            components=(components.coordinates(known.X), components.coordinates(inputs, transform.fill_value)),
             pca=pca,
             label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
             domain=(known.obs["domain"].to_numpy(str), query.obs["batch"].to_numpy(str)),

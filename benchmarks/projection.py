@@ -180,7 +180,7 @@ def _matrix_products(n_cells: int) -> Callable[[], object]:
 
 def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: Path) -> Figure:
     """Seconds in which the published package embeds the query's ready inputs, which are written to `path`."""
-    transform = reference.trained_on.preprocessor.rows_with(query.var_names)
+    transform = reference.trained_on.preprocessor.for_features(query.var_names)
     inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
     ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
     # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.

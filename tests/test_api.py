@@ -93,7 +93,7 @@ def test_proteins_are_a_profile_of_which_all_are_used(demo: AnnData) -> None:
 def test_the_default_of_min_features_is_that_of_the_profile(demo: AnnData, profile: str, least: int) -> None:
     sparse_cells = AnnData(demo.X[:, :90], obs=demo.obs, var=demo.var.iloc[:90])
     if least > 90:
-        with pytest.raises(ValueError, match=f"min_features={least} leaves no cell"):
+        with pytest.raises(ValueError, match=f"min_features={least} drops all .* cells"):
             quick(sparse_cells, profile=profile, min_features=600)
     else:
         assert quick(sparse_cells, profile=profile, min_features=600).n_obs == 300
@@ -231,7 +231,7 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")
     assert module.trained_on is not None
     few = demo[[5, 3]].copy()
-    rows = module.trained_on.preprocessor.rows_with(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
+    rows = module.trained_on.preprocessor.for_features(few.var_names)(few.X.tocsr(), np.array([-1, -1]))
     (found,) = module.embed([CellBatch(SparseRows.of(rows), torch.tensor([-1, -1]), torch.arange(2))], "running")
     latent = found.latent_CZ
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
@@ -337,7 +337,7 @@ def test_verbose_says_what_is_done(demo: AnnData, capsys: pytest.CaptureFixture[
     quick(demo)
     assert "Uses" not in capsys.readouterr().err
     quick(demo, verbose=True)
-    assert "Uses 500 features" in capsys.readouterr().err
+    assert "Uses 500 input features" in capsys.readouterr().err
 
 
 def test_a_share_of_the_cells(demo: AnnData) -> None:

@@ -150,7 +150,7 @@ class LatentExport(Callback):
         """Add to a run of cells what has a value for each feature, as far as it is asked for."""
         if self.expression or (self.expression is None and data.in_memory):
             adata.X = data.inputs(part)
-            var = data.cells.var.loc[data.preprocessor.expressed].copy()
+            var = data.cells.var.loc[data.preprocessor.kept_features].copy()
             adata.raw = ad.AnnData(data.normalized(part), obs=adata.obs[[]], var=var)
         code = decoded_domain(self.impute, data.domains)
         if code is not None:

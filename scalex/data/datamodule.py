@@ -85,7 +85,7 @@ class ScalexDataModule(LightningDataModule):
         codes = pd.Index(self.preprocessor.domains).get_indexer(cells.domain.categories.astype(str))
         self._domain: NDArray[np.int64] = codes.astype(np.int64)[cells.domain.codes[self.rows]]
         self.in_memory = cells.in_memory
-        self._transform = self.preprocessor.rows_with(cells.var.index)
+        self._transform = self.preprocessor.for_features(cells.var.index)
         self._piece_rows = PIECE_ROWS
         self._sampler: MinibatchSampler | StreamedMinibatches
         self.sizes: StreamSizes | None = None

@@ -1,4 +1,4 @@
-"""From stored values to the model's input: recipes are fitted once and then frozen."""
+"""From stored values to the model's input, by recipes that are fitted once and then frozen."""
 
 from scalex.preprocess.adt import AdtRecipe
 from scalex.preprocess.as_is import AsIsRecipe

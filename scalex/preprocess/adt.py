@@ -1,4 +1,4 @@
-"""The recipe of antibody-derived tags."""
+"""The recipe for antibody-derived tags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import check_options, fitted
+from scalex.preprocess.fitting import check_options, fit_recipe
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
 
@@ -16,16 +16,16 @@ __all__ = ["AdtRecipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdtRecipe:
-    """Counts of surface proteins: filter cells, centred log-ratio of each cell, scale to [0, 1]; all proteins are used.
+    """Counts of surface proteins: filter cells, take centred log-ratios, scale to [0, 1]. All proteins are used.
 
-    A cell's values are log(1 + x / g), where log g is the mean of log(1 + x) over its proteins, so that what is 0 stays 0.
+    A cell's values are log(1 + x / g), where log g is the mean of log(1 + x) over its proteins, so that 0 stays 0.
 
     Parameters
     ----------
     min_features
-        Cells with fewer detected proteins are left out.
+        Drop cells with fewer detected proteins.
     min_cells
-        Proteins detected in fewer of the remaining cells are left out.
+        Drop proteins detected in fewer of the remaining cells.
     scaling
         Divide each protein by its largest value over all cells ("global"), or over the cells of a domain ("domain").
 
@@ -43,9 +43,9 @@ class AdtRecipe:
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""
-        return fitted(
+        return fit_recipe(
             cells,
-            named=np.ones(len(cells.var), bool),
+            candidates=np.ones(len(cells.var), bool),
             choose=lambda _, names: np.arange(len(names)),
             min_features=self.min_features,
             min_cells=max(self.min_cells, 1),

@@ -1,4 +1,4 @@
-"""The recipe of values that are ready."""
+"""The recipe for processed values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import check_options, fitted
+from scalex.preprocess.fitting import check_options, fit_recipe
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
 
@@ -16,7 +16,7 @@ __all__ = ["AsIsRecipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class AsIsRecipe:
-    """Values that are ready: used as they are, only scaled to [0, 1].
+    """Processed values: only scaled to [0, 1].
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class AsIsRecipe:
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""
-        everything = np.ones(len(cells.var), bool)
-        return fitted(cells, named=everything, choose=lambda _, names: np.arange(len(names)), scaling=self.scaling)
+        candidates = np.ones(len(cells.var), bool)
+        return fit_recipe(cells, candidates=candidates, choose=lambda _, names: np.arange(len(names)), scaling=self.scaling)
 
     def identity(self) -> str:
         """See `Recipe.identity`."""

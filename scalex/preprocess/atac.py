@@ -1,4 +1,4 @@
-"""The recipe of peaks of accessible chromatin."""
+"""The recipe for peaks of accessible chromatin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import Named, check_options, fitted, named_features, read_names
+from scalex.preprocess.fitting import FeatureChoice, check_options, choose_features, fit_recipe, read_names
 from scalex.preprocess.normalization import check_normalization
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
@@ -21,23 +21,23 @@ __all__ = ["AtacRecipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class AtacRecipe:
-    """Counts of peaks: filter, make binary, normalize, choose the most accessible peaks, scale to [0, 1].
+    """Counts of peaks: filter, binarize, normalize, choose the most accessible peaks, scale to [0, 1].
 
     Parameters
     ----------
     min_features
-        Cells with fewer accessible peaks are left out.
+        Drop cells with fewer accessible peaks.
     min_cells
-        Peaks accessible in fewer of the remaining cells are left out.
+        Drop peaks accessible in fewer of the remaining cells.
     binarize
-        A peak is accessible or not; otherwise its counts are used, as the published package does.
+        Replace counts above 0 by 1. The published package uses the counts.
     normalization
-        "total": log(1 + count per `target_sum` of the cell). "tfidf": the same with the count multiplied by the number of cells for each
-        cell in which the peak is accessible.
+        "total": log(1 + count per `target_sum` of the cell). "tfidf": the same, with each peak's counts multiplied by the ratio of all
+        cells to the cells in which the peak is accessible.
     target_sum
         Counts per cell after normalization.
     n_top_features
-        How many peaks to use, those accessible in most cells; or their names; or a text file with one name a line.
+        Number of peaks to use, chosen by the number of cells in which they are accessible; or names; or a text file with one name per line.
     scaling
         Divide each peak by its largest value over all cells ("global"), or over the cells of a domain ("domain").
     """
@@ -47,7 +47,7 @@ class AtacRecipe:
     binarize: bool = False
     normalization: Literal["total", "tfidf"] = "total"
     target_sum: float = 10_000.0
-    n_top_features: Named = 30_000
+    n_top_features: FeatureChoice = 30_000
     scaling: Scaling = "global"
 
     def __post_init__(self) -> None:
@@ -55,10 +55,10 @@ class AtacRecipe:
         check_normalization(self.normalization, ("total", "tfidf"))
 
     def fit(self, cells: Cells) -> FittedRecipe:
-        """See `Recipe.fit`; with "tfidf" the cells are read twice."""
-        return fitted(
+        """See `Recipe.fit`. With "tfidf" the cells are read twice."""
+        return fit_recipe(
             cells,
-            named=np.ones(len(cells.var), bool),
+            candidates=np.ones(len(cells.var), bool),
             choose=self._choose,
             min_features=self.min_features,
             min_cells=max(self.min_cells, 1),
@@ -74,4 +74,4 @@ class AtacRecipe:
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
         most_accessible = np.argsort(-statistics.n_detected.sum(0), kind="stable")
-        return named_features(self.n_top_features, names, lambda n_top: np.sort(most_accessible[:n_top]))
+        return choose_features(self.n_top_features, names, lambda n_top: np.sort(most_accessible[:n_top]))

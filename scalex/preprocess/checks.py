@@ -12,19 +12,19 @@ __all__ = ["check_values", "count_fractional"]
 
 
 def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
-    """See that all values of a run of rows are finite and not negative; the number of rows that hold other than whole numbers.
+    """Check that all values are finite and not negative, and return the number of rows with fractional values.
 
     Parameters
     ----------
     rows
         (n_rows, n_features) as read from `cells`.
     first
-        The row of `cells` with which the run begins.
+        The position in `cells` of the first row.
 
     Raises
     ------
     ValueError
-        Naming the first cell and feature where they are not.
+        If a value is invalid. The message names the first such cell and feature.
     """
     sound, n_fractional = check_rows(rows.data, rows.indptr)
     if sound:
@@ -35,10 +35,10 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
     raise ValueError(
         f"{int(bad.sum())} values are negative, infinite or not a number; the first is {rows.data[at]} in cell "
         f"{cells.annotation(slice(row, row + 1)).index[0]}, feature {cells.var.index[rows.indices[at]]}. Values must be finite and >= 0: "
-        "give counts, or log-normalized values with preprocess=none (not centred ones)."
+        "use counts, or log-normalized values that are not centred with preprocess=none."
     )
 
 
 def count_fractional(rows: sparse.csr_matrix) -> int:
-    """Number of cells that hold values other than whole numbers."""
+    """Return the number of cells with fractional values."""
     return int(check_rows(rows.data, rows.indptr)[1])

@@ -1,4 +1,4 @@
-"""What all recipes share: the one pass over the cells, the filters, and the choice of named features."""
+"""The part that all recipes share: one pass over the cells, filters, and features chosen by name."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from scipy import sparse
 
 from scalex.cells import Cells
 from scalex.preprocess.checks import check_values
-from scalex.preprocess.kernels import row_totals
-from scalex.preprocess.normalization import Normalization, binary, inverse_document_frequency, row_factors
+from scalex.preprocess.kernels import sum_rows
+from scalex.preprocess.normalization import Normalization, compute_idf, compute_row_factors, to_binary
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
 from scalex.preprocess.recipe import FittedRecipe
 from scalex.preprocess.statistics import FeatureStatistics, FeatureSums
 from scalex.system.chunks import chunks
 from scalex.system.read_ahead import read_ahead
 
-__all__ = ["Choose", "Named", "check_options", "fitted", "log_filter", "named_features", "read_names"]
+__all__ = ["Choose", "FeatureChoice", "check_options", "fit_recipe", "log_filter", "choose_features", "read_names"]
 
 logger = logging.getLogger(__name__)
 
-# How many features to use; or their names; or a text file with one name a line.
-Named: TypeAlias = int | str | Path | Sequence[str]
-# Positions of the features to use, from the statistics of all that are left and their names.
+# Number of features to use; or names; or a text file with one name per line.
+FeatureChoice: TypeAlias = int | str | Path | Sequence[str]
+# Function from the statistics and names of the kept features to the positions of the input features.
 Choose: TypeAlias = Callable[[FeatureStatistics, pd.Index], NDArray[np.int64]]
 
-# Three chunks, with all their features, are in memory at a time: small enough that freed memory is used again.
+# Three chunks with all their features are in memory at a time. Chunks of this size reuse freed memory.
 CHUNK_SIZE = 4096
 THREADS = 2
 
 
-class _Prepared(NamedTuple):
-    """Normalized cells of a chunk, the logarithms of their stored values, and what was found in them."""
+class _ChunkValues(NamedTuple):
+    """Normalized cells of a chunk, with the logarithms of their stored values and counts per chunk."""
 
     values: sparse.csr_matrix
     logs: NDArray[np.float32]
@@ -46,16 +46,16 @@ class _Prepared(NamedTuple):
     n_fractional: int
 
 
-class _Found(NamedTuple):
+class _PassResult(NamedTuple):
     statistics: FeatureStatistics
     rows: NDArray[np.int64]
     n_fractional: int
 
 
-def fitted(
+def fit_recipe(
     cells: Cells,
     *,
-    named: NDArray[np.bool_],
+    candidates: NDArray[np.bool_],
     choose: Choose,
     min_features: int = 0,
     min_cells: int = 0,
@@ -64,18 +64,18 @@ def fitted(
     binarize: bool = False,
     scaling: Scaling = "global",
 ) -> FittedRecipe:
-    """Pass over the cells once, and fix everything that preprocessing needs.
+    """Read the cells once and fit a preprocessor to them.
 
     Parameters
     ----------
     cells
-        To be read.
-    named
-        (n_features,) which features are looked at at all.
+        The cells.
+    candidates
+        (n_features,) bool, the features to consider. The others are ignored.
     choose
-        Which of the features that are left the model gets.
+        Function that chooses the input features among the kept features.
     min_features, min_cells
-        Cells with fewer detected features are left out, and features detected in fewer of the remaining cells.
+        Drop cells with fewer detected features, then features detected in fewer of the remaining cells.
     normalization, target_sum, binarize, scaling
         As in `Preprocessor`.
 
@@ -84,22 +84,22 @@ def fitted(
     ValueError
         As `Recipe.fit`.
     """
-    names = cells.var.index[named]
-    found = _read_once(cells, named, min_features, normalization, target_sum, binarize)
-    if found.n_fractional and normalization != "none":
+    names = cells.var.index[candidates]
+    result = _read_once(cells, candidates, min_features, normalization, target_sum, binarize)
+    if result.n_fractional and normalization != "none":
         logger.warning(
-            "The values look normalized, not like counts (%s of %s cells hold fractions): if so, use preprocess=none "
+            "The values look normalized: %s of %s cells have fractional values. If they are, use preprocess=none "
             "(SCALEX: processed=True).",
-            f"{found.n_fractional:,}", f"{len(cells.domain):,}",
+            f"{result.n_fractional:,}", f"{len(cells.domain):,}",
         )  # fmt: skip
-    expressed = _expressed(found.statistics, min_cells, len(cells.domain))
-    statistics, names_left = found.statistics.features(expressed), names[expressed]
+    kept_features = _filter_features(result.statistics, min_cells, len(cells.domain))
+    statistics, names_left = result.statistics.select_features(kept_features), names[kept_features]
     chosen = choose(statistics, names_left)
-    logger.info("Uses %s features", f"{len(chosen):,}")
+    logger.info("Uses %s input features", f"{len(chosen):,}")
     weight = None
     maximum, total = statistics.maximum, statistics.total_of_logs
     if normalization == "tfidf":
-        weight = inverse_document_frequency(statistics.n_detected.sum(0), len(found.rows))
+        weight = compute_idf(statistics.n_detected.sum(0), len(result.rows))
         maximum = maximum * weight
     if normalization == "none":
         total = statistics.total
@@ -107,135 +107,135 @@ def fitted(
         maximum = np.log1p(maximum)
     preprocessor = Preprocessor(
         features=names_left[chosen],
-        expressed=names_left,
+        kept_features=names_left,
         total_features=None if normalization == "none" else names,
         normalization=normalization,
         target_sum=float(target_sum),
         binarize=binarize,
         weight=weight,
         maximum=maximum[:, chosen],
-        mean=_mean_input(total[:, chosen], maximum[:, chosen], statistics.n_cells, scaling),
+        mean=_compute_mean_input(total[:, chosen], maximum[:, chosen], statistics.n_cells, scaling),
         domains=tuple(cells.domain.categories.astype(str)),
         scaling=scaling,
         min_features=min_features,
-        fractional=2 * found.n_fractional > len(cells.domain),
+        fractional=2 * result.n_fractional > len(cells.domain),
     )
     if normalization == "tfidf":
-        # The factors of the features are known only now, and the logarithm of a product is no product of sums.
-        preprocessor = replace(preprocessor, mean=_mean_of_inputs(cells, preprocessor, found.rows))
-    return FittedRecipe(preprocessor, found.rows)
+        # The features' factors are known only now, and the sums of logarithms do not give the mean of the weighted values.
+        preprocessor = replace(preprocessor, mean=_read_mean_input(cells, preprocessor, result.rows))
+    return FittedRecipe(preprocessor, result.rows)
 
 
 def _read_once(
-    cells: Cells, named: NDArray[np.bool_], min_features: int, normalization: Normalization, target_sum: float, binarize: bool
-) -> _Found:
-    """The one pass over all cells: check, filter, normalize, add up."""
+    cells: Cells, candidates: NDArray[np.bool_], min_features: int, normalization: Normalization, target_sum: float, binarize: bool
+) -> _PassResult:
+    """Read all cells once: check, filter, normalize and sum."""
     domain = cells.domain.codes.astype(np.int64)
-    n_cells, counted = len(domain), named.astype(np.float32)
+    n_cells, counted = len(domain), candidates.astype(np.float32)
 
-    def prepared(chunk: slice) -> _Prepared:
+    def prepare(chunk: slice) -> _ChunkValues:
         raw = cells.read(chunk)
         n_fractional = check_values(raw, cells, chunk.start)
-        raw = binary(raw) if binarize else raw
-        totals, n_detected = row_totals(raw.data, raw.indices, raw.indptr, counted)
-        factor = row_factors(raw, named, normalization, target=target_sum, totals=totals)
-        # A copy: cells in memory give their own values.
+        raw = to_binary(raw) if binarize else raw
+        totals, n_detected = sum_rows(raw.data, raw.indices, raw.indptr, counted)
+        factor = compute_row_factors(raw, candidates, normalization, target=target_sum, totals=totals)
+        # A copy, since cells in memory return their own values.
         data = raw.data * np.repeat(factor, np.diff(raw.indptr))
         values = sparse.csr_matrix((data, raw.indices, raw.indptr), shape=raw.shape)
-        return _Prepared(values, np.log1p(data), n_detected, n_fractional)
+        return _ChunkValues(values, np.log1p(data), n_detected, n_fractional)
 
-    sums = FeatureSums(len(cells.domain.categories), len(named))
+    sums = FeatureSums(len(cells.domain.categories), len(candidates))
     kept, most_detected, n_fractional = [], 0, 0
-    # More cells are read and prepared while those before them are added up, in their order.
-    for chunk, found in read_ahead(chunks(n_cells, CHUNK_SIZE), prepared, threads=THREADS):
-        n_fractional += found.n_fractional
-        most_detected = max(most_detected, int(found.n_detected.max(initial=0)))
-        enough = np.flatnonzero(found.n_detected >= min_features)
+    # Sums are taken in order while threads read and prepare the next chunks.
+    for chunk, result in read_ahead(chunks(n_cells, CHUNK_SIZE), prepare, threads=THREADS):
+        n_fractional += result.n_fractional
+        most_detected = max(most_detected, int(result.n_detected.max(initial=0)))
+        enough = np.flatnonzero(result.n_detected >= min_features)
         kept.append(chunk.start + enough)
-        sums.add(found.values, found.logs, enough, domain[chunk])
+        sums.add(result.values, result.logs, enough, domain[chunk])
     rows_kept = np.concatenate(kept) if kept else np.empty(0, np.int64)
     if min_features:
         log_filter(f"cells with >= {min_features} features (min_features)", n_cells, len(rows_kept))
     if len(rows_kept) == 0:
         raise ValueError(
-            f"min_features={min_features} leaves no cell: the richest of {n_cells:,} has {most_detected} detected features. "
+            f"min_features={min_features} drops all {n_cells:,} cells: no cell has more than {most_detected} detected features. "
             f"Use min_features={most_detected} or less."
         )
     if len(rows_kept) < n_cells / 2:
         logger.warning(
-            "min_features=%d leaves out %.0f %% of the cells; for shallow data it is set lower.",
+            "min_features=%d drops %.0f %% of the cells. Lower it for shallow data.",
             min_features, 100 * (1 - len(rows_kept) / n_cells),
         )  # fmt: skip
-    return _Found(sums.statistics().features(named), rows_kept, n_fractional)
+    return _PassResult(sums.statistics().select_features(candidates), rows_kept, n_fractional)
 
 
-def _expressed(statistics: FeatureStatistics, min_cells: int, n_cells: int) -> NDArray[np.bool_]:
-    """Which features are detected in enough cells; all, if none are asked for."""
+def _filter_features(statistics: FeatureStatistics, min_cells: int, n_cells: int) -> NDArray[np.bool_]:
+    """Return which features are detected in at least `min_cells` cells."""
     n_detected = statistics.n_detected.sum(0)
     if min_cells == 0:
         return np.ones(len(n_detected), bool)
-    expressed = n_detected >= min_cells
-    log_filter(f"features in >= {min_cells} cells (min_cells)", len(n_detected), int(expressed.sum()))
-    if expressed.any():
-        return np.asarray(expressed)
+    kept_features = n_detected >= min_cells
+    log_filter(f"features in >= {min_cells} cells (min_cells)", len(n_detected), int(kept_features.sum()))
+    if kept_features.any():
+        return np.asarray(kept_features)
     if n_detected.max() == 0:
-        raise ValueError(f"All {n_cells:,} cells are empty: there is no value above 0.")
+        raise ValueError(f"All {n_cells:,} cells are empty: no value is above 0.")
     raise ValueError(
-        f"min_cells={min_cells} leaves no feature: the most widespread is in {n_detected.max()} cells. "
+        f"min_cells={min_cells} drops all features: no feature is in more than {n_detected.max()} cells. "
         f"Use min_cells={n_detected.max()} or less."
     )
 
 
-def _mean_input(
+def _compute_mean_input(
     total: NDArray[np.float64], maximum: NDArray[np.float32], n_cells: NDArray[np.int64], scaling: Scaling
 ) -> NDArray[np.float32]:
-    """Mean model input of each feature, (n_features,), from the sums and maxima per domain of the values that are scaled."""
+    """Return the mean input of each feature, (n_features,), from the sums and maxima of the values per domain."""
     divisor = maximum.max(0, keepdims=True) if scaling == "global" else maximum
     return np.asarray((total / np.where(divisor > 0, divisor, 1)).sum(0) / n_cells.sum(), np.float32)
 
 
-def _mean_of_inputs(cells: Cells, preprocessor: Preprocessor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The same by reading the cells again."""
-    transform, domain = preprocessor.rows_with(cells.var.index), cells.domain.codes.astype(np.int64)
+def _read_mean_input(cells: Cells, preprocessor: Preprocessor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean input of each feature by reading the cells again."""
+    transform, domain = preprocessor.for_features(cells.var.index), cells.domain.codes.astype(np.int64)
     total = np.zeros(len(preprocessor.features))
-    parts = [rows[part] for part in chunks(len(rows), CHUNK_SIZE)]
-    for _, inputs in read_ahead(parts, lambda part: transform(cells.read(part), domain[part]), threads=THREADS):
+    rows_of_chunks = [rows[chunk] for chunk in chunks(len(rows), CHUNK_SIZE)]
+    for _, inputs in read_ahead(rows_of_chunks, lambda chunk: transform(cells.read(chunk), domain[chunk]), threads=THREADS):
         total += np.asarray(inputs.sum(0, dtype=np.float64)).ravel()
     return (total / len(rows)).astype(np.float32)
 
 
-def named_features(given: Named, names: pd.Index, by_number: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Positions among `names` of the features that are named, or those that `by_number` chooses where a number is given.
+def choose_features(given: FeatureChoice, names: pd.Index, by_number: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the positions among `names` of the given features. If a number is given, `by_number` chooses them.
 
     Raises
     ------
     FileNotFoundError
-        If the file of names is not there.
+        If the file of names does not exist.
     ValueError
-        If none of the features is there.
+        If none of the given features is in `names`.
     """
-    asked = read_names(given)
-    if isinstance(asked, int):
-        return by_number(asked)
-    wanted = pd.Index(asked).unique()
+    number_or_names = read_names(given)
+    if isinstance(number_or_names, int):
+        return by_number(number_or_names)
+    wanted = pd.Index(number_or_names).unique()
     position = names.get_indexer(wanted)
     missing = wanted[position < 0]
     if len(missing) == len(position):
         raise ValueError(
-            f"None of the features in n_top_features is in the data (asked: {', '.join(missing[:5])}; data: {', '.join(names[:5])})."
+            f"None of the features in n_top_features is in the data (given: {', '.join(missing[:5])}; data: {', '.join(names[:5])})."
         )
     if len(missing):
         logger.warning("%d of the features in n_top_features are not in the data: %s", len(missing), ", ".join(missing[:5]))
     return np.asarray(position[position >= 0], np.int64)
 
 
-def read_names(given: Named) -> int | list[str]:
-    """The names of the features, from the list or the file that holds them; a number as it is.
+def read_names(given: FeatureChoice) -> int | list[str]:
+    """Return the names of features from a list or file, or the number if a number is given.
 
     Raises
     ------
     FileNotFoundError
-        If the file of names is not there.
+        If the file of names does not exist.
     """
     if isinstance(given, int | np.integer):
         return int(given)
@@ -243,17 +243,17 @@ def read_names(given: Named) -> int | list[str]:
         return [str(name) for name in given]
     path = Path(given)
     if not path.is_file():
-        raise FileNotFoundError(f"n_top_features={given}: no such file. Give a number, a list of names or a text file.")
+        raise FileNotFoundError(f"n_top_features={given}: no such file. Set a number, a list of names or a text file.")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
-def check_options(scaling: str, *, target_sum: float = 1.0, n_top_features: Named = 1) -> None:
-    """See that options are in their ranges.
+def check_options(scaling: str, *, target_sum: float = 1.0, n_top_features: FeatureChoice = 1) -> None:
+    """Check the options of a recipe.
 
     Raises
     ------
     ValueError
-        If one is not.
+        If an option is out of range.
     """
     if scaling not in get_args(Scaling):
         raise ValueError(f"scaling={scaling!r}: allowed are {', '.join(get_args(Scaling))}.")
@@ -264,5 +264,5 @@ def check_options(scaling: str, *, target_sum: float = 1.0, n_top_features: Name
 
 
 def log_filter(what: str, before: int, after: int) -> None:
-    """Say what a filter leaves."""
+    """Log how many cells or features a filter keeps."""
     logger.info("Keeps %s: %s of %s", what, f"{after:,}", f"{before:,}")

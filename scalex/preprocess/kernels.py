@@ -1,6 +1,6 @@
-"""Loops over stored values, compiled: numpy needs ten passes and as many copies for what one pass does.
+"""Compiled loops over stored values. One pass replaces ten passes and copies in numpy.
 
-They let go of Python's lock, so that cells are preprocessed in one thread while another trains.
+They release Python's global lock, so that one thread preprocesses cells while another trains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["add_sums", "check_rows", "pack_rows", "row_totals"]
+__all__ = ["add_sums", "check_rows", "pack_rows", "sum_rows"]
 
 Values = NDArray[np.float32]
 Whole = NDArray[Any]
@@ -19,12 +19,12 @@ Whole = NDArray[Any]
 
 @njit(nogil=True, cache=True)
 def check_rows(data: Values, indptr: Whole) -> tuple[bool, int]:
-    """Whether all values are finite and not negative, and the number of rows that hold other than whole numbers."""
+    """Return whether all values are finite and not negative, and the number of rows with fractional values."""
     n_unsound, n_fractional = 0, 0
     for i in range(len(indptr) - 1):
         n = 0
         for k in range(indptr[i], indptr[i + 1]):
-            # What is not a number is neither.
+            # NaN fails both comparisons.
             n_unsound += not (data[k] >= 0 and data[k] < np.inf)
             n += data[k] != np.floor(data[k])
         n_fractional += n > 0
@@ -32,8 +32,8 @@ def check_rows(data: Values, indptr: Whole) -> tuple[bool, int]:
 
 
 @njit(nogil=True, cache=True)
-def row_totals(data: Values, indices: Whole, indptr: Whole, counted: Values) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sum of each row's values, and number of those above 0, over the features for which `counted` is 1 and not 0."""
+def sum_rows(data: Values, indices: Whole, indptr: Whole, counted: Values) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the sum of each row's values and the number above 0, over the features for which `counted` is 1."""
     n_rows = len(indptr) - 1
     totals, n_detected = np.zeros(n_rows), np.zeros(n_rows, np.int64)
     for i in range(n_rows):
@@ -50,13 +50,14 @@ def row_totals(data: Values, indices: Whole, indptr: Whole, counted: Values) -> 
 def pack_rows(
     data: Values, indices: Whole, indptr: Whole, position: NDArray[np.int32], counted: Values, target: float
 ) -> tuple[Values, Whole, Whole]:
-    """Data, columns and row pointers of the values whose feature has a position, which becomes their column, per `target` of the total.
+    """Return data, columns and row pointers of the values whose feature has a position, which becomes their column.
 
-    The total is that of `row_totals`. With a target of 0, and in rows whose total is 0, values stay as they are.
+    Each row is scaled so that its total, as in `sum_rows`, is `target`. With a target of 0, and in rows whose total is 0, values do not
+    change.
     """
     n_rows = len(indptr) - 1
     pointers = np.zeros(n_rows + 1, np.int64)
-    # Each value is written, and written over by the next where it is not wanted: faster than to look first.
+    # Every value is written, and the next one overwrites it if it is not wanted. This is faster than a test.
     values, columns = np.empty(len(data) + 1, np.float32), np.empty(len(data) + 1, np.int32)
     at = 0
     for i in range(n_rows):
@@ -85,9 +86,9 @@ def add_sums(
     sums: NDArray[np.float64],
     largest: Values,
 ) -> None:
-    """Add up, for each group of rows and feature, number, sum, sum of squares and sum of logarithms of its values; find the largest.
+    """Add the number, sum, sum of squares and sum of logarithms of the values to `sums`, and update their maximum in `largest`.
 
-    `sums` is (n_groups, n_features, 4), `largest` (n_groups, n_features); both are written to, row by row in the order of `rows`.
+    `sums` is (n_groups, n_features, 4) and `largest` is (n_groups, n_features). Rows are added in the order of `rows`.
     """
     for i in rows:
         d = group[i]

@@ -1,4 +1,4 @@
-"""How the values of a cell are brought to a common size: pure functions of sparse rows, each row on its own."""
+"""Normalization of cells: pure functions of sparse rows, each row on its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Normalization", "binary", "check_normalization", "inverse_document_frequency", "row_factors"]
+__all__ = ["Normalization", "to_binary", "check_normalization", "compute_idf", "compute_row_factors"]
 
 # "none": values stay as they are. "total": log(1 + t x / sum of x). "tfidf": log(1 + t f x / sum of x) with a factor f of the feature.
 # "clr": log(1 + x / g), with the geometric mean g of 1 + x.
@@ -16,18 +16,18 @@ Normalization: TypeAlias = Literal["none", "total", "tfidf", "clr"]
 
 
 def check_normalization(given: str, allowed: tuple[Normalization, ...] = get_args(Normalization)) -> None:
-    """See that a normalization is one of those that a recipe allows.
+    """Check that a recipe allows a normalization.
 
     Raises
     ------
     ValueError
-        If it is not.
+        If it does not.
     """
     if given not in allowed:
         raise ValueError(f"normalization={given!r}: allowed are {', '.join(allowed)}.")
 
 
-def row_factors(
+def compute_row_factors(
     rows: sparse.csr_matrix,
     counted: NDArray[np.bool_],
     normalization: Normalization,
@@ -35,18 +35,18 @@ def row_factors(
     target: float = 0.0,
     totals: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """By what the values of each row are multiplied, before the logarithm of 1 + x is taken, (n_cells,).
+    """Return the factor of each row, (n_cells,), by which its values are multiplied before log1p.
 
     Parameters
     ----------
     rows
         (n_cells, n_features) values >= 0.
     counted
-        (n_features,) the features that make up a cell.
+        (n_features,) the features that make up a cell's total.
     normalization
         See `Normalization`.
     target, totals
-        With "total" and "tfidf": the sum that cells are brought to, and theirs over the counted features, (n_cells,).
+        For "total" and "tfidf": the common total, and each cell's total over the counted features, (n_cells,).
 
     References
     ----------
@@ -61,13 +61,13 @@ def row_factors(
     return (target / np.where(totals > 0, totals, target)).astype(np.float32)
 
 
-def binary(rows: sparse.csr_matrix) -> sparse.csr_matrix:
-    """1 for each value above 0, (n_cells, n_features) float32."""
+def to_binary(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Replace each value above 0 by 1, (n_cells, n_features) float32."""
     return sparse.csr_matrix(((rows.data > 0).astype(np.float32), rows.indices, rows.indptr), shape=rows.shape)
 
 
-def inverse_document_frequency(n_detected: NDArray[np.int64], n_cells: int) -> NDArray[np.float32]:
-    """Cells for each cell that has the feature, (n_features,).
+def compute_idf(n_detected: NDArray[np.int64], n_cells: int) -> NDArray[np.float32]:
+    """Return the inverse document frequency, (n_features,): the ratio of all cells to the cells in which the feature is detected.
 
     References
     ----------

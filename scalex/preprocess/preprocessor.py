@@ -1,4 +1,4 @@
-"""The fitted, frozen preprocessing: what is done to a cell depends on that cell and on numbers fixed at the fit."""
+"""Fitted, frozen preprocessing: the result for a cell depends on that cell and on numbers fixed at the fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex.features.matching import match_features
 from scalex.preprocess import steps
-from scalex.preprocess.normalization import Normalization, binary, row_factors
+from scalex.preprocess.normalization import Normalization, compute_row_factors, to_binary
 
 __all__ = ["Preprocessor", "RowTransform", "Scaling"]
 
@@ -22,40 +22,40 @@ Scaling = Literal["global", "domain"]
 
 @dataclass(frozen=True, eq=False)
 class Preprocessor:
-    """Frozen preprocessing, as a value that is saved with the model.
+    """Frozen preprocessing. It is saved with the model.
 
     Attributes
     ----------
     features
         (n_features,) names of the model's inputs, in order.
     expressed
-        Names of all features worth keeping as normalized expression; `features` are among them.
+        Names of the features that passed the filters, a superset of `features`.
     total_features
-        Names of the features whose sum is a cell's size; None: cells are not normalized, values are used as they are.
+        Names of the features that make up a cell's total; None: cells are not normalized.
     normalization
-        How cells are brought to a common size; see `scalex.preprocess.normalization`.
+        How cells are normalized; see `scalex.preprocess.normalization`.
     target_sum
-        The size every cell is brought to before log1p.
+        Total of every cell before log1p.
     binarize
-        Values above 0 are 1 before all else.
+        Replace values above 0 by 1 first.
     weight
-        (n_expressed,) float32, by which the values of each feature of `expressed` are multiplied before log1p; None: by 1.
+        (n_kept_features,) float32 factor of each kept feature, applied before log1p; None: no factor.
     maximum
-        (n_domains, n_features) float32, largest value seen of each feature in each domain.
+        (n_domains, n_features) float32, the largest normalized value of each feature in each domain.
     mean
-        (n_features,) float32, mean input of each feature over the training cells, in [0, 1]; stands in for a feature that cells lack.
+        (n_features,) float32 in [0, 1], the mean input of each feature over the training cells. It replaces features that cells lack.
     domains
-        (n_domains,) names, the rows of `maximum`.
+        (n_domains,) names of the rows of `maximum`.
     scaling
         Divide by the maximum over all cells ("global") or over the cells of the same domain ("domain").
     min_features
-        Cells with fewer detected features were left out of training.
+        The filter of the training cells: cells with fewer detected features were dropped.
     fractional
-        Most training cells held other values than whole numbers, so they were not counts.
+        Most training cells had fractional values, so they were not counts.
     """
 
     features: pd.Index
-    expressed: pd.Index
+    kept_features: pd.Index
     total_features: pd.Index | None
     normalization: Normalization
     target_sum: float
@@ -68,15 +68,15 @@ class Preprocessor:
     min_features: int
     fractional: bool
 
-    def rows_with(self, names: pd.Index) -> RowTransform:
-        """The preprocessing for rows whose features are called `names`, in that order."""
+    def for_features(self, names: pd.Index) -> RowTransform:
+        """Return the preprocessing of rows whose features are `names`, in that order."""
         return RowTransform(self, names)
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values and tensors, for a checkpoint."""
+        """Return plain values and tensors, for a checkpoint."""
         return {
             "features": self.features.tolist(),
-            "expressed": self.expressed.tolist(),
+            "expressed": self.kept_features.tolist(),
             "total_features": None if self.total_features is None else self.total_features.tolist(),
             "normalization": self.normalization,
             "target_sum": self.target_sum,
@@ -92,11 +92,11 @@ class Preprocessor:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """The inverse of `to_plain`."""
+        """Return the preprocessor of `to_plain`."""
         names = plain["total_features"]
         return cls(
             features=pd.Index(plain["features"]),
-            expressed=pd.Index(plain["expressed"]),
+            kept_features=pd.Index(plain["expressed"]),
             total_features=None if names is None else pd.Index(names),
             normalization=plain["normalization"],
             target_sum=plain["target_sum"],
@@ -114,72 +114,72 @@ class Preprocessor:
 class RowTransform:
     """A `Preprocessor` applied to rows with given feature names. Each row's result depends on that row alone.
 
-    Features are matched by name; one that the rows lack is 0 in the result, and `lacking` says what the model should see in its place.
+    Features are matched by name. A feature that the rows lack is 0 in the result. The model adds `fill_value` in its place.
 
     Attributes
     ----------
     match : FeatureMatch
-        How the names relate to all that the preprocessor knows.
+        The match of the names to the features of the preprocessor.
     found
-        (n_features,) bool, which of the model's inputs are there.
-    lacking
-        (n_features,) float32, to be added to each row of the model's input: the mean input where a feature is lacking, else 0. None where
-        none is lacking.
+        (n_features,) bool, which of the input features the rows have.
+    fill_value
+        (n_features,) float32 to add to each row of the model's input: the mean input of features that the rows lack, else 0. None if the
+        rows have all features.
     """
 
     def __init__(self, preprocessor: Preprocessor, names: pd.Index) -> None:
         self.preprocessor = preprocessor
-        known = preprocessor.expressed if preprocessor.total_features is None else preprocessor.total_features
+        known = preprocessor.kept_features if preprocessor.total_features is None else preprocessor.total_features
         self.match = match_features(known, names)
         self.found: NDArray[np.bool_] = self.match.found[known.get_indexer(preprocessor.features)]
         self._known = known
-        self._input = self._position_in(preprocessor.features)
-        self._expressed = self._position_in(preprocessor.expressed)
+        self._input = self._find_positions(preprocessor.features)
+        self._kept = self._find_positions(preprocessor.kept_features)
         weight = preprocessor.weight
-        self._input_weight = None if weight is None else weight[preprocessor.expressed.get_indexer(preprocessor.features)]
-        self.lacking = None if self.found.all() else np.where(self.found, np.float32(0), preprocessor.mean)
-        # A domain that was not there at the fit is scaled by the maximum over all.
+        self._input_weight = None if weight is None else weight[preprocessor.kept_features.get_indexer(preprocessor.features)]
+        self.fill_value = None if self.found.all() else np.where(self.found, np.float32(0), preprocessor.mean)
+        # The maximum over all domains scales a domain that the fit has not seen.
         overall = preprocessor.maximum.max(0)
         self._maximum = overall if preprocessor.scaling == "global" else np.vstack([preprocessor.maximum, overall])
 
     def normalized(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Normalized expression of the features in `Preprocessor.expressed`, (n_cells, len(expressed)) float32 CSR."""
-        return self._normalized(rows, self._expressed, len(self.preprocessor.expressed), self.preprocessor.weight)
+        """Return the normalized expression of the kept features, (n_cells, n_kept_features) float32 CSR."""
+        return self._normalize(rows, self._kept, len(self.preprocessor.kept_features), self.preprocessor.weight)
 
     def __call__(self, rows: sparse.csr_matrix, domain: NDArray[np.int64]) -> sparse.csr_matrix:
-        """The model's input, (n_cells, n_features) float32 CSR in [0, 1].
+        """Return the model's input, (n_cells, n_features) float32 CSR in [0, 1].
 
         Parameters
         ----------
         rows
-            (n_cells, len(names)) values as they come from the source.
+            (n_cells, len(names)) values of the source.
         domain
-            (n_cells,) codes of `Preprocessor.domains`; -1 for one that it does not know.
+            (n_cells,) codes of `Preprocessor.domains`; -1 for an unknown domain.
         """
-        values = self._normalized(rows, self._input, len(self.preprocessor.features), self._input_weight)
+        values = self._normalize(rows, self._input, len(self.preprocessor.features), self._input_weight)
         return steps.scale(values, self._maximum, domain)
 
-    def n_detected(self, rows: sparse.csr_matrix) -> NDArray[np.int64]:
-        """Number of known features above 0 in each row, (n_cells,): what `Preprocessor.min_features` is compared with."""
+    def count_detected(self, rows: sparse.csr_matrix) -> NDArray[np.int64]:
+        """Return the number of known features above 0 in each row, (n_cells,), to compare with `Preprocessor.min_features`."""
         counted = (self.match.position >= 0).astype(np.float64)
         return np.asarray((rows > 0) @ counted).astype(np.int64)
 
-    def _position_in(self, wanted: pd.Index) -> NDArray[np.int64]:
-        """Position among `wanted` of each feature of the rows."""
+    def _find_positions(self, wanted: pd.Index) -> NDArray[np.int64]:
+        """Return the position among `wanted` of each feature of the rows."""
         known_to_wanted = np.append(steps.match(wanted, self._known), -1)
         return known_to_wanted[self.match.position]
 
-    def _normalized(
+    def _normalize(
         self, rows: sparse.csr_matrix, position: NDArray[np.int64], n_features: int, weight: NDArray[np.float32] | None
     ) -> sparse.csr_matrix:
         preprocessor = self.preprocessor
-        rows = binary(rows) if preprocessor.binarize else rows
+        rows = to_binary(rows) if preprocessor.binarize else rows
         if preprocessor.normalization == "none":
             return steps.pack(rows, position, n_features)
         counted = self.match.position >= 0
         if preprocessor.normalization == "clr":
             packed = steps.pack(rows, position, n_features)
-            packed.data *= np.repeat(row_factors(rows, counted, "clr"), np.diff(packed.indptr))
+            packed.data *= np.repeat(compute_row_factors(rows, counted, "clr"), np.diff(packed.indptr))
         else:
             packed = steps.pack(rows, position, n_features, counted=counted, target=preprocessor.target_sum)
         if weight is not None:

@@ -1,4 +1,4 @@
-"""Recipes: the options of preprocessing. Fitting one to cells gives a frozen `Preprocessor`."""
+"""Recipes: the options of preprocessing. Fitting a recipe to cells gives a frozen `Preprocessor`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalex.preprocess.preprocessor import Preprocessor
 
 __all__ = ["VERSION", "FittedRecipe", "Recipe", "identify"]
 
-# Of the code that makes the model's inputs: raised when it gives other inputs, so that caches of earlier versions are not used.
+# Version of the code that computes the model's inputs. Raise it when the inputs change, so that caches of earlier versions are not used.
 VERSION = 1
 
 
@@ -27,12 +27,12 @@ class FittedRecipe(NamedTuple):
     rows: NDArray[np.int64]
 
     def save(self, path: Path | BinaryIO) -> None:
-        """Write it as plain values."""
+        """Write plain values and tensors."""
         torch.save({"preprocessor": self.preprocessor.to_plain(), "rows": torch.from_numpy(self.rows)}, path)
 
     @classmethod
     def load(cls, path: Path | BinaryIO) -> Self:
-        """The inverse of `save`."""
+        """Read what `save` wrote."""
         plain = torch.load(path, weights_only=True)
         return cls(Preprocessor.from_plain(plain["preprocessor"]), plain["rows"].numpy())
 
@@ -41,29 +41,29 @@ class Recipe(Protocol):
     """Options of preprocessing."""
 
     def fit(self, cells: Cells) -> FittedRecipe:
-        """Read the cells once and fix everything that preprocessing needs.
+        """Read the cells and fit a preprocessor to them.
 
         Raises
         ------
         ValueError
-            Where a value is not finite or negative, or where no cell or no feature is left.
+            If a value is negative or not finite, or if the filters drop all cells or features.
         """
         ...
 
     def identity(self) -> str:
-        """Text that says all that the result depends on besides the cells; see `identify`."""
+        """Return a text of all that the result depends on besides the cells; see `identify`."""
         ...
 
 
 def identify(recipe: Recipe, **resolved: Any) -> str:
-    """The name of a recipe with all its options as canonical JSON, and the version of the code.
+    """Return the name of a recipe, its options and the version of the code as canonical JSON.
 
     Parameters
     ----------
     recipe
         A dataclass of options.
     **resolved
-        What options stand for, such as the names in a file of features.
+        Values that replace options, such as the names in a file of features.
     """
     assert is_dataclass(recipe)
     options = {field.name: getattr(recipe, field.name) for field in fields(recipe)} | resolved
@@ -71,5 +71,5 @@ def identify(recipe: Recipe, **resolved: Any) -> str:
 
 
 def _list_values(array: Any) -> Any:
-    """What NumPy and pandas hold, whole: their own text of a long array leaves most of it out."""
+    """Return all values of an array. Its repr abbreviates a long one."""
     return array.tolist()

@@ -1,4 +1,4 @@
-"""The recipe of RNA counts."""
+"""The recipe for RNA counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import Named, check_options, fitted, log_filter, named_features, read_names
+from scalex.preprocess.fitting import FeatureChoice, check_options, choose_features, fit_recipe, log_filter, read_names
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
 from scalex.preprocess.statistics import FeatureStatistics
-from scalex.preprocess.variable_features import highly_variable
+from scalex.preprocess.variable_features import choose_highly_variable
 
 __all__ = ["RnaRecipe"]
 
@@ -23,18 +23,18 @@ MITOCHONDRIAL = ("MT-", "mt-")
 
 @dataclass(frozen=True, kw_only=True)
 class RnaRecipe:
-    """Counts of RNA: filter, bring cells to a common size, log1p, choose variable features, scale to [0, 1].
+    """Counts of RNA: filter, normalize cells to a common total, log1p, choose variable features, scale to [0, 1].
 
     Parameters
     ----------
     min_features
-        Cells with fewer detected features are left out.
+        Drop cells with fewer detected features.
     min_cells
-        Features detected in fewer of the remaining cells are left out.
+        Drop features detected in fewer of the remaining cells.
     target_sum
-        Counts per cell after normalization. A cell's size is the sum over all features that `keep_mt` leaves.
+        Counts per cell after normalization. A cell's total covers all features that pass `keep_mt`.
     n_top_features
-        How many highly variable features to use; or their names; or a text file with one name a line.
+        Number of highly variable features to use; or names; or a text file with one name per line.
     keep_mt
         Keep features whose name starts with ERCC, MT- or mt-.
     min_cell_per_batch
@@ -46,7 +46,7 @@ class RnaRecipe:
     min_features: int = 600
     min_cells: int = 3
     target_sum: float = 10_000.0
-    n_top_features: Named = 2000
+    n_top_features: FeatureChoice = 2000
     keep_mt: bool = False
     min_cell_per_batch: int = 10
     scaling: Scaling = "global"
@@ -57,13 +57,13 @@ class RnaRecipe:
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""
         names = cells.var.index
-        named = np.ones(len(names), bool) if self.keep_mt else ~names.str.startswith(SPIKE_INS + MITOCHONDRIAL)
-        log_filter("features ERCC*, MT-*, mt-* (keep_mt=false)", len(names), int(named.sum()))
-        if not named.any():
-            raise ValueError("keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-. Use keep_mt=true.")
-        return fitted(
+        candidates = np.ones(len(names), bool) if self.keep_mt else ~names.str.startswith(SPIKE_INS + MITOCHONDRIAL)
+        log_filter("features ERCC*, MT-*, mt-* (keep_mt=false)", len(names), int(candidates.sum()))
+        if not candidates.any():
+            raise ValueError("keep_mt=false drops all features: each name starts with ERCC, MT- or mt-. Use keep_mt=true.")
+        return fit_recipe(
             cells,
-            named=named,
+            candidates=candidates,
             choose=self._choose,
             min_features=self.min_features,
             min_cells=max(self.min_cells, 1),
@@ -78,5 +78,5 @@ class RnaRecipe:
 
     def _choose(self, statistics: FeatureStatistics, names: pd.Index) -> NDArray[np.int64]:
         voting = statistics.n_cells >= max(self.min_cell_per_batch, 1)
-        of_domains = statistics.domains(voting) if voting.any() else statistics.pooled()
-        return named_features(self.n_top_features, names, lambda n_top: highly_variable(of_domains, names, n_top))
+        of_domains = statistics.select_domains(voting) if voting.any() else statistics.pool()
+        return choose_features(self.n_top_features, names, lambda n_top: choose_highly_variable(of_domains, names, n_top))

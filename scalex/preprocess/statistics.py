@@ -1,4 +1,4 @@
-"""Sums over cells, per domain and feature, that can be added up in any order and over any number of processes."""
+"""Sums over cells, per domain and feature. They can be merged in any order and over any number of processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["FeatureStatistics", "FeatureSums"]
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What one pass over the cells leaves behind. Merging is ``+``.
+    """Statistics of one pass over the cells. ``+`` merges two of them.
 
     Attributes
     ----------
     n_cells
         (n_domains,) int64.
     n_detected
-        (n_domains, n_features) int64, cells in which the feature is not 0.
+        (n_domains, n_features) int64, number of cells in which the feature is not 0.
     total, total_of_squares, total_of_logs
         (n_domains, n_features) float64, sums of the values x, of x² and of log(1 + x).
     maximum
@@ -38,12 +38,12 @@ class FeatureStatistics:
 
     @classmethod
     def zeros(cls, n_domains: int, n_features: int) -> FeatureStatistics:
-        """Statistics of no cells: the start of a sum."""
+        """Return the statistics of no cells."""
         return FeatureSums(n_domains, n_features).statistics()
 
     @classmethod
     def of(cls, values: sparse.csr_matrix, domain: NDArray[np.int64], n_domains: int) -> FeatureStatistics:
-        """Statistics of (n_cells, n_features) values >= 0; `domain` is (n_cells,) codes."""
+        """Return the statistics of (n_cells, n_features) values >= 0; `domain` is (n_cells,) codes."""
         sums = FeatureSums(n_domains, values.shape[1])
         sums.add(values, np.log1p(values.data), np.arange(len(domain)), domain)
         return sums.statistics()
@@ -58,8 +58,8 @@ class FeatureStatistics:
             np.maximum(self.maximum, other.maximum),
         )
 
-    def features(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> FeatureStatistics:
-        """The same cells, `chosen` features only."""
+    def select_features(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> FeatureStatistics:
+        """Return the statistics of the `chosen` features."""
         return FeatureStatistics(
             self.n_cells,
             self.n_detected[:, chosen],
@@ -69,8 +69,8 @@ class FeatureStatistics:
             self.maximum[:, chosen],
         )
 
-    def domains(self, chosen: NDArray[np.bool_]) -> FeatureStatistics:
-        """`chosen` domains only."""
+    def select_domains(self, chosen: NDArray[np.bool_]) -> FeatureStatistics:
+        """Return the statistics of the `chosen` domains."""
         return FeatureStatistics(
             self.n_cells[chosen],
             self.n_detected[chosen],
@@ -80,8 +80,8 @@ class FeatureStatistics:
             self.maximum[chosen],
         )
 
-    def pooled(self) -> FeatureStatistics:
-        """All domains as one."""
+    def pool(self) -> FeatureStatistics:
+        """Merge all domains into one."""
         return FeatureStatistics(
             self.n_cells.sum(keepdims=True),
             self.n_detected.sum(0, keepdims=True),
@@ -92,7 +92,7 @@ class FeatureStatistics:
         )
 
     def mean_and_variance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and unbiased variance, (n_domains, n_features) each; a domain of one cell has variance 0."""
+        """Return mean and unbiased variance, (n_domains, n_features) each. A domain of one cell has variance 0."""
         n_cells = self.n_cells[:, None]
         mean = self.total / n_cells
         variance = (self.total_of_squares / n_cells - mean**2) * (n_cells / np.maximum(n_cells - 1, 1))
@@ -110,31 +110,31 @@ class FeatureSums:
 
     def __init__(self, n_domains: int, n_features: int) -> None:
         self._n_cells = np.zeros(n_domains, np.int64)
-        # What belongs to a feature stands together: a value changes all of it.
+        # The sums of a feature are contiguous, since each value changes all of them.
         self._sums = np.zeros((n_domains, n_features, 4))
         self._maximum = np.zeros((n_domains, n_features), np.float32)
 
     def add(self, values: sparse.csr_matrix, logs: NDArray[np.float32], rows: NDArray[np.int64], domain: NDArray[np.int64]) -> None:
-        """Add some cells.
+        """Add cells.
 
         Parameters
         ----------
         values
             (n_cells, n_features) values >= 0.
         logs
-            log(1 + x) of its stored values.
+            log(1 + x) of the stored values.
         rows
-            Which cells to add.
+            Positions of the cells to add.
         domain
             (n_cells,) codes.
         """
-        # Domain by domain: the sums of one fit the processor's cache.
+        # Domain by domain: the sums of one domain fit into the processor's cache.
         rows = rows[np.argsort(domain[rows], kind="stable")]
         data = values.data.astype(np.float32, copy=False)
         add_sums(data, logs.astype(np.float32, copy=False), values.indices, values.indptr, rows, domain, self._sums, self._maximum)
         self._n_cells += np.bincount(domain[rows], minlength=len(self._n_cells))
 
     def statistics(self) -> FeatureStatistics:
-        """Those of the cells so far."""
+        """Return the statistics of the cells added so far."""
         n_detected, total, squares, logs = np.ascontiguousarray(np.moveaxis(self._sums, 2, 0))
         return FeatureStatistics(self._n_cells.copy(), n_detected.astype(np.int64), total, squares, logs, self._maximum.copy())

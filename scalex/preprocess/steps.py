@@ -13,7 +13,7 @@ __all__ = ["match", "pack", "scale"]
 
 
 def match(wanted: pd.Index, given: pd.Index) -> NDArray[np.int64]:
-    """Position in `wanted` of each feature of `given`, (len(given),); -1 where it is not wanted."""
+    """Return the position in `wanted` of each feature of `given`, (len(given),); -1 if it is not wanted."""
     return np.asarray(wanted.get_indexer(given), np.int64)
 
 
@@ -25,24 +25,24 @@ def pack(
     counted: NDArray[np.bool_] | None = None,
     target: float = 0.0,
 ) -> sparse.csr_matrix:
-    """Bring rows to another set of features, (n_cells, n_features) float32 without zeros; a feature they lack is 0.
+    """Convert rows to another set of features, (n_cells, n_features) float32 without stored zeros. Absent features are 0.
 
     Parameters
     ----------
     rows
         (n_cells, len(position)) float32.
     position
-        The new position of each old feature, -1 to drop it.
+        New position of each old feature, -1 to drop it.
     n_features
         Number of new features.
     counted
-        (len(position),) which of the old features make up a row's total; None: all that are not dropped.
+        (len(position),) which of the old features make up a row's total; None: those that are not dropped.
     target
-        Values are given per `target` of the row's total; 0: as they are. A row whose total is 0 stays as it is.
+        Total of each row after scaling; 0: no scaling. A row whose total is 0 does not change.
     """
     mask = (position >= 0 if counted is None else counted).astype(np.float32)
-    parts = pack_rows(rows.data.astype(np.float32, copy=False), rows.indices, rows.indptr, position.astype(np.int32), mask, float(target))
-    packed = sparse.csr_matrix(parts, shape=(rows.shape[0], n_features))
+    arrays = pack_rows(rows.data.astype(np.float32, copy=False), rows.indices, rows.indptr, position.astype(np.int32), mask, float(target))
+    packed = sparse.csr_matrix(arrays, shape=(rows.shape[0], n_features))
     wanted = position[position >= 0]
     if rows.has_sorted_indices and (wanted[1:] > wanted[:-1]).all():
         packed.has_sorted_indices = True

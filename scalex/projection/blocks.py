@@ -81,7 +81,7 @@ class QueryBlocks:
         column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
 
     def _components(self, batch: CellBatch) -> NDArray[np.float32] | None:
-        return None if self._pca is None else self._pca.coordinates(batch.rows.csr(), self._data.transform.lacking)
+        return None if self._pca is None else self._pca.coordinates(batch.rows.csr(), self._data.transform.fill_value)
 
     def _columns(
         self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: CellBatch, rows: slice
@@ -94,7 +94,7 @@ class QueryBlocks:
         obs["domain"] = pd.Categorical.from_codes(self._data.domain(rows), categories=list(self._data.domains))
         obs["projection"] = constant("query", n_cells)
         assert batch.values is not None
-        obs["filtered"] = self._data.transform.n_detected(batch.values) < self._reference.trained_on.preprocessor.min_features
+        obs["filtered"] = self._data.transform.count_detected(batch.values) < self._reference.trained_on.preprocessor.min_features
         obs["distance"] = placed.distance
         obs["outside"] = placed.outside
         if placed.cluster is not None:

@@ -169,7 +169,7 @@ def _embedded(
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
     bar = tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
     with bar, on_device(reference.module, trainer or quiet_trainer()):
-        fill_value = data.transform.lacking
+        fill_value = data.transform.fill_value
         for batch, latent_CZ in reference.module.embed(data.batches(), statistics, n_domains=len(data.domains), fill_value=fill_value):
             yield batch, latent_CZ.cpu().numpy()
             bar.update(len(batch.row_C))

@@ -92,7 +92,7 @@ def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, leas
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
         cells = _on_known_peaks(cells, reference)
-    transform = reference.trained_on.preprocessor.rows_with(cells.var.index)
+    transform = reference.trained_on.preprocessor.for_features(cells.var.index)
     _check_found(transform, cells.var, least_found)
     data = Query(cells, transform, chunk_size=chunk_size)
     _check_kind(reference, cells.read(slice(0, min(LOOKED_AT, data.n_cells))))

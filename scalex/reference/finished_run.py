@@ -82,7 +82,7 @@ class FinishedRun:
             )
         module = ScalexModule.from_checkpoint(checkpoint)
         assert module.trained_on is not None
-        cells, raw_var = _without_expression(adata, module.trained_on.preprocessor.expressed)
+        cells, raw_var = _without_expression(adata, module.trained_on.preprocessor.kept_features)
         n_latent = module.hparams["n_latent"]
         if "latent" not in cells.obsm or cells.obsm["latent"].shape[1] != n_latent:
             raise ValueError(f"{adata} does not belong to the model beside it: it needs obsm['latent'] of {n_latent} dimensions.")
@@ -176,13 +176,13 @@ class FinishedRun:
         return LatentMap.fit(self.latent, umap=umap, cluster=cluster)
 
 
-def _without_expression(path: Path, expressed: pd.Index) -> tuple[ad.AnnData, pd.DataFrame]:
-    """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw, which are the `expressed` ones."""
+def _without_expression(path: Path, kept_features: pd.Index) -> tuple[ad.AnnData, pd.DataFrame]:
+    """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw, which are the `kept_features` ones."""
     try:
         with h5py.File(path) as file:
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", "varm", "obsp", "uns") if name in file}
             has_raw = isinstance(file.get("raw"), h5py.Group)
-            raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else pd.DataFrame(index=expressed)
+            raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else pd.DataFrame(index=kept_features)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error
     obs = parts["obs"]

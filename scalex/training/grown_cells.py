@@ -103,6 +103,6 @@ def open_expression(reference: FinishedRun) -> StoredMatrix:
             f"{path} holds no expression, since its cells stayed in their files when it was trained (backed). Train it again with "
             "callbacks.latent_export.expression=true, which writes it block by block."
         )
-    if not reference.raw_var.index.equals(reference.trained_on.preprocessor.expressed):
+    if not reference.raw_var.index.equals(reference.trained_on.preprocessor.kept_features):
         raise ValueError(f"The features of raw in {path} are not those of the model beside it.")
     return StoredMatrix(path, "raw/X")

@@ -183,7 +183,7 @@ def _kept_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
     for rows in chunks(query.n_cells, chunk_size):
         values = query.read(rows).values
         assert values is not None
-        kept.append(rows.start + np.flatnonzero(query.transform.n_detected(values) >= least))
+        kept.append(rows.start + np.flatnonzero(query.transform.count_detected(values) >= least))
     found = np.concatenate(kept)
     logger.info("Keeps new cells with >= %d features (min_features): %s of %s", least, f"{len(found):,}", f"{query.n_cells:,}")
     if len(found) == 0:
@@ -195,7 +195,7 @@ def _with_domains(before: Preprocessor, cells: GrownCells, chunk_size: int) -> P
     """The preprocessor that knows the new domains too; what it does to cells of the old ones stays the same."""
     n_old, domain = cells.old.shape[0], np.asarray(cells.domain)
     added = [name for name in cells.query.domains if name not in before.domains and (domain[n_old:] == name).any()]
-    columns = before.expressed.get_indexer(before.features)
+    columns = before.kept_features.get_indexer(before.features)
     largest = np.zeros((len(added), len(columns)), np.float32)
     for rows in chunks(len(cells.kept) if added else 0, chunk_size):
         place = slice(n_old + rows.start, n_old + rows.stop)

@@ -45,7 +45,7 @@ def test_chunks_cover_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells
     np.testing.assert_array_equal(np.concatenate([batch.row_C for batch in batches]), np.arange(len(fitted.rows)))
     codes = demo_in_memory.domain.codes[fitted.rows].astype(np.int64)
     np.testing.assert_array_equal(np.concatenate([batch.domain_C for batch in batches]), codes)
-    expected = fitted.preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.read(fitted.rows), codes)
+    expected = fitted.preprocessor.for_features(demo_in_memory.var.index)(demo_in_memory.read(fitted.rows), codes)
     np.testing.assert_array_equal(np.concatenate([batch.rows.dense() for batch in batches]), expected.toarray())
 
 

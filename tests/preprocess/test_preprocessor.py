@@ -50,10 +50,10 @@ def by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np
             else:
                 normalized = normalized / counted.sum() * preprocessor.target_sum
             if preprocessor.normalization == "tfidf":
-                weight = pd.Series(preprocessor.weight, preprocessor.expressed)
+                weight = pd.Series(preprocessor.weight, preprocessor.kept_features)
                 normalized = normalized * weight.reindex(normalized.index).fillna(0)
             normalized = np.log1p(normalized)
-        rows.append([normalized.get(name, 0) for name in preprocessor.expressed])
+        rows.append([normalized.get(name, 0) for name in preprocessor.kept_features])
         overall = preprocessor.maximum.max(0)
         maximum = preprocessor.maximum[code] if preprocessor.scaling == "domain" and code >= 0 else overall
         inputs.append(
@@ -62,7 +62,7 @@ def by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np
                 for name, largest in zip(preprocessor.features, maximum, strict=True)
             ]
         )
-    return pd.DataFrame(inputs, columns=preprocessor.features), pd.DataFrame(rows, columns=preprocessor.expressed)
+    return pd.DataFrame(inputs, columns=preprocessor.features), pd.DataFrame(rows, columns=preprocessor.kept_features)
 
 
 @pytest.mark.parametrize("case", ["as fitted", "another order", "extra features", "missing features", "larger values"])
@@ -81,7 +81,7 @@ def test_a_query_is_processed_as_by_hand(preprocessor: Preprocessor, demo_in_mem
     elif case == "larger values":
         query = query.mul(rng.integers(1, 50, 500).astype(np.float32), axis=1)
     expected_inputs, expected_normalized = by_hand(preprocessor, query, domain)
-    transform = preprocessor.rows_with(query.columns)
+    transform = preprocessor.for_features(query.columns)
     rows = sparse.csr_matrix(query.to_numpy())
     inputs, normalized = transform(rows, domain), transform.normalized(rows)
     for found, expected in ((inputs, expected_inputs), (normalized, expected_normalized)):
@@ -105,7 +105,7 @@ def test_a_cells_result_depends_on_that_cell_alone(
         "one by one": [np.array([i]) for i in range(0, 300, 7)],
         "chunks": np.array_split(np.arange(300), 11),
     }[case]
-    transform = preprocessor.rows_with(demo_in_memory.var.index)
+    transform = preprocessor.for_features(demo_in_memory.var.index)
     inputs, normalized = transform(demo_in_memory.matrix, domain), transform.normalized(demo_in_memory.matrix)
     for rows in parts:
         read = demo_in_memory.read(rows)
@@ -118,8 +118,8 @@ def test_features_are_matched_by_name(preprocessor: Preprocessor, demo_in_memory
     junk = sparse.csr_matrix(np.full((300, 3), 9, np.float32))
     names = demo_in_memory.var.index[order].append(pd.Index(["x", "y", "z"]))
     rows = sparse.hstack([demo_in_memory.matrix[:, order], junk], format="csr")
-    as_fitted = preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
-    np.testing.assert_array_equal(preprocessor.rows_with(names)(rows, domain).toarray(), as_fitted.toarray())
+    as_fitted = preprocessor.for_features(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
+    np.testing.assert_array_equal(preprocessor.for_features(names)(rows, domain).toarray(), as_fitted.toarray())
 
 
 def test_a_value_above_the_frozen_maximum_becomes_one(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
@@ -127,20 +127,20 @@ def test_a_value_above_the_frozen_maximum_becomes_one(preprocessor: Preprocessor
     at = demo_in_memory.var.index.get_loc(preprocessor.features[4])
     row[0, at] = 1e6
     for code in (-1, 0, 2):
-        found = preprocessor.rows_with(demo_in_memory.var.index)(sparse.csr_matrix(row), np.array([code])).toarray()
+        found = preprocessor.for_features(demo_in_memory.var.index)(sparse.csr_matrix(row), np.array([code])).toarray()
         assert found[0, 4] == 1
         assert np.count_nonzero(found) == 1
 
 
 def test_a_query_without_any_feature_is_zero(preprocessor: Preprocessor) -> None:
-    found = preprocessor.rows_with(pd.Index(["x", "y"]))(sparse.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 1, -1]))
+    found = preprocessor.for_features(pd.Index(["x", "y"]))(sparse.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 1, -1]))
     assert found.shape == (3, len(preprocessor.features))
     assert found.nnz == 0
 
 
 def test_the_rows_are_not_changed(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
     before = demo_in_memory.matrix.copy()
-    preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
+    preprocessor.for_features(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
     np.testing.assert_array_equal(demo_in_memory.matrix.data, before.data)
 
 
@@ -156,7 +156,7 @@ def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_i
     loaded = Preprocessor.from_plain(saved_and_loaded(preprocessor.to_plain()))
     names, rows = demo_in_memory.var.index, demo_in_memory.matrix
     for given in (domain, np.full(300, -1)):
-        found, expected = loaded.rows_with(names)(rows, given), preprocessor.rows_with(names)(rows, given)
+        found, expected = loaded.for_features(names)(rows, given), preprocessor.for_features(names)(rows, given)
         np.testing.assert_array_equal(found.toarray(), expected.toarray())
     one, other = loaded.to_plain(), preprocessor.to_plain()
     assert torch.equal(one.pop("maximum"), other.pop("maximum"))
@@ -174,10 +174,10 @@ def test_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
 
 def test_for_features_that_are_lacking_the_mean_input_is_to_be_seen(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
     names = demo_in_memory.var.index
-    assert preprocessor.rows_with(names).lacking is None
-    assert preprocessor.rows_with(names[::-1].append(pd.Index(["x"]))).lacking is None
+    assert preprocessor.for_features(names).fill_value is None
+    assert preprocessor.for_features(names[::-1].append(pd.Index(["x"]))).fill_value is None
     gone = preprocessor.features[[3, 8, 40]]
-    lacking = preprocessor.rows_with(names.drop(gone)).lacking
+    lacking = preprocessor.for_features(names.drop(gone)).fill_value
     assert lacking is not None
     assert lacking.dtype == np.float32
     expected = np.where(preprocessor.features.isin(gone), preprocessor.mean, 0)
@@ -193,4 +193,4 @@ def test_detected_features_are_those_that_the_preprocessor_knows(demo_in_memory:
     rows.data[rows.data == values[0].max()] = 0  # zeros that are stored are not detected
     names = demo_in_memory.var.index.append(pd.Index(["x", "y"]))
     expected = np.count_nonzero(rows.toarray()[:, :500], axis=1)
-    np.testing.assert_array_equal(preprocessor.rows_with(names).n_detected(rows), expected)
+    np.testing.assert_array_equal(preprocessor.for_features(names).count_detected(rows), expected)

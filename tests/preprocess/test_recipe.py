@@ -50,7 +50,7 @@ def by_scanpy(adata: AnnData, *, min_features: int, min_cells: int, n_top: int, 
 
 def transformed(fitted: FittedRecipe, cells: InMemoryCells) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Model input and normalized expression of the kept cells."""
-    transform = fitted.preprocessor.rows_with(cells.var.index)
+    transform = fitted.preprocessor.for_features(cells.var.index)
     rows = cells.read(fitted.rows)
     return transform(rows, cells.domain.codes[fitted.rows].astype(np.int64)), transform.normalized(rows)
 
@@ -65,7 +65,7 @@ def test_fit_is_the_scanpy_pipeline(rich: AnnData, keep_mt: bool, min_cells: int
     fitted = RnaRecipe(min_features=min_features, min_cells=min_cells, n_top_features=120, keep_mt=keep_mt, min_cell_per_batch=1).fit(cells)
     inputs, normalized = transformed(fitted, cells)
     assert list(cells.obs.index[fitted.rows]) == list(expected.obs_names)
-    assert list(fitted.preprocessor.expressed) == list(expected.raw.var_names)
+    assert list(fitted.preprocessor.kept_features) == list(expected.raw.var_names)
     assert list(fitted.preprocessor.features) == list(expected.var_names)
     np.testing.assert_allclose(normalized.toarray(), expected.raw.X.toarray(), rtol=1e-5)
     np.testing.assert_allclose(inputs.toarray(), expected.X.toarray(), rtol=1e-5)
@@ -150,7 +150,7 @@ def test_scaling_is_a_division_by_the_maximum(demo_in_memory: InMemoryCells, sca
     options = {"min_features": 0, "n_top_features": 80} if recipe is RnaRecipe else {}
     fitted = recipe(scaling=scaling, **options).fit(demo_in_memory)
     inputs, normalized = (matrix.toarray() for matrix in transformed(fitted, demo_in_memory))
-    normalized = normalized[:, fitted.preprocessor.expressed.get_indexer(fitted.preprocessor.features)]
+    normalized = normalized[:, fitted.preprocessor.kept_features.get_indexer(fitted.preprocessor.features)]
     domain = np.asarray(demo_in_memory.domain)
     for name in ("domain0", "domain1", "domain2"):
         own = domain == name
@@ -166,7 +166,7 @@ def test_as_is_uses_all_cells_and_features_as_they_are(make_cells: MakeCells) ->
     fitted = AsIsRecipe().fit(cells)
     inputs, normalized = transformed(fitted, cells)
     assert list(fitted.rows) == list(range(9))
-    assert list(fitted.preprocessor.features) == list(fitted.preprocessor.expressed) == ["MT-a", "ERCC", "x", "y"]
+    assert list(fitted.preprocessor.features) == list(fitted.preprocessor.kept_features) == ["MT-a", "ERCC", "x", "y"]
     np.testing.assert_array_equal(normalized.toarray(), values.astype(np.float32))
     np.testing.assert_allclose(inputs.toarray(), MaxAbsScaler().fit_transform(values), rtol=1e-6)
 
@@ -193,7 +193,7 @@ def test_stored_zeros_are_not_detected_features(make_cells: MakeCells) -> None:
     sparse_fit, stored_fit = (RnaRecipe(**options).fit(make_cells(matrix)) for matrix in (values, with_zeros))
     assert 0 < len(sparse_fit.rows) < 40
     np.testing.assert_array_equal(stored_fit.rows, sparse_fit.rows)
-    assert list(stored_fit.preprocessor.expressed) == list(sparse_fit.preprocessor.expressed)
+    assert list(stored_fit.preprocessor.kept_features) == list(sparse_fit.preprocessor.kept_features)
     assert list(stored_fit.preprocessor.features) == list(sparse_fit.preprocessor.features)
 
 
@@ -221,7 +221,7 @@ def test_features_can_be_named(demo_in_memory: InMemoryCells, tmp_path: Path) ->
         fitted = RnaRecipe(min_features=0, n_top_features=given).fit(demo_in_memory)
         assert list(fitted.preprocessor.features) == ["gene40", "gene3", "gene200"]
         inputs, normalized = transformed(fitted, demo_in_memory)
-        columns = fitted.preprocessor.expressed.get_indexer(["gene40", "gene3", "gene200"])
+        columns = fitted.preprocessor.kept_features.get_indexer(["gene40", "gene3", "gene200"])
         np.testing.assert_allclose(inputs.toarray(), MaxAbsScaler().fit_transform(normalized.toarray()[:, columns]), rtol=1e-6)
 
 
@@ -239,12 +239,12 @@ def test_named_features_that_are_absent_are_said(demo_in_memory: InMemoryCells, 
 
 
 def test_named_features_that_are_all_absent_are_an_error(demo_in_memory: InMemoryCells) -> None:
-    with pytest.raises(ValueError, match=r"None of the features in n_top_features is in the data \(asked: TP53, MYC; data: gene0, gene1"):
+    with pytest.raises(ValueError, match=r"None of the features in n_top_features is in the data \(given: TP53, MYC; data: gene0, gene1"):
         RnaRecipe(min_features=0, n_top_features=["TP53", "MYC"]).fit(demo_in_memory)
 
 
 def test_a_missing_file_of_names_is_an_error(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"n_top_features=.*absent\.txt: no such file\. Give a number, a list of names or a text"):
+    with pytest.raises(FileNotFoundError, match=r"n_top_features=.*absent\.txt: no such file\. Set a number, a list of names or a text"):
         RnaRecipe(min_features=0, n_top_features=tmp_path / "absent.txt").fit(demo_in_memory)
 
 
@@ -272,7 +272,7 @@ def test_fractions_look_normalized(make_cells: MakeCells, caplog: pytest.LogCapt
     values = np.random.default_rng(0).poisson(2, (30, 10)).astype(float)
     values[:20] += np.where(values[:20] > 0, 0.5, 0)
     RnaRecipe(min_features=0).fit(make_cells(values))
-    assert "The values look normalized, not like counts (20 of 30 cells hold fractions): if so, use preprocess=none" in caplog.text
+    assert "The values look normalized: 20 of 30 cells have fractional values. If they are, use preprocess=none" in caplog.text
 
 
 def test_counts_and_values_used_as_they_are_raise_no_warning(
@@ -285,7 +285,7 @@ def test_counts_and_values_used_as_they_are_raise_no_warning(
 
 def test_a_filter_that_leaves_no_cell_says_what_would(demo_in_memory: InMemoryCells) -> None:
     most = int(np.diff(demo_in_memory.matrix.indptr).max())
-    message = rf"min_features=600 leaves no cell: the richest of 300 has {most} detected features\. Use min_features={most} or less\."
+    message = rf"min_features=600 drops all 300 cells: no cell has more than {most} detected features\. Use min_features={most} or less\."
     with pytest.raises(ValueError, match=message):
         RnaRecipe(min_features=600).fit(demo_in_memory)
     assert len(RnaRecipe(min_features=most, min_cells=1).fit(demo_in_memory).rows) >= 1
@@ -293,7 +293,7 @@ def test_a_filter_that_leaves_no_cell_says_what_would(demo_in_memory: InMemoryCe
 
 def test_a_filter_that_leaves_no_feature_says_what_would(make_cells: MakeCells) -> None:
     cells = make_cells(np.eye(5) + np.eye(5, k=1))
-    with pytest.raises(ValueError, match=r"min_cells=3 leaves no feature: the most widespread is in 2 cells\. Use min_cells=2 or less\."):
+    with pytest.raises(ValueError, match=r"min_cells=3 drops all features: no feature is in more than 2 cells\. Use min_cells=2 or less\."):
         RnaRecipe(min_features=0).fit(cells)
     assert len(RnaRecipe(min_features=0, min_cells=2).fit(cells).preprocessor.features) == 4
 
@@ -306,7 +306,7 @@ def test_cells_without_a_single_count_get_no_advice_that_does_not_help(make_cell
 
 def test_a_name_filter_that_leaves_nothing_is_named(make_cells: MakeCells) -> None:
     cells = make_cells(np.ones((4, 3)), features=["MT-1", "mt-2", "ERCC-3"])
-    with pytest.raises(ValueError, match=r"keep_mt=false leaves no feature: all names start with ERCC, MT- or mt-\. Use keep_mt=true"):
+    with pytest.raises(ValueError, match=r"keep_mt=false drops all features: each name starts with ERCC, MT- or mt-\. Use keep_mt=true"):
         RnaRecipe(min_features=0).fit(cells)
     assert len(RnaRecipe(min_features=0, keep_mt=True).fit(cells).preprocessor.features) == 3
 
@@ -317,7 +317,7 @@ def test_filters_are_logged_with_their_numbers(rich: AnnData, caplog: pytest.Log
     assert "Keeps features ERCC*, MT-*, mt-* (keep_mt=false): 497 of 500" in caplog.text
     assert "Keeps cells with >= 1 features (min_features): 300 of 300" in caplog.text
     assert "Keeps features in >= 3 cells (min_cells): 492 of 497" in caplog.text
-    assert "Uses 50 features" in caplog.text
+    assert "Uses 50 input features" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -340,10 +340,10 @@ def test_options_are_checked_before_anything_is_read(recipe: type[Recipe], optio
 def test_a_filter_that_leaves_out_most_cells_is_said(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture) -> None:
     detected = np.sort(np.diff(demo_in_memory.matrix.indptr))
     RnaRecipe(min_features=int(detected[-30])).fit(demo_in_memory)
-    assert f"min_features={detected[-30]} leaves out 90 % of the cells" in caplog.text
+    assert f"min_features={detected[-30]} drops 90 % of the cells" in caplog.text
     caplog.clear()
     RnaRecipe(min_features=int(detected[30])).fit(demo_in_memory)
-    assert "leaves out" not in caplog.text
+    assert "drops" not in caplog.text
 
 
 @pytest.mark.parametrize("normalization", ["total", "tfidf"])

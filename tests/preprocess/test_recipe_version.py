@@ -35,7 +35,7 @@ RECIPES: dict[str, Recipe] = {
 def summary(recipe: Recipe, cells: InMemoryCells) -> tuple[str, float]:
     """The names of the inputs, and a sum of all inputs in which each has another weight."""
     preprocessor, rows = recipe.fit(cells)
-    inputs = preprocessor.rows_with(cells.var.index)(cells.read(rows), cells.domain.codes[rows].astype(np.int64)).toarray()
+    inputs = preprocessor.for_features(cells.var.index)(cells.read(rows), cells.domain.codes[rows].astype(np.int64)).toarray()
     weight = np.sin(1 + np.outer(rows, np.ones(inputs.shape[1])) + 30 * np.arange(inputs.shape[1]))
     return " ".join(preprocessor.features), float((inputs * weight).sum())
 

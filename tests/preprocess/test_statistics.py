@@ -73,10 +73,10 @@ def test_parts_are_those_of_the_part_of_the_values(
     statistics: FeatureStatistics, values: NDArray[np.float32], domain: NDArray[np.int64]
 ) -> None:
     features, domains = np.array([5, 0]), np.array([True, False, True, False])
-    assert_equal(statistics.features(features), FeatureStatistics.of(sparse.csr_matrix(values[:, features]), domain, N_DOMAINS))
+    assert_equal(statistics.select_features(features), FeatureStatistics.of(sparse.csr_matrix(values[:, features]), domain, N_DOMAINS))
     kept = np.isin(domain, [0, 2])
-    assert_equal(statistics.domains(domains), FeatureStatistics.of(sparse.csr_matrix(values[kept]), domain[kept] // 2, 2))
+    assert_equal(statistics.select_domains(domains), FeatureStatistics.of(sparse.csr_matrix(values[kept]), domain[kept] // 2, 2))
 
 
 def test_pooled_are_those_of_one_domain(statistics: FeatureStatistics, values: NDArray[np.float32]) -> None:
-    assert_equal(statistics.pooled(), FeatureStatistics.of(sparse.csr_matrix(values), np.zeros(50, np.int64), 1))
+    assert_equal(statistics.pool(), FeatureStatistics.of(sparse.csr_matrix(values), np.zeros(50, np.int64), 1))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.preprocess import steps
-from scalex.preprocess.kernels import check_rows, row_totals
+from scalex.preprocess.kernels import check_rows, sum_rows
 
 
 @pytest.fixture
@@ -72,6 +72,6 @@ def test_row_totals(values: NDArray[np.float32], counted: list[int]) -> None:
     rows = sparse.csr_matrix(values)
     # A stored zero is no detected feature.
     rows.data[0] = 0
-    total, n_detected = row_totals(rows.data, rows.indices, rows.indptr, np.array(counted, np.float32))
+    total, n_detected = sum_rows(rows.data, rows.indices, rows.indptr, np.array(counted, np.float32))
     np.testing.assert_array_equal(total, rows.toarray() @ np.array(counted))
     np.testing.assert_array_equal(n_detected, (rows.toarray() > 0) @ np.array(counted))

@@ -14,7 +14,7 @@ from scipy import sparse
 from scalex.cells import AnnDataSource
 from scalex.preprocess import RnaRecipe
 from scalex.preprocess.statistics import FeatureStatistics
-from scalex.preprocess.variable_features import highly_variable
+from scalex.preprocess.variable_features import choose_highly_variable
 
 
 def normalized(adata: AnnData, min_features: int = 0) -> AnnData:
@@ -35,7 +35,7 @@ def by_scanpy(adata: AnnData, n_top: int, batch_key: str | None) -> set[str]:
 def chosen(adata: AnnData, n_top: int, batch_key: str | None) -> set[str]:
     domain = adata.obs[batch_key].cat.codes.to_numpy().astype(np.int64) if batch_key else np.zeros(adata.n_obs, np.int64)
     statistics = FeatureStatistics.of(adata.X, domain, int(domain.max()) + 1)
-    positions = highly_variable(statistics, adata.var_names, n_top)
+    positions = choose_highly_variable(statistics, adata.var_names, n_top)
     assert (np.diff(positions) > 0).all()
     return set(adata.var_names[positions])
 
@@ -115,4 +115,4 @@ def test_all_cells_vote_as_one_where_every_domain_has_too_few(demo: AnnData) -> 
 def test_constant_features_and_a_domain_of_one_cell_are_no_trouble() -> None:
     values = sparse.csr_matrix(np.array([[1, 5, 0], [1, 0, 0], [1, 2, 3]], np.float32))
     statistics = FeatureStatistics.of(values, np.array([0, 0, 1]), 2)
-    assert list(highly_variable(statistics, pd.Index(list("abc")), 1)) == [1]
+    assert list(choose_highly_variable(statistics, pd.Index(list("abc")), 1)) == [1]

@@ -367,7 +367,7 @@ class TestTheResult:
         preprocessor = reference.trained_on.preprocessor
         counts = query.X.toarray().astype(np.float64)
         normalized = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
-        columns = query.var_names.get_indexer(preprocessor.expressed)
+        columns = query.var_names.get_indexer(preprocessor.kept_features)
         np.testing.assert_allclose(found.raw.X.toarray(), normalized[:, columns], rtol=1e-5)
         used = normalized[:, query.var_names.get_indexer(preprocessor.features)] / preprocessor.maximum.max(0)
         np.testing.assert_allclose(found.X.toarray(), np.minimum(used, 1), rtol=1e-5)

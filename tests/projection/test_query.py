@@ -22,7 +22,7 @@ def preprocessor(demo: AnnData) -> Preprocessor:
 
 
 def made(cells: InMemoryCells, preprocessor: Preprocessor, chunk_size: int = 20_000) -> Query:
-    return Query(cells, preprocessor.rows_with(cells.var.index), chunk_size=chunk_size)
+    return Query(cells, preprocessor.for_features(cells.var.index), chunk_size=chunk_size)
 
 
 def test_domains_are_matched_by_name(demo_in_memory: InMemoryCells, preprocessor: Preprocessor) -> None:
@@ -39,7 +39,7 @@ def test_a_batch_is_what_the_training_would_see(demo_in_memory: InMemoryCells, p
     batch = data.read(slice(30, 250))
     assert (batch.values != demo_in_memory.matrix[30:250]).nnz == 0
     known = np.array([{"domain0": 0, "domain1": -1, "domain2": 1}[name] for name in demo_in_memory.domain[30:250]])
-    expected = preprocessor.rows_with(demo_in_memory.var.index)(demo_in_memory.matrix[30:250], known)
+    expected = preprocessor.for_features(demo_in_memory.var.index)(demo_in_memory.matrix[30:250], known)
     np.testing.assert_array_equal(batch.rows.dense().numpy(), expected.toarray())
     assert batch.row_C.tolist() == list(range(30, 250))
     assert batch.domain_C.tolist() == demo_in_memory.domain.codes[30:250].tolist()
@@ -64,7 +64,7 @@ def test_cells_on_disk_give_the_same_batches(
 ) -> None:
     demo.write_h5ad(tmp_path / "cells.h5ad")
     cells = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=True).open()
-    on_disk = Query(cells, preprocessor.rows_with(cells.var.index), chunk_size=70)
+    on_disk = Query(cells, preprocessor.for_features(cells.var.index), chunk_size=70)
     for found, expected in zip(on_disk.batches(), made(demo_in_memory, preprocessor, 70).batches(), strict=True):
         assert (found.rows.csr() != expected.rows.csr()).nnz == 0
         assert torch.equal(found.domain_C, expected.domain_C)
