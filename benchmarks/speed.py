@@ -35,7 +35,7 @@ from benchmarks.tables import markdown_table, show
 from benchmarks.timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
 from benchmarks.tiny import parsed
 from scalex import ScalexDataModule
-from scalex.data import CellBatch, PreparedCells
+from scalex.data import CellBatch, InputDataset
 from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
 from scalex.runs.log import logged_to
 from scalex.system.memory import keep_freed_memory
@@ -147,7 +147,7 @@ def precision(options: Options) -> tuple[str, list[Row]]:
 def gather(options: Options) -> tuple[str, list[Row]]:
     """Minibatches read from prepared cells."""
     rng = np.random.default_rng(SEED)
-    prepared = PreparedCells(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
+    prepared = InputDataset(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
     # So many that all cells take part, which no cache holds.
     drawn = itertools.cycle(rng.integers(options.gather_cells, size=(2000, BATCH_SIZE)))
     seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds)

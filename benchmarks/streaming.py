@@ -39,7 +39,7 @@ from benchmarks.timing import Figure, LightningSteps, interleaved, ratio
 from benchmarks.tiny import parsed
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
-from scalex.data import buffers, minibatches
+from scalex.data import draw_minibatches, plan_buffers
 from scalex.data.datamodule import RUN_ROWS
 from scalex.data.sizes import BUFFER_MINIBATCHES, BUFFER_ROWS
 from scalex.model.trained_on import TrainedOn
@@ -118,7 +118,7 @@ def reading(options: Options, folder: Path) -> Table:
         )
         # The worst order for it: one domain after the other.
         ordered = np.sort(domain)
-        full = _entropy(ordered, minibatches(ordered, BATCH_SIZE, "shuffle", _rng()))
+        full = _entropy(ordered, draw_minibatches(ordered, BATCH_SIZE, "shuffle", _rng()))
         entropy = f"{_entropy(ordered, _planned(ordered)) / full:.3f}"
         kind = compression or "uncompressed"
         rows += [
@@ -297,7 +297,7 @@ def _in_pieces(cells: Cells, n_cells: int) -> Iterator[Any]:
 
 
 def _buffers(domain: NDArray[np.int64]) -> Iterator[Any]:
-    return buffers(
+    return plan_buffers(
         domain, BATCH_SIZE, "shuffle", _rng(), run_rows=RUN_ROWS, buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // BATCH_SIZE)
     )
 

@@ -1,4 +1,4 @@
-"""Cells with a known answer, drawn from a stated model: for the demo run, the tests and the documentation."""
+"""Simulated cells with known types, for the demo, the tests and the documentation."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ __all__ = ["DemoSource", "demo_cells"]
 
 TYPES = ("alpha", "beta", "gamma", "delta", "stem", "rare")
 SHARES = np.array([0.22, 0.20, 0.16, 0.12, 0.25, 0.05])
-# Cells of this type lie along a path from one program to another, instead of around one point.
+# Cells of this type lie along a path from one program to another instead of around one point.
 CONTINUOUS = "stem"
 MISSING_IN_LAST = "delta"  # absent from the last domain
-ONLY_IN_FIRST = "rare"  # present in the first domain alone
+ONLY_IN_FIRST = "rare"  # present only in the first domain
 
 
 def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, *, seed: int = 124) -> AnnData:
-    """Draw counts of `n_cells` cells in `n_domains` domains, with their types known.
+    """Simulate counts of `n_cells` cells of known types in `n_domains` domains.
 
     The model, for cell c of domain d and feature g::
 
         log rate[c, g] = base[g] + sum over programs p of activity[c, p] * program[p, g] + shift[d, g]
         depth[c]       ~ LogNormal(log depth[d], 0.3)
         count[c, g]    ~ NegativeBinomial(mean = depth[c] * softmax(log rate[c])[g], dispersion = 2)
-        count[c, g]    = 0 with the probability with which domain d loses a molecule species (0 to 30 %)
+        count[c, g]    = 0 with the dropout probability of domain d (0 to 0.3)
 
-    Each type has a program of 60 features. Cells of type "stem" lie on a path, activity moving from the program of their
-    own to that of "alpha" (``obs["path"]`` in [0, 1]). Domains differ in the expression of every feature (`shift`, standard deviation
-    0.6), in depth and in losses, so that without integration they lie apart. Type "delta" is missing from the last domain, type
-    "rare" is in the first domain alone.
+    Each type has a program of 60 features. Cells of type "stem" lie on a path along which the activity moves from their own program to
+    the program of "alpha" (``obs["path"]`` in [0, 1]). Domains differ in the expression of every feature (`shift`, standard deviation
+    0.6), in depth and in dropout, so that they lie apart without integration. Type "delta" is missing from the last domain; type "rare"
+    is only in the first.
 
     Parameters
     ----------
     n_cells, n_features, n_domains
         At least 10, 400 and 1.
     seed
-        The same seed gives the same cells.
+        Seed of the simulation.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, 
         )
     rng = np.random.default_rng(seed)
     domain = np.sort(rng.integers(n_domains, size=n_cells))
-    kind = np.array([rng.choice(len(TYPES), p=_shares(d, n_domains)) for d in domain])
+    kind = np.array([rng.choice(len(TYPES), p=_compute_shares(d, n_domains)) for d in domain])
     path = np.where(kind == TYPES.index(CONTINUOUS), rng.random(n_cells), np.nan)
 
     programs = np.zeros((len(TYPES), n_features))
@@ -89,8 +89,8 @@ def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, 
     return AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
 
 
-def _shares(domain: int, n_domains: int) -> np.ndarray:
-    """Share of each type in a domain."""
+def _compute_shares(domain: int, n_domains: int) -> np.ndarray:
+    """Return the share of each type in a domain."""
     shares = SHARES.copy()
     if domain == n_domains - 1 and n_domains > 1:
         shares[TYPES.index(MISSING_IN_LAST)] = 0
@@ -102,7 +102,7 @@ def _shares(domain: int, n_domains: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSource:
-    """`demo_cells` as a source of cells; the parameters are the same."""
+    """`demo_cells` as a source of cells, with the same parameters."""
 
     n_cells: int = 3000
     n_features: int = 2000
@@ -110,6 +110,6 @@ class DemoSource:
     seed: int = 124
 
     def open(self) -> Cells:
-        """Draw the cells."""
+        """Simulate the cells."""
         adata = demo_cells(self.n_cells, self.n_features, self.n_domains, seed=self.seed)
         return AnnDataSource(path=adata, batch_key="batch").open()

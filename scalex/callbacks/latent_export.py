@@ -162,7 +162,7 @@ class LatentExport(Callback):
     ) -> None:
         with h5py.File(path, "w") as file:
             writer = BlockWriter(file, compression="gzip")
-            for part in data.parts():
+            for part in data.row_chunks():
                 obsm = {name: np.asarray(values[part]) for name, values in adata.obsm.items()}
                 block = ad.AnnData(obs=adata.obs.iloc[part], var=adata.var, obsm=obsm, varm=dict(adata.varm))
                 if isinstance(coordinates, KeptRows):

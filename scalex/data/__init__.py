@@ -1,18 +1,18 @@
-"""Which rows, read how: sampling, stream and the data module."""
+"""Sampling and reading of rows, and the data module."""
 
-from scalex.data.buffers import Buffer, buffers
+from scalex.data.buffers import Buffer, plan_buffers
 from scalex.data.datamodule import ScalexDataModule
-from scalex.data.sampling import MinibatchSampler, minibatches
-from scalex.data.stream import PreparedCells
+from scalex.data.sampling import MinibatchSampler, draw_minibatches
+from scalex.data.stream import InputDataset
 from scalex.nn.batch import CellBatch, Sampling
 
 __all__ = [
     "Buffer",
     "CellBatch",
     "MinibatchSampler",
-    "PreparedCells",
+    "InputDataset",
     "Sampling",
     "ScalexDataModule",
-    "buffers",
-    "minibatches",
+    "plan_buffers",
+    "draw_minibatches",
 ]

@@ -1,7 +1,7 @@
-"""Which rows are read together, and which of them form which minibatch: index arithmetic alone, nothing is read.
+"""The plan of which rows are read together and form which minibatch: index arithmetic only.
 
-A file is read fast in runs of contiguous rows. So runs are shuffled over the epoch, as many are read at once as a buffer holds, and
-minibatches are drawn within the buffer.
+Reading a file is fast in runs of consecutive rows. Therefore runs are shuffled over the epoch, a buffer of runs is read at once, and
+minibatches are drawn from the buffer.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from scalex.nn.batch import Sampling
 
-__all__ = ["Buffer", "buffers"]
+__all__ = ["Buffer", "plan_buffers"]
 
-# Each minibatch has an equal share of each segment of its buffer. Several processes share the segments, so that what is in a minibatch
-# does not depend on their number, up to this one.
+# Each minibatch takes an equal share of each segment of its buffer. Processes share the segments, so that minibatches do not depend on
+# the number of processes up to this number.
 N_SEGMENTS = 8
 
 
 class Buffer(NamedTuple):
-    """Rows that are read together, and the minibatches made of them.
+    """Rows that are read together, and their minibatches.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Buffer(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Rows whose minibatches are made alike: each takes of each stream the rows between two of the stream's cuts."""
+    """Rows of which each minibatch takes, from each stream, those between two cuts of the stream."""
 
     streams: list[NDArray[np.int64]]
     cuts: list[NDArray[np.int64]]
 
 
-def buffers(
+def plan_buffers(
     domain: NDArray[np.int64],
     batch_size: int,
     sampling: Sampling,
@@ -54,32 +54,32 @@ def buffers(
     process: int = 0,
     n_processes: int = 1,
 ) -> Iterator[Buffer]:
-    """The buffers of one epoch, in the order of their use.
+    """Yield the buffers of one epoch, in the order of use.
 
-    Over an epoch there are as many minibatches, of the same sizes and of the same domains, as `scalex.data.minibatches` gives.
+    The number, sizes and domains of an epoch's minibatches are those of `scalex.data.draw_minibatches`.
 
     Parameters
     ----------
     domain, batch_size, sampling
-        As in `scalex.data.minibatches`.
+        As in `scalex.data.draw_minibatches`.
     rng
-        Source of the order; the same on all processes.
+        Random generator of the order; the same in all processes.
     run_rows
-        Rows that stay together until they are in a buffer; 1: any rows. With "domain" and "balanced" the rows of a domain are counted.
+        Number of rows in a run, whose rows stay together up to a buffer. With "domain" and "balanced", the rows of one domain.
     buffer_minibatches
-        Minibatches of a buffer; the last one may have fewer.
+        Number of minibatches in a buffer. The last buffer may have fewer.
     process, n_processes
-        Which process this is, of how many. Each gets its share of each minibatch, and reads those rows alone.
+        Index of this process, and number of processes. Each gets its share of each minibatch, and reads only those rows.
     """
     if sampling == "shuffle":
-        groups = [_group([_in_runs(np.arange(len(domain)), run_rows, rng)], batch_size)]
+        groups = [_plan_group([_shuffle_runs(np.arange(len(domain)), run_rows, rng)], batch_size)]
     else:
         members = [np.flatnonzero(domain == code) for code in np.unique(domain)]
         if sampling == "domain":
-            groups = [_group([_in_runs(rows, run_rows, rng)], batch_size) for rows in members]
+            groups = [_plan_group([_shuffle_runs(rows, run_rows, rng)], batch_size) for rows in members]
         else:
             share = -(-len(domain) // len(members))
-            groups = [_group([_repeated_in_runs(rows, share, run_rows, rng) for rows in members], batch_size)]
+            groups = [_plan_group([_repeat_runs(rows, share, run_rows, rng) for rows in members], batch_size)]
     sequence = np.repeat(np.arange(len(groups)), [len(group.cuts[0]) - 1 for group in groups])
     if len(groups) > 1:
         sequence = rng.permutation(sequence)
@@ -90,7 +90,7 @@ def buffers(
         for i, n in zip(*np.unique(of_buffer, return_counts=True), strict=True):
             first, last = used[i], used[i] + n
             taken = [rows[cut[first] : cut[last]] for rows, cut in zip(groups[i].streams, groups[i].cuts, strict=True)]
-            dealt[i] = _dealt(taken, n, max(N_SEGMENTS, n_processes), rng)
+            dealt[i] = _deal(taken, n, max(N_SEGMENTS, n_processes), rng)
             used[i] = last
         own = np.array_split(np.arange(max(N_SEGMENTS, n_processes)), n_processes)[process]
         minibatches = [np.concatenate([parts[s] for s in own]) for parts in (next(dealt[i]) for i in of_buffer)]
@@ -98,8 +98,8 @@ def buffers(
         yield Buffer(rows, [np.searchsorted(rows, one) for one in minibatches])
 
 
-def _in_runs(rows: NDArray[np.int64], run_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The rows, run by run, the runs in random order. They begin at another row each time, so that other rows share a run."""
+def _shuffle_runs(rows: NDArray[np.int64], run_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the rows with their runs in random order. The offset of the runs is random, so that each epoch has other runs."""
     start = np.arange(-int(rng.integers(run_rows)), len(rows), run_rows)
     start = rng.permutation(start)
     stop = np.minimum(start + run_rows, len(rows))
@@ -109,14 +109,14 @@ def _in_runs(rows: NDArray[np.int64], run_rows: int, rng: np.random.Generator) -
     return rows[position]
 
 
-def _repeated_in_runs(rows: NDArray[np.int64], n: int, run_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`n` of the rows, each as often as any other, give or take one."""
-    rounds = [_in_runs(rows, run_rows, rng) for _ in range(-(-n // len(rows)))]
+def _repeat_runs(rows: NDArray[np.int64], n: int, run_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `n` of the rows, each equally often up to a difference of one."""
+    rounds = [_shuffle_runs(rows, run_rows, rng) for _ in range(-(-n // len(rows)))]
     return np.concatenate(rounds)[:n]
 
 
-def _group(streams: list[NDArray[np.int64]], batch_size: int) -> _Group:
-    """As few minibatches as `batch_size` allows, of sizes that differ by at most one, of equal shares of the streams."""
+def _plan_group(streams: list[NDArray[np.int64]], batch_size: int) -> _Group:
+    """Divide the streams into the fewest minibatches that `batch_size` allows. Sizes, and shares of streams, differ by at most one."""
     total = sum(len(rows) for rows in streams)
     n_minibatches = -(-total // batch_size)
     end = np.arange(n_minibatches + 1) * total // n_minibatches
@@ -124,16 +124,16 @@ def _group(streams: list[NDArray[np.int64]], batch_size: int) -> _Group:
     return _Group(streams, [np.minimum(end // n + (d < end % n), len(rows)) for d, rows in enumerate(streams)])
 
 
-def _dealt(
+def _deal(
     streams: list[NDArray[np.int64]], n_minibatches: int, n_segments: int, rng: np.random.Generator
 ) -> Iterator[list[NDArray[np.int64]]]:
-    """The rows of each minibatch, by segment; a segment is a stretch of each stream, and each minibatch has an equal share of it."""
+    """Yield the rows of each minibatch by segment. A segment is a stretch of each stream, of which each minibatch has an equal share."""
     stretches = [np.array_split(rows, n_segments) for rows in streams]
     segments = [rng.permutation(np.concatenate([stretch[s] for stretch in stretches])) for s in range(n_segments)]
     ends, extra = [], 0
     for rows in segments:
         least, n_extra = divmod(len(rows), n_minibatches)
-        # Who gets the rows that are left over goes round, so that minibatches differ by one in all and not in each segment.
+        # The remainders rotate over the minibatches, so that their total sizes differ by one, not each segment's.
         sizes = least + np.roll(np.arange(n_minibatches) < n_extra, extra)
         extra = (extra + n_extra) % n_minibatches
         ends.append(np.cumsum(sizes)[:-1])

@@ -1,4 +1,4 @@
-"""Cells as Lightning wants them: minibatches to train on, chunks to embed."""
+"""The data module of Lightning: minibatches for training, chunks for embedding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from scalex.cells import Cells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, check_sampling
-from scalex.data.sizes import PIECE_ROWS, StreamSizes, free_share, stream_sizes
-from scalex.data.stream import AsDrawn, BatchesInOrder, MinibatchLoader, PreparedCells, StreamedMinibatches
+from scalex.data.sizes import ROWS_PER_READ, StreamSizes, choose_sizes, default_memory_gb
+from scalex.data.stream import ChunkLoader, InputDataset, MinibatchLoader, PassThrough, StreamSampler
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.sparse_rows import SparseRows
 from scalex.preprocess import FittedRecipe
@@ -24,43 +24,43 @@ from scalex.system.chunks import chunks
 
 __all__ = ["ScalexDataModule"]
 
-# Rows that are read in one piece: long enough that reading them is as fast as reading on, short enough that a buffer holds many.
+# Rows in a run: enough that reading a run is nearly as fast as sequential reading, and few enough that a buffer holds many runs.
 RUN_ROWS = 128
-# Cells that tell how many values a cell has.
-LOOKED_AT = 1000
+# Cells from which the number of values per cell is estimated.
+N_SAMPLED = 1000
 
 
 class ScalexDataModule(LightningDataModule):
-    """The kept cells, preprocessed, as minibatches for training and as chunks in their own order for embedding.
+    """The inputs of the kept cells, as minibatches for training and as chunks in order for embedding.
 
-    Cells in memory are preprocessed once. Of others nothing but two buffers, or two chunks, is in memory at a time, and their order of
-    training is shuffled as files allow (`scalex.data.buffers`).
+    Cells in memory are preprocessed once. Of cells in files, at most two buffers or two chunks are in memory at a time, and runs of rows
+    are shuffled instead of single rows (`scalex.data.plan_buffers`).
 
     Parameters
     ----------
     cells
-        Where the values are read.
+        The cells.
     fitted
-        The frozen preprocessing, and which rows of `cells` to use.
+        The preprocessor, and the rows of `cells` to use.
     batch_size
-        Most cells in a training minibatch.
+        Largest number of cells in a training minibatch.
     sampling
-        Which cells share a minibatch; see `scalex.data.minibatches`.
+        The choice of cells that share a minibatch; see `scalex.data.draw_minibatches`.
     chunk_size
-        Cells embedded at a time.
+        Number of cells embedded at a time.
     seed
         Seed of the order of training.
     parameters
-        What the run was asked for, to be written down beside its results.
+        Settings of the run, to be stored with its results.
 
     Attributes
     ----------
     in_memory : bool
-        Whether the cells are in memory, else they stay in their files.
+        Whether the cells are in memory. Otherwise they stay in their files.
     sizes : StreamSizes or None
-        How much of cells in files is read at a time.
+        Sizes of buffers and reads, for cells in files.
     values_per_cell : float
-        Stored values of a cell in a file, from a look at some.
+        Stored values per cell in a file, estimated from a sample.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class ScalexDataModule(LightningDataModule):
         self.preprocessor, self.rows = fitted
         self.parameters = parameters or {}
         self._chunk_size = chunk_size
-        # By categories: of millions of cells there is no text each.
+        # By category: converting each of millions of cells to text would take too long.
         codes = pd.Index(self.preprocessor.domains).get_indexer(cells.domain.categories.astype(str))
         self._domain: NDArray[np.int64] = codes.astype(np.int64)[cells.domain.codes[self.rows]]
         self.in_memory = cells.in_memory
         self._transform = self.preprocessor.for_features(cells.var.index)
-        self._piece_rows = PIECE_ROWS
-        self._sampler: MinibatchSampler | StreamedMinibatches
+        self._rows_per_read = ROWS_PER_READ
+        self._sampler: MinibatchSampler | StreamSampler
         self.sizes: StreamSizes | None = None
         self.values_per_cell = 0.0
         if self.in_memory:
@@ -95,8 +95,8 @@ class ScalexDataModule(LightningDataModule):
         else:
             check_sampling(sampling, batch_size)
             self.sizes = self._sizes(batch_size, cells.memory_gb)
-            self._piece_rows = self.sizes.piece_rows
-            self._sampler = StreamedMinibatches(
+            self._rows_per_read = self.sizes.rows_per_read
+            self._sampler = StreamSampler(
                 self._domain,
                 batch_size,
                 sampling,
@@ -105,15 +105,15 @@ class ScalexDataModule(LightningDataModule):
                 run_rows=RUN_ROWS,
                 buffer_minibatches=self.sizes.buffer_minibatches,
             )
-        self._prepared: PreparedCells | None = None
-        self._kept_inputs: StoredMatrix | None = None
+        self._inputs: InputDataset | None = None
+        self._cached_inputs: StoredMatrix | None = None
 
     def read_inputs_from(self, stored: StoredMatrix) -> None:
-        """Take the inputs of the kept cells from a file that has them, (n_kept, n_features), instead of making them."""
+        """Read the inputs of the kept cells from a file, (n_kept, n_features), instead of computing them."""
         assert stored.shape == (len(self.rows), len(self.preprocessor.features))
-        self._kept_inputs = stored
-        some = self._some()
-        self.values_per_cell = self._read(some).nnz / len(some)
+        self._cached_inputs = stored
+        sample = self._sample_rows()
+        self.values_per_cell = self._read(sample).nnz / len(sample)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -127,84 +127,86 @@ class ScalexDataModule(LightningDataModule):
 
     @property
     def label(self) -> pd.Categorical | None:
-        """(n_kept,) known type of each kept cell."""
+        """(n_kept,) label of each kept cell."""
         return None if self.cells.label is None else self.cells.label[self.rows]
 
     def setup(self, stage: str) -> None:
-        """Preprocess the kept cells into memory, once, if they are there anyway."""
-        if self._prepared is None and self.in_memory:
-            self._prepared = PreparedCells(self._read(np.arange(len(self.rows))), self._domain)
+        """Preprocess the kept cells once, if the cells are in memory."""
+        if self._inputs is None and self.in_memory:
+            self._inputs = InputDataset(self._read(np.arange(len(self.rows))), self._domain)
 
     def train_dataloader(self) -> DataLoader[CellBatch]:
-        """One minibatch per item; of several processes that train together, this one's share of it."""
-        self._sampler.share(*self._this_of_processes())
+        """Return a loader of minibatches, or of this process's share of each minibatch."""
+        self._sampler.share(*self._get_rank())
         if self.in_memory:
-            assert self._prepared is not None, "setup comes first"
-            return MinibatchLoader(self._prepared, self._sampler, self._n_done)
-        return MinibatchLoader(AsDrawn(), self._sampler, self._n_done)
+            assert self._inputs is not None, "call setup first"
+            return MinibatchLoader(self._inputs, self._sampler, self._count_done)
+        return MinibatchLoader(PassThrough(), self._sampler, self._count_done)
 
     def state_dict(self) -> dict[str, int]:
-        """How many minibatches of the epoch are done: part of a checkpoint.
+        """Return the number of minibatches of the epoch that are done, for a checkpoint.
 
-        The loader says so, too, but Lightning 2.6 does not give it back to a loader that it has asked for its length before.
+        The loader stores it as well, but Lightning 2.6 does not restore a loader whose length it has already requested.
         """
-        return {"n_done": self._n_done()}
+        return {"n_done": self._count_done()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin the next epoch after the minibatches that are done."""
+        """Start the next epoch after the minibatches that are done."""
         self._sampler.skip(state_dict["n_done"])
 
-    def batches(self) -> BatchesInOrder:
-        """Each kept cell once, in order, in chunks; of several processes, this one's share of them."""
-        process, n_processes = self._this_of_processes()
+    def batches(self) -> ChunkLoader:
+        """Return a loader of the kept cells in chunks, each cell once and in order, or of this process's share of the chunks."""
+        process, n_processes = self._get_rank()
         n_cells = len(self.rows)
-        parts = list(chunks(n_cells, min(self._chunk_size, -(-n_cells // n_processes))))[process::n_processes]
-        return BatchesInOrder(parts, lambda part: self._batch(np.arange(part.start, part.stop), self.inputs(part)))
+        own = list(chunks(n_cells, min(self._chunk_size, -(-n_cells // n_processes))))[process::n_processes]
+        return ChunkLoader(own, lambda chunk: self._batch(np.arange(chunk.start, chunk.stop), self.inputs(chunk)))
 
     def batches_of(self, rows: NDArray[np.int64]) -> Iterator[CellBatch]:
-        """Some of the kept cells, ascending, in chunks."""
-        for part in chunks(len(rows), self._chunk_size):
-            yield self._batch(rows[part], self.inputs(rows[part]))
+        """Yield the given kept cells, ascending, in chunks."""
+        for chunk in chunks(len(rows), self._chunk_size):
+            yield self._batch(rows[chunk], self.inputs(rows[chunk]))
 
     def transfer_batch_to_device(self, batch: CellBatch, device: torch.device, dataloader_idx: int) -> CellBatch:
-        """Move a minibatch; Lightning's own search through nested collections takes longer than a short step allows."""
+        """Move a minibatch. Lightning's own search through nested collections is slow compared with a short step."""
         domain_C, row_C = (codes.to(device, non_blocking=True) for codes in (batch.domain_C, batch.row_C))
         return CellBatch(batch.rows.to(device), domain_C, row_C)
 
-    def parts(self) -> Iterator[slice]:
-        """Runs of kept cells, of `chunk_size` at most, that cover each once."""
+    def row_chunks(self) -> Iterator[slice]:
+        """Yield slices of at most `chunk_size` kept cells that cover each cell once."""
         return chunks(len(self.rows), self._chunk_size)
 
-    def inputs(self, part: slice | NDArray[np.int64] = slice(None)) -> sparse.csr_matrix:
-        """The model's inputs of some kept cells, ascending, (n_cells, n_features) float32 CSR in [0, 1]."""
-        if self._prepared is None:
-            return self._read(np.arange(len(self.rows))[part])
-        return self._prepared.matrix if isinstance(part, slice) and part == slice(None) else self._prepared.matrix[part]
+    def inputs(self, rows: slice | NDArray[np.int64] = slice(None)) -> sparse.csr_matrix:
+        """Return the inputs of the given kept cells, ascending, (n_cells, n_features) float32 CSR in [0, 1]."""
+        if self._inputs is None:
+            return self._read(np.arange(len(self.rows))[rows])
+        return self._inputs.matrix if isinstance(rows, slice) and rows == slice(None) else self._inputs.matrix[rows]
 
-    def normalized(self, part: slice = slice(None)) -> sparse.csr_matrix:
-        """Normalized expression of a run of kept cells, (n_cells, len(preprocessor.expressed)) float32 CSR."""
-        rows = self.rows[part]
-        pieces = [self._transform.normalized(self.cells.read(rows[piece])) for piece in chunks(len(rows), self._piece_rows)]
-        return sparse.vstack(pieces, format="csr")
+    def normalized(self, chunk: slice = slice(None)) -> sparse.csr_matrix:
+        """Return the normalized expression of a chunk of kept cells, (n_cells, n_kept_features) float32 CSR."""
+        rows = self.rows[chunk]
+        blocks = [self._transform.normalized(self.cells.read(rows[some])) for some in chunks(len(rows), self._rows_per_read)]
+        return sparse.vstack(blocks, format="csr")
 
     def _sizes(self, batch_size: int, memory_gb: float | None) -> StreamSizes:
-        """How much to read at a time, by a look at some cells."""
-        some = self._some()
-        values = self.cells.read(self.rows[some])
-        used = self._transform(values, self._domain[some])
-        self.values_per_cell = values.nnz / len(some)
-        return stream_sizes(self.values_per_cell, used.nnz / len(some), batch_size, free_share() if memory_gb is None else memory_gb)
+        """Choose the sizes of buffers and reads from a sample of the cells."""
+        sample = self._sample_rows()
+        values = self.cells.read(self.rows[sample])
+        used = self._transform(values, self._domain[sample])
+        self.values_per_cell = values.nnz / len(sample)
+        return choose_sizes(
+            self.values_per_cell, used.nnz / len(sample), batch_size, default_memory_gb() if memory_gb is None else memory_gb
+        )
 
-    def _some(self) -> NDArray[np.int64]:
-        """Rows of kept cells that tell of all."""
-        return np.arange(len(self.rows))[:: max(len(self.rows) // LOOKED_AT, 1)][:LOOKED_AT]
+    def _sample_rows(self) -> NDArray[np.int64]:
+        """Return positions of kept cells at regular distances."""
+        return np.arange(len(self.rows))[:: max(len(self.rows) // N_SAMPLED, 1)][:N_SAMPLED]
 
-    def _this_of_processes(self) -> tuple[int, int]:
-        """Which process this is, of how many that train together."""
+    def _get_rank(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _n_done(self) -> int:
-        """Minibatches of the epoch that training has had."""
+    def _count_done(self) -> int:
+        """Return the number of minibatches of the epoch that training has used."""
         n_ready = 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return n_ready % len(self._sampler)
 
@@ -212,9 +214,9 @@ class ScalexDataModule(LightningDataModule):
         return CellBatch(SparseRows.of(inputs), torch.from_numpy(self._domain[rows]), torch.from_numpy(rows))
 
     def _read(self, kept: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Inputs of some kept cells, ascending, as they come from the source, or from a file of inputs."""
-        if self._kept_inputs is not None:
-            return self._kept_inputs.read(kept)
+        """Return the inputs of the given kept cells, ascending, from a file of inputs or computed from the cells."""
+        if self._cached_inputs is not None:
+            return self._cached_inputs.read(kept)
         rows, domain = self.rows[kept], self._domain[kept]
-        pieces = [self._transform(self.cells.read(rows[piece]), domain[piece]) for piece in chunks(len(rows), self._piece_rows)]
-        return sparse.vstack(pieces, format="csr")
+        blocks = [self._transform(self.cells.read(rows[some]), domain[some]) for some in chunks(len(rows), self._rows_per_read)]
+        return sparse.vstack(blocks, format="csr")

@@ -1,4 +1,4 @@
-"""Which rows form which minibatch: index arithmetic alone, nothing is read."""
+"""The choice of rows for each minibatch: index arithmetic only."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch.utils.data import Sampler
 
 from scalex.nn.batch import Sampling
 
-__all__ = ["EpochSampler", "MinibatchSampler", "check_sampling", "minibatches", "n_minibatches"]
+__all__ = ["EpochSampler", "MinibatchSampler", "check_sampling", "draw_minibatches", "count_minibatches"]
 
-# What a sampler draws.
+# The type of what a sampler draws.
 Drawn = TypeVar("Drawn")
 
 
-def minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Rows of each minibatch of one epoch.
+def draw_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Return the rows of each minibatch of one epoch.
 
-    There are as few minibatches as `batch_size` allows, and their sizes differ by at most one, so that none is incomplete and no
-    cell is left out.
+    An epoch has the fewest minibatches that `batch_size` allows. Their sizes differ by at most one, so that no minibatch is incomplete
+    and no cell is dropped.
 
     Parameters
     ----------
     domain
         (n_cells,) domain codes.
     batch_size
-        Most cells in a minibatch.
+        Largest number of cells in a minibatch.
     sampling
         "shuffle": all domains mixed, each cell once. "domain": each minibatch from one domain, each cell once, so that domains are
-        drawn by size. "balanced": all domains mixed, every domain equally often; cells of large domains are left out and those
-        of small domains repeated, anew in each epoch.
+        drawn by size. "balanced": all domains mixed, each domain equally often. Each epoch then drops other cells of large domains and
+        repeats other cells of small ones.
     rng
-        Source of the order.
+        Random generator of the order.
     """
     if sampling == "shuffle":
         return _split(rng.permutation(len(domain)), batch_size)
@@ -47,8 +47,8 @@ def minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling, 
     return _split(rng.permutation(np.concatenate(drawn)), batch_size)
 
 
-def n_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling) -> int:
-    """How many there are in an epoch; the parameters are those of `minibatches`."""
+def count_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling) -> int:
+    """Return the number of minibatches in an epoch. The parameters are those of `draw_minibatches`."""
     _, size = np.unique(domain, return_counts=True)
     if sampling == "domain":
         return int((-(-size // batch_size)).sum())
@@ -57,12 +57,12 @@ def n_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Sampling
 
 
 def check_sampling(sampling: str, batch_size: int) -> None:
-    """See that they are allowed.
+    """Check the options of sampling.
 
     Raises
     ------
     ValueError
-        If they are not.
+        If one is not allowed.
     """
     if sampling not in get_args(Sampling):
         raise ValueError(f"sampling={sampling!r}: allowed are {', '.join(get_args(Sampling))}.")
@@ -75,20 +75,20 @@ def _split(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def _repeat(rows: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`n` of `rows`, each as often as any other, give or take one."""
+    """Return `n` of `rows`, each equally often up to a difference of one."""
     rounds = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
     return np.concatenate(rounds)[:n]
 
 
 class EpochSampler(Sampler[Drawn]):
-    """Draws the minibatches of an epoch, in an order that depends on the seed and on the epoch set last.
+    """Sampler of the minibatches of an epoch. Their order depends on the seed and on the current epoch.
 
     Parameters
     ----------
     domain, batch_size, sampling
-        As in `minibatches`.
+        As in `draw_minibatches`.
     seed
-        Of the order, with the epoch.
+        Seed of the order, together with the epoch.
     """
 
     def __init__(self, domain: NDArray[np.int64], batch_size: int, sampling: Sampling, seed: int) -> None:
@@ -102,34 +102,33 @@ class EpochSampler(Sampler[Drawn]):
         self._n_skipped = 0
 
     def share(self, process: int, n_processes: int) -> None:
-        """Draw of each minibatch the share of one of several processes."""
+        """Draw only the share of one process in each minibatch."""
         self._process, self._n_processes = process, n_processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch. Lightning calls this before each epoch."""
         self._epoch = epoch
 
     def skip(self, n_minibatches: int) -> None:
-        """Leave out the first minibatches of the epoch that is drawn next: a stopped run has had them."""
+        """Skip the first minibatches of the next epoch, which a stopped run has already used."""
         self._n_skipped = n_minibatches
 
     def __len__(self) -> int:
-        return n_minibatches(self._domain, self._batch_size, self._sampling)
+        return count_minibatches(self._domain, self._batch_size, self._sampling)
 
     def __iter__(self) -> Iterator[Drawn]:
-        # A generator, so that the order is drawn with the first minibatch: on a resume, Lightning asks for the iterator before it sets
-        # the epoch.
+        # A generator draws the order at the first minibatch. On a resume, Lightning requests the iterator before it sets the epoch.
         n_skipped, self._n_skipped = self._n_skipped, 0
-        yield from self._drawn(np.random.default_rng([self._seed, self._epoch]), n_skipped)
+        yield from self._draw(np.random.default_rng([self._seed, self._epoch]), n_skipped)
 
-    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[Drawn]:
-        """The minibatches of an epoch but the first ones."""
+    def _draw(self, rng: np.random.Generator, n_skipped: int) -> Iterator[Drawn]:
+        """Yield the minibatches of an epoch after the skipped ones."""
         raise NotImplementedError
 
 
 class MinibatchSampler(EpochSampler[NDArray[np.int64]]):
-    """`minibatches` as torch's DataLoader wants it."""
+    """`draw_minibatches` as a sampler of torch's DataLoader."""
 
-    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[NDArray[np.int64]]:
-        for rows in minibatches(self._domain, self._batch_size, self._sampling, rng)[n_skipped:]:
+    def _draw(self, rng: np.random.Generator, n_skipped: int) -> Iterator[NDArray[np.int64]]:
+        for rows in draw_minibatches(self._domain, self._batch_size, self._sampling, rng)[n_skipped:]:
             yield np.array_split(rows, self._n_processes)[self._process]

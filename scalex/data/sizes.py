@@ -1,4 +1,4 @@
-"""How much of cells that stay in their files is in memory at a time."""
+"""The amount of data of cells in files that is in memory at a time."""
 
 from __future__ import annotations
 
@@ -6,72 +6,72 @@ from typing import NamedTuple
 
 import psutil
 
-__all__ = ["StreamSizes", "free_share", "stream_sizes"]
+__all__ = ["StreamSizes", "default_memory_gb", "choose_sizes"]
 
-# A buffer has at least so many minibatches, and if there is memory for them, rows.
+# A buffer has at least this many minibatches and, if memory allows, this many rows.
 BUFFER_MINIBATCHES = 64
 BUFFER_ROWS = 32_768
-# Rows that are in memory as they come from the source, with all their features.
-PIECE_ROWS = 4096
-LEAST_PIECE_ROWS = 64
-# Bytes of a stored value with its column, and how often a piece is there while it is read and preprocessed.
+# Rows that are read at a time, with all their features.
+ROWS_PER_READ = 4096
+MIN_ROWS_PER_READ = 64
+# Bytes of a stored value with its column, and the number of copies while rows are read and preprocessed.
 VALUE_BYTES = 8
 COPIES = 4
-# A buffer is in use while the next is read, and a buffer is there twice while it is put together.
+# One buffer in use, and two copies of the next while it is assembled.
 BUFFERS = 3
-# Of the memory that is free.
-SHARE = 4
+# Reading may take one part in four of the free memory.
+FREE_MEMORY_DIVISOR = 4
 
 
 class StreamSizes(NamedTuple):
-    """Sizes of what is read.
+    """Sizes of buffers and reads.
 
     Attributes
     ----------
     buffer_minibatches
-        Minibatches of a buffer.
-    piece_rows
-        Rows read at a time.
+        Number of minibatches in a buffer.
+    rows_per_read
+        Number of rows read at a time.
     megabytes
-        Memory that this takes, about.
+        Approximate memory that they need.
     """
 
     buffer_minibatches: int
-    piece_rows: int
+    rows_per_read: int
     megabytes: float
 
 
-def free_share() -> float:
-    """The memory that reading may take if nothing else is said, in GB: a quarter of what is free."""
-    return float(psutil.virtual_memory().available) / SHARE / 1e9
+def default_memory_gb() -> float:
+    """Return the default memory for reading, in GB: a quarter of the free memory."""
+    return float(psutil.virtual_memory().available) / FREE_MEMORY_DIVISOR / 1e9
 
 
-def stream_sizes(values: float, used: float, batch_size: int, memory_gb: float) -> StreamSizes:
-    """Sizes for which the memory is enough.
+def choose_sizes(values: float, used: float, batch_size: int, memory_gb: float) -> StreamSizes:
+    """Return the largest sizes that fit into the memory, up to the defaults.
 
     Parameters
     ----------
     values, used
-        Stored values of a cell: all, and those that the model gets.
+        Stored values per cell: all, and those of the input features.
     batch_size
-        Cells of a minibatch.
+        Number of cells in a minibatch.
     memory_gb
-        Memory, in GB.
+        Memory in GB.
 
     Raises
     ------
     ValueError
-        If it is too little for the smallest buffer.
+        If the memory is too small for the smallest buffer.
     """
-    piece_row, buffer_row = COPIES * VALUE_BYTES * max(values, 1), BUFFERS * VALUE_BYTES * max(used, 1)
-    least = (LEAST_PIECE_ROWS * piece_row + BUFFER_MINIBATCHES * batch_size * buffer_row) / 1e9
+    read_row, buffer_row = COPIES * VALUE_BYTES * max(values, 1), BUFFERS * VALUE_BYTES * max(used, 1)
+    least = (MIN_ROWS_PER_READ * read_row + BUFFER_MINIBATCHES * batch_size * buffer_row) / 1e9
     if memory_gb < least:
         raise ValueError(
-            f"memory_gb={memory_gb:g} is too little to read minibatches of {batch_size} cells with {values:,.0f} values each: at least "
-            f"{least:.3g} GB are needed. Raise dataset.memory_gb, or lower model.batch_size."
+            f"memory_gb={memory_gb:g} is too small to read minibatches of {batch_size} cells with {values:,.0f} values each: this needs at "
+            f"least {least:.3g} GB. Raise dataset.memory_gb, or lower model.batch_size."
         )
     rows = max(BUFFER_ROWS, BUFFER_MINIBATCHES * batch_size)
-    piece_rows = int(min(max(memory_gb * 1e9 / 2 // piece_row, LEAST_PIECE_ROWS), PIECE_ROWS))
-    rows = min(rows, int((memory_gb * 1e9 - piece_rows * piece_row) // buffer_row))
+    rows_per_read = int(min(max(memory_gb * 1e9 / 2 // read_row, MIN_ROWS_PER_READ), ROWS_PER_READ))
+    rows = min(rows, int((memory_gb * 1e9 - rows_per_read * read_row) // buffer_row))
     minibatches = max(rows // batch_size, BUFFER_MINIBATCHES)
-    return StreamSizes(minibatches, piece_rows, (piece_rows * piece_row + minibatches * batch_size * buffer_row) / 1e6)
+    return StreamSizes(minibatches, rows_per_read, (rows_per_read * read_row + minibatches * batch_size * buffer_row) / 1e6)

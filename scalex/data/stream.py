@@ -1,4 +1,4 @@
-"""Minibatches: of cells that are in memory, or of cells that are read buffer by buffer."""
+"""Minibatches of cells in memory, or of cells that are read buffer by buffer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch.utils.data import DataLoader, Dataset
 
-from scalex.data.buffers import Buffer, buffers
+from scalex.data.buffers import Buffer, plan_buffers
 from scalex.data.sampling import EpochSampler
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.sparse_rows import SparseRows
 from scalex.system.read_ahead import read_ahead
 
-__all__ = ["AsDrawn", "BatchesInOrder", "MinibatchLoader", "PreparedCells", "StreamedMinibatches", "as_it_is"]
+__all__ = ["PassThrough", "ChunkLoader", "MinibatchLoader", "InputDataset", "StreamSampler", "return_unchanged"]
 
 
-class PreparedCells(Dataset[CellBatch]):
-    """Preprocessed cells in memory; indexing with an array of rows gives one minibatch.
+class InputDataset(Dataset[CellBatch]):
+    """Inputs of cells in memory. Indexing with an array of rows gives one minibatch.
 
     Parameters
     ----------
@@ -42,17 +42,17 @@ class PreparedCells(Dataset[CellBatch]):
         return CellBatch(SparseRows.of(self.matrix[rows]), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
 
 
-class StreamedMinibatches(EpochSampler[CellBatch]):
-    """The minibatches themselves, read buffer by buffer; the next buffer is read while one is in use.
+class StreamSampler(EpochSampler[CellBatch]):
+    """Sampler that draws minibatches with their inputs, buffer by buffer. A thread reads the next buffer while one is in use.
 
     Parameters
     ----------
     domain, batch_size, sampling, seed
         As in `EpochSampler`.
     read
-        Gives the model's inputs, (len(rows), n_features) CSR float32, of ascending rows.
+        Function that returns the inputs, (len(rows), n_features) CSR float32, of ascending rows.
     run_rows, buffer_minibatches
-        As in `scalex.data.buffers`.
+        As in `scalex.data.plan_buffers`.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
         self._run_rows = run_rows
         self._buffer_minibatches = buffer_minibatches
 
-    def _drawn(self, rng: np.random.Generator, n_skipped: int) -> Iterator[CellBatch]:
-        plan = buffers(
+    def _draw(self, rng: np.random.Generator, n_skipped: int) -> Iterator[CellBatch]:
+        plan = plan_buffers(
             self._domain,
             self._batch_size,
             self._sampling,
@@ -82,16 +82,16 @@ class StreamedMinibatches(EpochSampler[CellBatch]):
             process=self._process,
             n_processes=self._n_processes,
         )
-        for buffer, cells in read_ahead(_without_first(plan, n_skipped), self._load):
+        for buffer, cells in read_ahead(_skip_first(plan, n_skipped), self._load):
             for position in buffer.minibatches:
                 yield cells[position]._replace(row_C=torch.from_numpy(buffer.rows[position]))
 
-    def _load(self, buffer: Buffer) -> PreparedCells:
-        return PreparedCells(self._read(buffer.rows), self._domain[buffer.rows])
+    def _load(self, buffer: Buffer) -> InputDataset:
+        return InputDataset(self._read(buffer.rows), self._domain[buffer.rows])
 
 
-def _without_first(plan: Iterable[Buffer], n_minibatches: int) -> Iterator[Buffer]:
-    """The buffers without the first minibatches; one that has no other is not read."""
+def _skip_first(plan: Iterable[Buffer], n_minibatches: int) -> Iterator[Buffer]:
+    """Yield the buffers without the first minibatches. Buffers left empty are dropped and not read."""
     for buffer in plan:
         left = buffer.minibatches[n_minibatches:]
         n_minibatches = max(n_minibatches - len(buffer.minibatches), 0)
@@ -99,61 +99,61 @@ def _without_first(plan: Iterable[Buffer], n_minibatches: int) -> Iterator[Buffe
             yield Buffer(buffer.rows, left)
 
 
-class BatchesInOrder(Iterable[CellBatch]):
-    """Cells chunk by chunk, as often as they are gone through; the next chunk is read while one is in use.
+class ChunkLoader(Iterable[CellBatch]):
+    """Loader of cells chunk by chunk, in order. A thread reads the next chunk while one is in use.
 
     Parameters
     ----------
-    parts
+    chunks
         Rows of each chunk.
     read
-        Gives the chunk.
+        Function that reads one chunk.
     """
 
-    def __init__(self, parts: Sequence[slice], read: Callable[[slice], CellBatch]) -> None:
-        self._parts = parts
+    def __init__(self, chunks: Sequence[slice], read: Callable[[slice], CellBatch]) -> None:
+        self._chunks = chunks
         self._read = read
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._chunks)
 
     def __iter__(self) -> Iterator[CellBatch]:
-        for _, batch in read_ahead(self._parts, self._read):
+        for _, batch in read_ahead(self._chunks, self._read):
             yield batch
 
 
-class AsDrawn(Dataset[Any]):
-    """What the sampler draws is what the loader gives."""
+class PassThrough(Dataset[Any]):
+    """Dataset that returns what the sampler draws."""
 
     def __getitem__(self, drawn: Any) -> Any:
         return drawn
 
 
 class MinibatchLoader(DataLoader[CellBatch]):
-    """The minibatches of an epoch; a checkpoint holds how many of them are done, so that training goes on within an epoch.
+    """Loader of the minibatches of an epoch. A checkpoint stores how many are done, so that training resumes within an epoch.
 
     Parameters
     ----------
     dataset, sampler
-        What is drawn, and the order.
+        The cells, and the sampler of their order.
     n_done
-        Says how many minibatches of the epoch training has had.
+        Function that returns the number of minibatches of the epoch that training has used.
     """
 
     def __init__(self, dataset: Dataset[Any], sampler: EpochSampler[Any], n_done: Callable[[], int]) -> None:
-        super().__init__(dataset, batch_size=None, sampler=sampler, collate_fn=as_it_is)
+        super().__init__(dataset, batch_size=None, sampler=sampler, collate_fn=return_unchanged)
         self._order = sampler
         self._n_done = n_done
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return {"n_done": self._n_done()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin the next epoch after the minibatches that are done."""
+        """Start the next epoch after the minibatches that are done."""
         self._order.skip(state_dict["n_done"])
 
 
-def as_it_is(item: Any) -> Any:
-    """For a loader, which else would look into each item for arrays to make tensors of."""
+def return_unchanged(item: Any) -> Any:
+    """Return the item. As `collate_fn` this stops the loader from searching each item for arrays to convert."""
     return item

@@ -1,4 +1,4 @@
-"""Scores of an embedding: pure functions, and torchmetrics shells for use in training."""
+"""Scores of an embedding: pure functions, and metrics of torchmetrics for training."""
 
 from scalex.metrics.entropy_mixing import BatchEntropyMixing, batch_entropy_mixing, neighbor_entropy
 from scalex.metrics.scores import SCORES, scores

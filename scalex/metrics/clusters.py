@@ -1,4 +1,4 @@
-"""Neighbours and clusters of latents, made once for all who need them."""
+"""Neighbours and clusters of latents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_clusters(adata: AnnData, *, n_neighbors: int, seed: int) -> None:
-    """Add the neighbour graph of obsm["latent"] and obs["leiden"], unless they are there."""
+    """Add the neighbour graph of obsm["latent"] and obs["leiden"], unless they exist."""
     if "leiden" in adata.obs and "connectivities" in adata.obsp:
         return
     n_neighbors = min(n_neighbors, adata.n_obs - 1)

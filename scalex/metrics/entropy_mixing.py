@@ -16,10 +16,10 @@ __all__ = ["BatchEntropyMixing", "batch_entropy_mixing", "neighbor_entropy"]
 
 
 def batch_entropy_mixing(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighbors: int = 100) -> float:
-    """Mean entropy of the domains among each cell's neighbours, `neighbor_entropy`: 1 is perfect mixing, 0 none.
+    """Return the mean of `neighbor_entropy` over the cells: 1 is perfect mixing, 0 is none.
 
-    The published SCALEX mixes natural and binary logarithms, and draws cells at random: multiply by ln 2 = 0.693 to compare a value
-    with its values, of which 0.693 is the highest.
+    The published SCALEX mixes natural and binary logarithms, so its values are at most ln 2 = 0.693, and it samples cells at random.
+    Multiply a value by ln 2 to compare it with published ones.
 
     Parameters, errors and references are those of `neighbor_entropy`.
     """
@@ -27,10 +27,10 @@ def batch_entropy_mixing(latent: NDArray[np.float32], domain: ArrayLike, *, n_ne
 
 
 def neighbor_entropy(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighbors: int = 100) -> NDArray[np.float64]:
-    """Entropy of the domains among each cell's neighbours, (n_cells,) in [0, 1].
+    """Return the entropy of the domains among each cell's neighbours, (n_cells,) in [0, 1].
 
-    Each domain's share among the neighbours (the cell itself left out) is divided by its share of all cells and the
-    quotients are brought to sum 1; their entropy is divided by the logarithm of the number of domains.
+    Each domain's share among the neighbours, without the cell itself, is divided by its share of all cells. The quotients are
+    normalized to sum 1, and their entropy is divided by the logarithm of the number of domains.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def neighbor_entropy(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighb
     domain
         (n_cells,) domain of each cell, at least two different ones.
     n_neighbors
-        Neighbours of a cell; one less than there are cells, if that is fewer.
+        Number of neighbours of a cell, at most n_cells - 1.
 
     Raises
     ------
@@ -53,9 +53,9 @@ def neighbor_entropy(latent: NDArray[np.float32], domain: ArrayLike, *, n_neighb
     _, code = np.unique(np.asarray(domain), return_inverse=True)
     count = np.bincount(code)
     if len(count) < 2:
-        raise ValueError("Mixing needs at least two domains, and there is one.")
+        raise ValueError("Entropy mixing needs at least two domains; there is one.")
     n_neighbors = min(n_neighbors, len(code) - 1)
-    # A search without a query leaves each cell out of its own neighbours.
+    # Without a query, the search excludes each cell from its own neighbours.
     neighbors = NearestNeighbors(n_neighbors=n_neighbors).fit(latent).kneighbors(return_distance=False)
     share = np.stack([(code[neighbors] == d).mean(1) for d in range(len(count))], axis=1) / (count / len(code))
     share /= share.sum(1, keepdims=True)
@@ -83,6 +83,6 @@ class BatchEntropyMixing(Metric):
         self.domain.append(domain)
 
     def compute(self) -> Tensor:
-        """The score of all cells added."""
+        """Return the score of all cells added."""
         latent, domain = dim_zero_cat(self.latent), dim_zero_cat(self.domain)
         return torch.tensor(batch_entropy_mixing(latent.cpu().numpy(), domain.cpu().numpy(), n_neighbors=self.n_neighbors))

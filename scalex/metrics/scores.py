@@ -1,4 +1,4 @@
-"""The scores of an embedding, together."""
+"""All scores of an embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalex.metrics.silhouette import silhouette
 
 __all__ = ["SCORES", "scores"]
 
-# The scores that there are.
+# Names of the scores.
 SCORES = ("total", "entropy_mixing", "silhouette", "ari", "nmi")
 
 
@@ -23,22 +23,22 @@ def scores(
     cluster: pd.Categorical,
     label: pd.Categorical | None = None,
 ) -> dict[str, float]:
-    """Scores of an embedding; those that cannot be computed are left out.
+    """Compute the scores of an embedding, except those that are not defined for the cells.
 
     Parameters
     ----------
     latent
         (n_cells, n_latent).
     domain, cluster, label
-        (n_cells,) the domain, the found cluster and the known type of each cell.
+        (n_cells,) the domain, the cluster and the label of each cell.
 
     Returns
     -------
     dict
-        "entropy_mixing" in [0, 1] (two domains or more); "silhouette" in [-1, 1], of the labels, else of the clusters; "ari" in
-        [-1, 1] and "nmi" in [0, 1] of clusters against labels; "total" = 0.6 biology + 0.4 mixing as scIB weighs them (Luecken et al.
-        2022), biology being the mean of ari, nmi and (silhouette + 1) / 2, or the last alone without labels; biology alone
-        with one domain.
+        "entropy_mixing" in [0, 1], for two domains or more. "silhouette" in [-1, 1], of the labels, or of the clusters without labels.
+        "ari" in [-1, 1] and "nmi" in [0, 1], of clusters against labels. "total" = 0.6 biology + 0.4 mixing, the weights of scIB
+        (Luecken et al. 2022). Biology is the mean of ari, nmi and (silhouette + 1) / 2, or only the last without labels. With one
+        domain, the total is biology.
     """
     found: dict[str, float] = {}
     if len(domain.remove_unused_categories().categories) > 1:

@@ -16,7 +16,7 @@ __all__ = ["Silhouette", "silhouette"]
 
 
 def silhouette(latent: NDArray[np.float32], group: ArrayLike, *, max_cells: int = 10_000, seed: int = 124) -> float:
-    """Mean silhouette width of the cells in [-1, 1]: 1 means that groups are compact and far apart (Rousseeuw 1987).
+    """Return the mean silhouette width of the cells in [-1, 1]: 1 means that groups are compact and far apart (Rousseeuw 1987).
 
     Parameters
     ----------
@@ -25,14 +25,14 @@ def silhouette(latent: NDArray[np.float32], group: ArrayLike, *, max_cells: int 
     group
         (n_cells,) group of each cell, between 2 and n_cells - 1 different ones.
     max_cells
-        Above this a sample is used: the cost grows with the square of it.
+        Largest number of cells; above it a sample is used, since the cost is quadratic.
     seed
         Seed of the sample.
 
     Raises
     ------
     ValueError
-        With too few or too many groups.
+        If there are too few or too many groups.
     """
     groups = np.asarray(group)
     n_groups = len(np.unique(groups))
@@ -62,6 +62,6 @@ class Silhouette(Metric):
         self.group.append(group)
 
     def compute(self) -> Tensor:
-        """The score of all cells added."""
+        """Return the score of all cells added."""
         latent, group = dim_zero_cat(self.latent), dim_zero_cat(self.group)
         return torch.tensor(silhouette(latent.cpu().numpy(), group.cpu().numpy(), max_cells=self.max_cells))

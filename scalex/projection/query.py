@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
-from scalex.data.stream import BatchesInOrder
+from scalex.data.stream import ChunkLoader
 from scalex.features.mismatch import explain_mismatch
 from scalex.features.peaks import match_by_overlap
 from scalex.nn import SparseRows
@@ -82,9 +82,9 @@ class Query:
         inputs = SparseRows.of(self.transform(values, self.known_domain[domain]))
         return CellBatch(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
 
-    def batches(self, process: int = 0, n_processes: int = 1) -> BatchesInOrder:
+    def batches(self, process: int = 0, n_processes: int = 1) -> ChunkLoader:
         """Each cell once, in order, in chunks; of several processes, the share of one."""
-        return BatchesInOrder(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
+        return ChunkLoader(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
 
 
 def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> Query:

@@ -69,7 +69,7 @@ class InputCache:
         with atomic_create(self.path) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file)
             var = pd.DataFrame(index=data.preprocessor.features)
-            for part in data.parts():
+            for part in data.row_chunks():
                 obs = pd.DataFrame({"domain": pd.Categorical.from_codes(data.domain[part], list(data.domains))})
                 obs.index = data.rows[part].astype(str)
                 writer.append(ad.AnnData(data.inputs(part), obs=obs, var=var))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scalex.data import Buffer, buffers, minibatches
+from scalex.data import Buffer, draw_minibatches, plan_buffers
 
 SAMPLINGS = ["shuffle", "domain", "balanced"]
 DOMAINS = {
@@ -29,7 +29,7 @@ def domain(request: pytest.FixtureRequest) -> NDArray[np.int64]:
 
 def planned(domain: NDArray[np.int64], batch_size: int, sampling: Any, *, seed: int = 0, **options: Any) -> list[Buffer]:
     options = {"run_rows": 4, "buffer_minibatches": 3} | options
-    return list(buffers(domain, batch_size, sampling, np.random.default_rng(seed), **options))
+    return list(plan_buffers(domain, batch_size, sampling, np.random.default_rng(seed), **options))
 
 
 def drawn(plan: list[Buffer]) -> list[NDArray[np.int64]]:
@@ -40,7 +40,7 @@ def drawn(plan: list[Buffer]) -> list[NDArray[np.int64]]:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_minibatches_are_like_those_in_memory(domain: NDArray[np.int64], batch_size: int, sampling: Any) -> None:
     found = drawn(planned(domain, batch_size, sampling))
-    expected = minibatches(domain, batch_size, sampling, np.random.default_rng(0))
+    expected = draw_minibatches(domain, batch_size, sampling, np.random.default_rng(0))
 
     def kinds(all_rows: list[NDArray[np.int64]]) -> Counter[Any]:
         return Counter((len(rows), *(sorted(set(domain[rows])) if sampling == "domain" else ())) for rows in all_rows)
@@ -99,7 +99,7 @@ def test_domains_are_mixed_nearly_as_by_a_full_shuffle() -> None:
         share = np.bincount(domain[rows], minlength=8) / len(rows)
         return float(-(share[share > 0] * np.log(share[share > 0])).sum())
 
-    full = np.mean([entropy(rows) for rows in minibatches(domain, 128, "shuffle", np.random.default_rng(0))])
+    full = np.mean([entropy(rows) for rows in draw_minibatches(domain, 128, "shuffle", np.random.default_rng(0))])
     found = np.mean([entropy(rows) for rows in drawn(planned(domain, 128, "shuffle", run_rows=64, buffer_minibatches=128))])
     assert found > 0.97 * full
 
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_plan(domain: NDArray[np.int64]) -> None:
 def test_a_plan_needs_memory_for_a_few_numbers_a_row() -> None:
     domain = np.random.default_rng(0).integers(0, 50, 1_000_000)
     tracemalloc.start()
-    plan = buffers(domain, 256, "shuffle", np.random.default_rng(0), run_rows=64, buffer_minibatches=64)
+    plan = plan_buffers(domain, 256, "shuffle", np.random.default_rng(0), run_rows=64, buffer_minibatches=64)
     assert sum(len(buffer.rows) for buffer in plan) == 1_000_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

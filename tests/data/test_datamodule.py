@@ -91,7 +91,7 @@ def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
 ) -> None:
     monkeypatch.setattr(sizes, "BUFFER_MINIBATCHES", 3)
     monkeypatch.setattr(sizes, "BUFFER_ROWS", 1)
-    monkeypatch.setattr(sizes, "PIECE_ROWS", 10)
+    monkeypatch.setattr(sizes, "ROWS_PER_READ", 10)
     inputs = made(demo_in_memory, fitted).inputs().toarray()
     data = made(demo_backed, fitted, batch_size=16, sampling=sampling)
     loader = data.train_dataloader()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scalex.data import MinibatchSampler, minibatches
+from scalex.data import MinibatchSampler, draw_minibatches
 
 SAMPLINGS = ["shuffle", "domain", "balanced"]
 DOMAINS = {
@@ -26,7 +26,7 @@ def domain(request: pytest.FixtureRequest) -> NDArray[np.int64]:
 
 
 def drawn(domain: NDArray[np.int64], batch_size: int, sampling: Any, seed: int = 0) -> list[NDArray[np.int64]]:
-    return minibatches(domain, batch_size, sampling, np.random.default_rng(seed))
+    return draw_minibatches(domain, batch_size, sampling, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])

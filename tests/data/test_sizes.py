@@ -2,31 +2,31 @@ from __future__ import annotations
 
 import pytest
 
-from scalex.data.sizes import free_share, stream_sizes
+from scalex.data.sizes import choose_sizes, default_memory_gb
 
 
 def test_with_much_memory_buffers_have_the_usual_size() -> None:
-    found = stream_sizes(1000, 150, 256, 4.0)
+    found = choose_sizes(1000, 150, 256, 4.0)
     assert found.buffer_minibatches == 128
-    assert found.piece_rows == 4096
+    assert found.rows_per_read == 4096
     assert found.megabytes < 4000
     # Large minibatches: 64 of them.
-    assert stream_sizes(1000, 150, 1024, 4.0).buffer_minibatches == 64
+    assert choose_sizes(1000, 150, 1024, 4.0).buffer_minibatches == 64
 
 
 @pytest.mark.parametrize("memory_gb", [0.07, 0.1, 0.2, 0.5])
 @pytest.mark.parametrize("values", [300, 1000, 20_000])
 def test_sizes_keep_to_the_memory(values: float, memory_gb: float) -> None:
-    found = stream_sizes(values, 100, 64, memory_gb)
+    found = choose_sizes(values, 100, 64, memory_gb)
     assert found.megabytes <= memory_gb * 1000
     assert found.buffer_minibatches >= 64
-    assert 64 <= found.piece_rows <= 4096
+    assert 64 <= found.rows_per_read <= 4096
 
 
 def test_too_little_memory_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"memory_gb=0.01 is too little .* at least 0.\d+ GB are needed. Raise dataset"):
-        stream_sizes(1000, 150, 256, 0.01)
+    with pytest.raises(ValueError, match=r"memory_gb=0.01 is too small .* at least 0.\d+ GB. Raise dataset"):
+        choose_sizes(1000, 150, 256, 0.01)
 
 
 def test_a_share_of_the_free_memory_is_taken() -> None:
-    assert 0.01 < free_share() < 10_000
+    assert 0.01 < default_memory_gb() < 10_000

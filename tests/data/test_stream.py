@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.data import PreparedCells
+from scalex.data import InputDataset
 
 ROWS = [np.arange(20), np.array([7, 3, 3, 19, 0]), np.array([5]), np.empty(0, np.int64)]
 
@@ -21,7 +21,7 @@ def matrix() -> sparse.csr_matrix:
 @pytest.mark.parametrize("rows", ROWS, ids=["all", "repeated", "one", "none"])
 def test_a_minibatch_holds_values_domains_and_rows(matrix: sparse.csr_matrix, rows: NDArray[np.int64]) -> None:
     domain = np.random.default_rng(0).integers(-1, 3, 20)
-    cells = PreparedCells(matrix, domain)
+    cells = InputDataset(matrix, domain)
     batch = cells[rows]
     assert len(cells) == 20
     np.testing.assert_array_equal(batch.rows.dense().numpy(), matrix.toarray()[rows])

@@ -70,7 +70,7 @@ def test_names_of_domains_do_not_matter(latent: NDArray[np.float32]) -> None:
 
 
 def test_one_domain_is_an_error(latent: NDArray[np.float32]) -> None:
-    with pytest.raises(ValueError, match=r"Mixing needs at least two domains, and there is one\."):
+    with pytest.raises(ValueError, match=r"Entropy mixing needs at least two domains; there is one\."):
         batch_entropy_mixing(latent, np.zeros(120))
 
 
