@@ -1,4 +1,4 @@
-"""The commands, as a person types them, in this process: a new one takes seconds to import what it needs."""
+"""Run the commands in this process or in child processes that inherit its imports: a new process takes seconds to import."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
 ROOT = Path(__file__).parents[1]
-# Processes that start as copies of one that has imported what takes seconds to import.
+# Child processes are copies of one that has already imported the slow modules.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["scalex.training.fit", "scalex.training.growth", "scalex.callbacks", "hydra"])
-# Seconds: long enough for the busiest machine.
+# Seconds, enough for a very busy machine.
 TIMEOUT = 900
 
 
 class Done(NamedTuple):
-    """What a command said, and with which code it ended."""
+    """Output and exit code of a command."""
 
     returncode: int
     stdout: str
     stderr: str
 
 
-def typed(script: str, *arguments: str, cwd: Path) -> Done:
-    """`python script arguments`; all that it changes in this process is put back."""
+def run_command(script: str, *arguments: str, cwd: Path) -> Done:
+    """Run `python script arguments` in this process, and restore all that it changes."""
     out, err = StringIO(), StringIO()
-    with _put_back(cwd), redirect_stdout(out), redirect_stderr(err):
+    with _restore_process(cwd), redirect_stdout(out), redirect_stderr(err):
         sys.argv = [str(ROOT / script), *arguments]
         sys.path.insert(0, str(ROOT))
         try:
@@ -56,68 +56,68 @@ def typed(script: str, *arguments: str, cwd: Path) -> Done:
     return Done(int(code or 0), out.getvalue(), err.getvalue())  # type: ignore[call-overload]
 
 
-class Started:
-    """A process of its own, a copy of one that has imported what a run needs.
+class Child:
+    """A child process that has already imported what a run needs.
 
     Parameters
     ----------
     code
-        What it does; `die()` kills it.
+        Code to run. It may call `die()` to kill the process.
     cwd
-        Where.
+        Working directory.
     environment
-        What it is told besides what this process is.
+        Environment variables in addition to those of this process.
     """
 
     def __init__(self, code: str, *, cwd: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._said = NamedTemporaryFile("w+")  # noqa: SIM115 -- removed when it is closed, in `end`
-        with _one_thread():
-            told = os.environ | (environment or {})
-            self.process = FORKS.Process(target=_do, args=(code, str(cwd), told, self._said.name))
+        self._output = NamedTemporaryFile("w+")  # noqa: SIM115 -- `end` closes and removes it
+        with _use_one_thread():
+            variables = os.environ | (environment or {})
+            self.process = FORKS.Process(target=_run_code, args=(code, str(cwd), variables, self._output.name))
             self.process.start()
 
     def end(self, returncode: int = 0) -> str:
-        """Wait until it ends, see how, and give what it said."""
-        with self._said:
+        """Wait for the process, check its exit code and return its output."""
+        with self._output:
             self.process.join(TIMEOUT)
-            ended = self.process.exitcode
+            exitcode = self.process.exitcode
             self.process.kill()
             self.process.join()
             self.process.close()
-            self._said.seek(0)
-            said = self._said.read()
-        assert ended == returncode, said
-        return said
+            self._output.seek(0)
+            output = self._output.read()
+        assert exitcode == returncode, output
+        return output
 
 
-def start(script: str, *arguments: str, cwd: Path, before: str = "", environment: Mapping[str, str] | None = None) -> Started:
-    """`python script arguments` in a process of its own, after some code."""
+def start_child(script: str, *arguments: str, cwd: Path, before: str = "", environment: Mapping[str, str] | None = None) -> Child:
+    """Start `python script arguments` in a child process, after the code `before`."""
     argv = [str(ROOT / script), *arguments]
     path = f"sys.path.insert(0, {str(ROOT)!r})"
     run = f"import runpy, sys\nsys.argv = {argv}\n{path}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
-    return Started(f"{before}\n{run}", cwd=cwd, environment=environment)
+    return Child(f"{before}\n{run}", cwd=cwd, environment=environment)
 
 
-def run_alone(script: str, *arguments: str, cwd: Path, before: str = "", returncode: int = 0) -> str:
-    """The same, to its end."""
-    return start(script, *arguments, cwd=cwd, before=before).end(returncode)
+def run_child(script: str, *arguments: str, cwd: Path, before: str = "", returncode: int = 0) -> str:
+    """Run `python script arguments` in a child process to its end, and return its output."""
+    return start_child(script, *arguments, cwd=cwd, before=before).end(returncode)
 
 
-def start_tasks(script: str, *arguments: str, cwd: Path, before: Sequence[str] = ("", ""), wait: float = 0) -> list[Started]:
-    """The same in several tasks of Slurm on one node, each after other code; `wait` seconds after the others comes the first."""
+def start_tasks(script: str, *arguments: str, cwd: Path, before: Sequence[str] = ("", ""), wait: float = 0) -> list[Child]:
+    """Start the command in several Slurm tasks on one node, each after its own code. The first starts `wait` seconds after the others."""
     n_tasks = {"NTASKS": str(len(before)), "NTASKS_PER_NODE": str(len(before))}
     started = []
     for task in reversed(range(len(before))):
         if task == 0:
             time.sleep(wait)
-        started.append(start(script, *arguments, cwd=cwd, before=before[task], environment=slurm(task, **n_tasks)))
+        started.append(start_child(script, *arguments, cwd=cwd, before=before[task], environment=slurm(task, **n_tasks)))
     return started[::-1]
 
 
-def slurm(task: int, **told: str) -> dict[str, str]:
-    """What srun tells a task of two, on one node."""
+def slurm(task: int, **variables: str) -> dict[str, str]:
+    """Return the environment variables that srun sets for one of two tasks on one node."""
     own = {"PROCID": str(task), "LOCALID": str(task)}
-    return {f"SLURM_{name}": value for name, value in (STEP | own | told).items()}
+    return {f"SLURM_{name}": value for name, value in (STEP | own | variables).items()}
 
 
 STEP = {
@@ -126,11 +126,11 @@ STEP = {
 }  # fmt: skip
 
 
-def _do(code: str, cwd: str, environment: dict[str, str], said: str) -> None:
-    file = os.open(said, os.O_WRONLY)
+def _run_code(code: str, cwd: str, environment: dict[str, str], output: str) -> None:
+    file = os.open(output, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
-    # Of a process in the background it is ignored.
+    # A background process ignores the signal otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.clear()
@@ -139,8 +139,8 @@ def _do(code: str, cwd: str, environment: dict[str, str], said: str) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """While this lasts, a process that starts has one thread for its sums, so that they do not depend on the machine."""
+def _use_one_thread() -> Iterator[None]:
+    """Let child processes use one thread, so that sums do not depend on the machine."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -152,8 +152,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _put_back(cwd: Path) -> Iterator[None]:
-    """Go to a folder, without a Hydra that is in use; at the end put back what Hydra and a run change."""
+def _restore_process(cwd: Path) -> Iterator[None]:
+    """Change to a folder with a fresh Hydra, and finally restore what Hydra and a run change."""
     folder, argv, path, environment = Path.cwd(), sys.argv, sys.path[:], os.environ.copy()
     hydra = Singleton.get_state()
     loggers = [logging.getLogger(name) for name in ("", "hydra", "scalex")]

@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from commands import run_alone, start, start_tasks
+from commands import run_child, start_child, start_tasks
 
 from scalex.demo import demo_cells
 
@@ -34,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The latents of a run to which nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     demo_cells(400, 400, 2).write_h5ad(folder / "cells.h5ad")
-    run_alone("train.py", *SETTINGS, "output=run", cwd=folder)
+    run_child("train.py", *SETTINGS, "output=run", cwd=folder)
     return latents(folder / "run")
 
 
@@ -46,11 +46,11 @@ def touch(path: Path) -> None:
     os.utime(path, (1, 1))
 
 
-@pytest.mark.parametrize(("happens", "said"), [(touch, "changed while it was being read"), (Path.unlink, "is gone")])
+@pytest.mark.parametrize(("happens", "message"), [(touch, "changed while it was being read"), (Path.unlink, "is gone")])
 def test_a_source_that_changes_or_disappears_stops_the_run(
-    settings: list[str], tmp_path: Path, happens: Callable[[Path], None], said: str
+    settings: list[str], tmp_path: Path, happens: Callable[[Path], None], message: str
 ) -> None:
-    started = start("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
+    started = start_child("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
     last = tmp_path / "run" / "checkpoint" / "last.ckpt"
     while not last.exists():
         assert started.process.is_alive()
@@ -58,7 +58,7 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
     happens(tmp_path / "cells.h5ad")
     line = started.end(1).splitlines()[-1]
     assert line.startswith("OSError: ")
-    assert f"{tmp_path / 'cells.h5ad'} {said}" in line
+    assert f"{tmp_path / 'cells.h5ad'} {message}" in line
     assert torch.load(last, weights_only=True)["global_step"] > 0
     assert not (tmp_path / "run" / "adata.h5ad").exists()
 
@@ -98,10 +98,10 @@ from scalex.h5ad.block_writer import BlockWriter
 finish = BlockWriter.finish
 BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._file.filename else finish(self, **elements)
 """
-    run_alone("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
+    run_child("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
     assert len(list((tmp_path / "cache").glob("inputs-*"))) == (while_writing == "results")
-    run_alone("train.py", "resume=killed", cwd=tmp_path)
+    run_child("train.py", "resume=killed", cwd=tmp_path)
     np.testing.assert_array_equal(latents(tmp_path / "killed"), undisturbed)
 
 
@@ -110,16 +110,16 @@ BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._f
 def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
     limited = [*settings, "output=run", *(["dataset.cache=cache"] if while_writing == "cache" else [])]
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)"
-    said = run_alone("train.py", *limited, cwd=tmp_path, before=before, returncode=1)
+    output = run_child("train.py", *limited, cwd=tmp_path, before=before, returncode=1)
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     if while_writing == "cache":
-        assert "OSError: The disk has no space left for cache/" in said
+        assert "OSError: The disk has no space left for cache/" in output
         assert list((tmp_path / "cache").iterdir()) == []
         assert left == {"config.yaml", ".composed.yaml", "log.txt"}
     else:
-        assert "OSError: The disk has no space left for run/adata.h5ad. The incomplete file was removed. Free some space" in said
+        assert "OSError: The disk has no space left for run/adata.h5ad. The incomplete file was removed. Free some space" in output
         assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", "best.ckpt", "last.ckpt"}
-    run_alone("train.py", "resume=run", cwd=tmp_path)
+    run_child("train.py", "resume=run", cwd=tmp_path)
     np.testing.assert_array_equal(latents(tmp_path / "run"), undisturbed)
 
 
@@ -138,7 +138,7 @@ def met(self, **elements):
         time.sleep(0.01)
 scalex.training.input_cache.BlockWriter.finish = met
 """
-    running = [start("train.py", *settings, f"output={name}", cwd=tmp_path, before=meet) for name in ("one", "two")]
+    running = [start_child("train.py", *settings, f"output={name}", cwd=tmp_path, before=meet) for name in ("one", "two")]
     for started in running:
         started.end()
     assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-from commands import run_alone, slurm, start_tasks, typed
+from commands import run_child, run_command, slurm, start_tasks
 
 import scalex
 from scalex.demo import demo_cells
@@ -30,7 +30,7 @@ TORCHRUN = {
 
 
 def torchrun(rank: int, started: str = "a") -> dict[str, str]:
-    """What torchrun tells a process."""
+    """Return the environment variables that torchrun sets for a process."""
     return TORCHRUN | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -40,21 +40,21 @@ def torchrun(rank: int, started: str = "a") -> dict[str, str]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], None]:
-    """Set what a launcher has told this process, and nothing else."""
+def set_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], None]:
+    """Set the environment variables of a launcher, and remove all others of launchers."""
 
-    def tell(variables: Mapping[str, str]) -> None:
+    def set_variables(variables: Mapping[str, str]) -> None:
         for name in os.environ:
             if name.startswith(("SLURM_", "TORCHELASTIC_", "MASTER_")) or name.endswith(("RANK", "WORLD_SIZE")):
                 monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
 
-    tell({})
-    return tell
+    set_variables({})
+    return set_variables
 
 
-Tell = Callable[[Mapping[str, str]], None]
+SetEnvironment = Callable[[Mapping[str, str]], None]
 
 
 @pytest.mark.parametrize(
@@ -76,17 +76,17 @@ Tell = Callable[[Mapping[str, str]], None]
         (slurm(1) | torchrun(0), True),
     ],
 )
-def test_launchers_say_which_process_is_the_first(variables: dict[str, str], first: bool, told: Tell) -> None:
-    told(variables)
+def test_launchers_say_which_process_is_the_first(variables: dict[str, str], first: bool, set_environment: SetEnvironment) -> None:
+    set_environment(variables)
     assert is_first() is first
     with ignore_launcher():
         assert is_first()
     assert is_first() is first
 
 
-def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_another(told: Tell) -> None:
+def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_another(set_environment: SetEnvironment) -> None:
     def name(variables: Mapping[str, str]) -> str:
-        told(variables)
+        set_environment(variables)
         return read_launch().name
 
     launches = [
@@ -128,13 +128,13 @@ def test_the_trainer_says_whether_processes_train_together(trainer: dict[str, An
     assert uses_several_processes(trainer) is expected
 
 
-def test_a_single_task_stays_one_of_slurm(told: Tell) -> None:
-    told(slurm(0, NTASKS="1"))
+def test_a_single_task_stays_one_of_slurm(set_environment: SetEnvironment) -> None:
+    set_environment(slurm(0, NTASKS="1"))
     with ignore_launcher():
         assert os.environ["SLURM_NTASKS"] == "1"
 
 
-def once(folder: Path, made: list[int]) -> AbstractContextManager[str]:
+def make_text(folder: Path, made: list[int]) -> AbstractContextManager[str]:
     def make() -> str:
         made.append(1)
         return "made"
@@ -142,11 +142,11 @@ def once(folder: Path, made: list[int]) -> AbstractContextManager[str]:
     return make_once(folder / ".shared.txt", make, lambda text, path: path.write_text(text) and None, Path.read_text, seconds=60)
 
 
-def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, told: Tell) -> None:
+def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, set_environment: SetEnvironment) -> None:
     made: list[int] = []
     found: list[str] = []
     waits, ends = threading.Event(), threading.Event()
-    told(slurm(1))
+    set_environment(slurm(1))
     # Of earlier launches, which were killed.
     for name in (".shared-123456789abc.txt", ".shared-lightning.txt"):
         (tmp_path / name).write_text("of another launch")
@@ -164,8 +164,8 @@ def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, to
     thread = threading.Thread(target=other)
     thread.start()
     assert not waits.wait(0.3)
-    told(slurm(0))
-    with once(tmp_path, made) as mine:
+    set_environment(slurm(0))
+    with make_text(tmp_path, made) as mine:
         assert mine == "made"
         assert [path.name for path in tmp_path.iterdir()] == [f".shared-{name}.txt"]
         assert waits.wait(60)
@@ -175,9 +175,9 @@ def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, to
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_first_made_is_removed_where_it_fails(tmp_path: Path, told: Tell) -> None:
-    told(slurm(0))
-    with pytest.raises(KeyboardInterrupt), once(tmp_path, []):
+def test_what_the_first_made_is_removed_where_it_fails(tmp_path: Path, set_environment: SetEnvironment) -> None:
+    set_environment(slurm(0))
+    with pytest.raises(KeyboardInterrupt), make_text(tmp_path, []):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
@@ -200,9 +200,9 @@ def settings(
     ]  # fmt: skip
 
 
-def latents(folder: Path, said: str) -> np.ndarray:
+def latents(folder: Path, output: str) -> np.ndarray:
     """Of a run, in which the first process alone has spoken."""
-    assert said.count("Results: ") == 1
+    assert output.count("Results: ") == 1
     assert not [path.name for path in folder.iterdir() if path.name.startswith((".fitted", ".composed-"))]
     return np.asarray(ad.read_h5ad(folder / "adata.h5ad").obsm["latent"])
 
@@ -235,7 +235,7 @@ def test_two_processes_give_what_one_gives(cells: Path, tmp_path: Path, backed: 
     options: Any = {"backed": backed, "statistics": "domain" if backed else "running", "plotted": not backed}
     folders = [tmp_path / "one", tmp_path / ("two" if backed else NASTY)]
     failed_before(folders[1])
-    by_one = typed("train.py", *settings(folders[0], cells, devices=1, **options), cwd=tmp_path)
+    by_one = run_command("train.py", *settings(folders[0], cells, devices=1, **options), cwd=tmp_path)
     assert by_one.returncode == 0, by_one.stderr
     # To compile UMAP and its neighbours takes a minute in each process: what they compute is not what is asked here.
     before = """
@@ -246,11 +246,11 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
 """
     by_two = settings(folders[1], cells, devices=2, **options)
     if backed:
-        said, _ = [task.end() for task in start_tasks("train.py", *by_two, cwd=tmp_path)]
+        output, _ = [task.end() for task in start_tasks("train.py", *by_two, cwd=tmp_path)]
     else:
         # Lightning starts the other one.
-        said = run_alone("train.py", *by_two, cwd=tmp_path, before=before)
-    one, two = map(latents, folders, (by_one.stderr, said))
+        output = run_child("train.py", *by_two, cwd=tmp_path, before=before)
+    one, two = map(latents, folders, (by_one.stderr, output))
     np.testing.assert_allclose(two, one, atol=2e-4)
     names = [ad.read_h5ad(folder / "adata.h5ad", backed="r").obs_names for folder in folders]
     assert list(names[0]) == list(names[1])
@@ -283,15 +283,15 @@ def test_slurm_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("launcher", [slurm, torchrun])
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
 def test_each_process_of_a_launch_may_have_a_run_of_its_own(
-    cells: Path, tmp_path: Path, told: Tell, launcher: Callable[[int], dict[str, str]], backed: bool
+    cells: Path, tmp_path: Path, set_environment: SetEnvironment, launcher: Callable[[int], dict[str, str]], backed: bool
 ) -> None:
     """The second of two, with the default trainer: it waits for nobody, and does all that a run does."""
-    told(launcher(1))
+    set_environment(launcher(1))
     # From columns, which one process turns for all that train together.
     columns = ad.read_h5ad(cells)
     columns.X = columns.X.tocsc()
     columns.write_h5ad(tmp_path / "cells.h5ad")
-    done = typed("train.py", *settings(tmp_path / "run", tmp_path / "cells.h5ad", devices=1, backed=backed), cwd=tmp_path)
+    done = run_command("train.py", *settings(tmp_path / "run", tmp_path / "cells.h5ad", devices=1, backed=backed), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert latents(tmp_path / "run", done.stderr).shape == (400, 30)
     assert {"metrics.csv", "log.txt", "checkpoint", "config.yaml"} <= {path.name for path in (tmp_path / "run").iterdir()}
@@ -299,7 +299,7 @@ def test_each_process_of_a_launch_may_have_a_run_of_its_own(
     assert adata.n_obs == 400
     assert (tmp_path / "called" / "metrics.csv").exists()
     query = [f"reference={tmp_path / 'called'}", f"dataset.path={tmp_path / 'cells.h5ad'}", "trainer=cpu", f"output={tmp_path / 'query'}"]
-    done = typed("project.py", *query, cwd=tmp_path)
+    done = run_command("project.py", *query, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Results: " in done.stderr
 
@@ -307,7 +307,7 @@ def test_each_process_of_a_launch_may_have_a_run_of_its_own(
 def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with claim_folder(tmp_path / "run"):
-        done = typed("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
+        done = run_command("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
     assert done.returncode == 1
     assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []
@@ -316,6 +316,6 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
 def test_cells_are_projected_in_one_process(trained: Any, tmp_path: Path) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
     arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "trainer=ddp", "trainer.accelerator=cpu", "output=out"]
-    done = typed("project.py", *arguments, cwd=tmp_path)
+    done = run_command("project.py", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert "ValueError: Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp." in done.stderr

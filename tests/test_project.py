@@ -16,7 +16,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import yaml
-from commands import typed
+from commands import run_command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -26,8 +26,8 @@ from scalex.projection.reference import Reference
 ROOT = Path(__file__).parents[1]
 
 
-def watched(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command, which says at its end what it imported."""
+def run_and_list_imports(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a new process that finally prints which slow modules it imported."""
     code = (
         "import atexit, runpy, sys\n"
         "heavy = ('torch', 'lightning', 'scanpy', 'anndata', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'h5py')\n"
@@ -68,7 +68,7 @@ def names(folder: Path) -> set[str]:
 
 def test_the_folder_of_a_projection(trained: Any, query: Path, tmp_path: Path) -> None:
     arguments = [f"reference={trained.folder}", "dataset=h5ad", "dataset.path=query.h5ad", "trainer=cpu", "output=out"]
-    done = typed("project.py", *arguments, "append=true", "impute=domain0", "chunk_size=100", cwd=tmp_path)
+    done = run_command("project.py", *arguments, "append=true", "impute=domain0", "chunk_size=100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
@@ -155,7 +155,7 @@ def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, argument
 def test_what_can_be_said_at_once_is_said_before_anything_heavy_is_imported(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "report.json").write_text("precious")
-    done = watched("project.py", *arguments, cwd=tmp_path)
+    done = run_and_list_imports("project.py", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -165,7 +165,7 @@ def test_what_can_be_said_at_once_is_said_before_anything_heavy_is_imported(tmp_
 
 
 def test_help_says_what_there_is(tmp_path: Path) -> None:
-    done = watched("project.py", "--help", cwd=tmp_path)
+    done = run_and_list_imports("project.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
     for said in (

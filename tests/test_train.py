@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from commands import run_alone, start, typed
+from commands import run_child, run_command, start_child
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -57,7 +57,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def test_the_run_folder(tmp_path: Path) -> None:
-    done = typed("train.py", *QUICK, "output=run", cwd=tmp_path)
+    done = run_command("train.py", *QUICK, "output=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Results: run" in done.stderr
     folder = tmp_path / "run"
@@ -82,8 +82,8 @@ def test_the_run_folder(tmp_path: Path) -> None:
     assert table["epoch"].tolist() == [0, 1, 2]
     assert (table["loss"] > 0).all()
     log = (folder / "log.txt").read_text()
-    for said in ("Cells: 200 x 400", "min_features", "min_cells", "Model: ", "Epoch 2: loss", "Scores: "):
-        assert said in log
+    for message in ("Cells: 200 x 400", "min_features", "min_cells", "Model: ", "Epoch 2: loss", "Scores: "):
+        assert message in log
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 3
     for name in ("best", "last"):
@@ -106,8 +106,8 @@ def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_import
     helped = subprocess.run([*run, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert helped.returncode == 0
     assert "IMPORTED []" in helped.stdout
-    for said in ("python train.py -m", "dataset: base, demo, files, h5ad", "n_latent: 30", "max_steps"):
-        assert said in helped.stdout
+    for message in ("python train.py -m", "dataset: base, demo, files, h5ad", "n_latent: 30", "max_steps"):
+        assert message in helped.stdout
     misspelt = subprocess.run([*run, "model.n_latnt=8"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert misspelt.returncode == 1
     assert "IMPORTED []" in misspelt.stdout
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> 
         "model.correct_at=[0.5,0.8]",
     ]
     # The last bits depend on what a process has done before: each run has its own.
-    run_alone("train.py", *settings, "output=whole", cwd=tmp_path)
+    run_child("train.py", *settings, "output=whole", cwd=tmp_path)
     # In the midst of an epoch, with a checkpoint behind it.
     before = """
 from scalex import ScalexModule
@@ -136,10 +136,10 @@ def step(self, *minibatch):
     return training_step(self, *minibatch)
 ScalexModule.training_step = step
 """
-    run_alone("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
+    run_child("train.py", *settings, "output=killed", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
     assert (tmp_path / "killed" / "checkpoint" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
-    run_alone("train.py", "resume=killed", cwd=tmp_path)
+    run_child("train.py", "resume=killed", cwd=tmp_path)
     latents = [ad.read_h5ad(tmp_path / name / "adata.h5ad").obsm["latent"] for name in ("whole", "killed")]
     np.testing.assert_array_equal(*latents)
     pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "killed")))
@@ -149,7 +149,7 @@ ScalexModule.training_step = step
 def test_a_resumed_run_keeps_its_settings_and_says_so(tmp_path: Path, setting: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".composed.yaml").write_text("output: run\n")
-    done = typed("train.py", "resume=run", setting, cwd=tmp_path)
+    done = run_command("train.py", "resume=run", setting, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"ValueError: resume= goes on with a run as it was configured, and {setting} would change that. Leave it")
     assert "Traceback" not in done.stderr
@@ -157,19 +157,19 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(tmp_path: Path, setting: s
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
-    started = start("train.py", *settings, "output=run", cwd=tmp_path)
+    started = start_child("train.py", *settings, "output=run", cwd=tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "last.ckpt").exists():
         assert started.process.is_alive()
         time.sleep(0.01)
     assert started.process.pid is not None
     os.kill(started.process.pid, signal.SIGINT)
-    said = started.end(1)
-    assert "Go on with: python train.py resume=run" in said
-    assert "Traceback" not in said
+    message = started.end(1)
+    assert "Go on with: python train.py resume=run" in message
+    assert "Traceback" not in message
 
 
 def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
-    done = typed("train.py", "-m", *QUICK, "model.n_latent=2,3", "seed=1", "output=sweep", cwd=tmp_path)
+    done = run_command("train.py", "-m", *QUICK, "model.n_latent=2,3", "seed=1", "output=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
     assert table["model.n_latent"].tolist() == [2, 3]
@@ -182,24 +182,24 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
     settings = [*QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep"]
-    run_alone("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
+    run_child("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", ".submitit", "multirun.yaml"}
     assert ad.read_h5ad(tmp_path / "sweep" / "0" / "adata.h5ad").obsm["latent"].shape[1] == 3
 
 
 def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
-    for arguments, said in (
+    for arguments, message in (
         (["dataset=h5ad", "dataset.path=none.h5ad"], "FileNotFoundError: No such file: none.h5ad"),
         (["dataset=h5ad"], "ValueError: Not given: dataset.path. Say it on the command line: dataset.path=..."),
     ):
-        done = typed("train.py", *arguments, f"output=run{len(arguments)}", cwd=tmp_path)
+        done = run_command("train.py", *arguments, f"output=run{len(arguments)}", cwd=tmp_path)
         assert done.returncode == 1
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("score=totl", "ValueError: score=totl: allowed are total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_"),
         (
@@ -209,16 +209,16 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
         ("callbacks=[]", "on the command line: callbacks=[latent_export,...]."),
     ],
 )
-def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path: Path, setting: str, said: str) -> None:
-    done = typed("train.py", *QUICK, setting, "output=run", cwd=tmp_path)
+def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path: Path, setting: str, message: str) -> None:
+    done = run_command("train.py", *QUICK, setting, "output=run", cwd=tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Read" not in done.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", ".composed.yaml", "log.txt"}
 
 
 def test_a_score_that_the_cells_do_not_have_is_said_when_all_is_written(tmp_path: Path) -> None:
-    done = typed("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
+    done = run_command("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
     assert done.returncode == 1
     line = "score=umap_silhouette cannot be computed for these cells; there are: entropy_mixing, ari, nmi, silhouette, total. All results"
     assert f"ValueError: {line} are in run." in done.stderr
@@ -230,17 +230,17 @@ NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
 
 def test_a_folder_of_any_name(tmp_path: Path) -> None:
     settings = [*QUICK, "callbacks=[checkpoint,latent_export]"]
-    done = typed("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
+    done = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [NASTY]
     assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
-    again = typed("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
+    again = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
     assert f"go on with a run that was stopped with {format_for_shell('resume', NASTY)}\n" in again.stderr
-    assert "is finished" in typed("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
+    assert "is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(
-    ("output", "said"),
+    ("output", "message"),
     [
         ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. What stands in ${} is the value of another"),
         (
@@ -250,16 +250,16 @@ def test_a_folder_of_any_name(tmp_path: Path) -> None:
         ("resume='a${b}'", "InterpolationKeyError: resume: "),
     ],
 )
-def test_a_name_that_stands_for_a_setting_is_said_in_a_line(tmp_path: Path, output: str, said: str) -> None:
-    done = typed("train.py", output, cwd=tmp_path)
+def test_a_name_that_stands_for_a_setting_is_said_in_a_line(tmp_path: Path, output: str, message: str) -> None:
+    done = run_command("train.py", output, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_may_be_a_number(tmp_path: Path) -> None:
-    assert typed("train.py", *QUICK, "callbacks=[latent_export]", "output=7", cwd=tmp_path).returncode == 0
+    assert run_command("train.py", *QUICK, "callbacks=[latent_export]", "output=7", cwd=tmp_path).returncode == 0
     assert (tmp_path / "7" / "adata.h5ad").exists()
 
 
@@ -300,8 +300,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, w
     settings = [*QUICK, "model.n_latent=10", "callbacks=[checkpoint,latent_export]", "output=run"]
     # A file that HDF5 could not write is never closed: in a process of its own.
     before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
-    said = run_alone("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
-    assert "Error: The disk has no space left for run/" in said
+    message = run_child("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
+    assert "Error: The disk has no space left for run/" in message
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", *whole}
 

@@ -38,7 +38,7 @@ TITLES = {
     "label_transfer": ["label transfer", "types left out"],
     "quality.run": ["quality", "quality, each metric", "quality, null", "quality, unshared", "quality, labels", "quality, projected"],
 }
-# Interpreters of other packages, for which `answered` stands in.
+# Interpreters of other packages, for which `answer_as_peer` stands in.
 OTHERS = {
     "speed": ["--published", "other"],
     "projection": ["--published", "other"],
@@ -86,7 +86,7 @@ def as_before() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def answered(script: str, arguments: Sequence[str]) -> str:
+def answer_as_peer(script: str, arguments: Sequence[str]) -> str:
     """What a script of benchmarks/peers would say of its cells; it writes latents without meaning."""
     if script in ("published_loop.py", "published_embed.py"):
         assert {"batch"} <= set(ad.read_h5ad(arguments[0]).obs)
@@ -112,7 +112,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         script = command[3:] if measured else command
         if script[:2] == ["other", "-I"]:
             assert Path(script[2]).is_file()
-            said = answered(Path(script[2]).name, script[3:])
+            said = answer_as_peer(Path(script[2]).name, script[3:])
             return subprocess.CompletedProcess(command, 0, "123456\n" if measured else said, "")
         if command[:2] == [sys.executable, "-m"]:
             with contextlib.redirect_stdout(io.StringIO()) as said:

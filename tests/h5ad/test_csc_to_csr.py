@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from anndata import AnnData
-from commands import Started
+from commands import Child
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, BackedCells
@@ -116,6 +116,6 @@ by_rows.stored_by_rows(Path("{}"), "X", Path("cache"))
 
 def test_what_a_killed_process_left_is_not_used(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
     path, cache = written(matrix, tmp_path), tmp_path / "cache"
-    Started(KILLED.format(path), cwd=tmp_path).end(-signal.SIGKILL)
+    Child(KILLED.format(path), cwd=tmp_path).end(-signal.SIGKILL)
     stored = stored_by_rows(path, "X", cache)
     assert (stored.read(slice(None)) != matrix.tocsr()).nnz == 0

@@ -12,7 +12,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
-from commands import Started
+from commands import Child
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -153,7 +153,7 @@ def test_another_process_reads_a_pickled_copy(matrix: sparse.csr_matrix, tmp_pat
         "import pathlib, pickle; from scipy import sparse; stored = pickle.loads(pathlib.Path('stored.pickle').read_bytes()); "
         "sparse.save_npz('read.npz', stored.read(slice(3, 90)))"
     )
-    Started(code, cwd=tmp_path).end()
+    Child(code, cwd=tmp_path).end()
     np.testing.assert_array_equal(sparse.load_npz(tmp_path / "read.npz").toarray(), matrix[3:90].toarray())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import Started
+from commands import Child
 from scipy import stats
 from torch import distributed
 
@@ -76,7 +76,7 @@ def take_part(rank: int, first: int, folder: str) -> None:
 @pytest.mark.parametrize("first", SPLITS.values(), ids=SPLITS)
 def test_two_processes_do_what_one_does(first: int, tmp_path: Path) -> None:
     forked = f"import runpy; runpy.run_path({__file__!r})['take_part']"
-    running = [Started(f"{forked}({rank}, {first}, {str(tmp_path)!r})", cwd=tmp_path) for rank in (0, 1)]
+    running = [Child(f"{forked}({rank}, {first}, {str(tmp_path)!r})", cwd=tmp_path) for rank in (0, 1)]
     for process in running:
         process.end()
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
