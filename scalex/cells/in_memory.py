@@ -1,15 +1,21 @@
-"""Cells whose matrix lies in memory."""
+"""Cells in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["InMemoryCells"]
+from scalex.cells.one_source import OneSource
+from scalex.features.joining import make_writable
+from scalex.features.names import format_names, make_unique
+
+__all__ = ["InMemoryCells", "MemoryTable", "memory_store"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,96 @@ class InMemoryCells:
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`, (len(rows), n_features) float32."""
         return self.matrix[rows]
+
+
+class MemoryTable:
+    """The annotation of the cells of an AnnData. See `Table` for what it offers.
+
+    Parameters
+    ----------
+    obs
+        The annotation.
+    source
+        Whose cells they are, for messages.
+    is_joined
+        The table becomes a part of another, so its columns of objects become categories or truth values.
+    """
+
+    def __init__(self, obs: pd.DataFrame, source: str, *, is_joined: bool = False) -> None:
+        table = make_unique(obs, "cell", source)
+        self._obs = make_writable(table) if is_joined else table
+        self.columns = list(self._obs.columns)
+        self.n_rows = len(self._obs)
+
+    def rows(self, rows: slice) -> pd.DataFrame:
+        """A run of rows, with all columns."""
+        return self._obs.iloc[rows].copy()
+
+    def names(self, rows: slice) -> pd.Index:
+        """Names of a run of cells."""
+        return self._obs.index[rows]
+
+    def name_hashes(self) -> NDArray[np.uint64]:
+        """(n_rows,) a number for each name, which no other name has, as good as certainly."""
+        hashes: NDArray[np.uint64] = pd.util.hash_array(self._obs.index.to_numpy(object), categorize=False)
+        return hashes
+
+    def column(self, name: str) -> Iterator[pd.Series]:
+        """A column, without names, in one piece."""
+        yield self._obs[name].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class _MemoryMatrix:
+    values: sparse.csr_matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n_cells, n_features = self.values.shape
+        return n_cells, n_features
+
+    def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
+        # All of them are not copied.
+        whole = isinstance(rows, slice) and rows.indices(self.shape[0]) == (0, self.shape[0], 1)
+        return self.values if whole else self.values[rows]
+
+
+def memory_store(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool) -> OneSource:
+    """The cells of an AnnData with one of its matrices, as CSR float32.
+
+    Parameters
+    ----------
+    adata
+        The cells, which stay as they are.
+    layer
+        "X", or the name of a layer or of an entry of obsm.
+    source
+        What they are called in messages.
+    is_joined
+        Whether other sources are joined to them.
+
+    Raises
+    ------
+    KeyError
+        There is no such matrix.
+    ValueError
+        X is empty.
+    """
+    var = adata.var
+    if layer == "X":
+        matrix = adata.X
+        if matrix is None:
+            raise ValueError(f"{source}: X is empty. Layers: {format_names(adata.layers)}; choose one with layer=.")
+    elif layer in adata.layers:
+        matrix = adata.layers[layer]
+    elif layer in adata.obsm:
+        entry = adata.obsm[layer]
+        matrix = entry if sparse.issparse(entry) else np.asarray(entry)
+        var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
+    else:
+        raise KeyError(f"layer={layer!r} is not in {source}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}; or X.")
+    values = sparse.csr_matrix(matrix, dtype=np.float32)
+    if not values.has_canonical_format:
+        values = values.copy()
+        values.sum_duplicates()
+    return OneSource(_MemoryMatrix(values), MemoryTable(adata.obs, source, is_joined=is_joined), var, in_memory=True)

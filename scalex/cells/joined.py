@@ -1,18 +1,18 @@
-"""Cells of several .h5ad files, joined on their features, that stay in the files."""
+"""Cells of several sources, joined on their features."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells.h5ad_cells import StoredCells
-from scalex.cells.joined_obs import JoinedColumns
+from scalex.cells.joined_obs import JoinedTable, find_rows
+from scalex.cells.protocol import Matrix, Store
 from scalex.features.joining import check_joinable, harmonize_names, join_features, rename_features
 from scalex.features.peaks import MatchPeaks
 
@@ -25,23 +25,16 @@ LOOKED_AT = 1000
 
 
 class JoinedCells:
-    """Cells of several files, one file after the other; the results are those of the join in memory.
+    """Cells of several sources, one source after the other. See `Store` for the attributes.
 
     Parameters
     ----------
     sources
-        The files.
+        What is joined, in memory or in files.
     names
         Of the sources, one each.
     join, source_key, match_peaks
         As in `AnnDataSource`.
-
-    Attributes
-    ----------
-    var : DataFrame
-        Annotation of the joined features.
-    n_cells : int
-        Number of cells.
 
     Raises
     ------
@@ -51,7 +44,7 @@ class JoinedCells:
 
     def __init__(
         self,
-        sources: Sequence[StoredCells],
+        sources: Sequence[Store],
         names: Sequence[str],
         *,
         join: Literal["inner", "outer"],
@@ -60,72 +53,30 @@ class JoinedCells:
     ) -> None:
         renamed = harmonize_names([source.var.index for source in sources], names, match_peaks)
         features = [rename_features(source.var, own) for source, own in zip(sources, renamed, strict=True)]
-        some_cells = [list(source.names(slice(0, LOOKED_AT))) for source in sources]
-        columns = [source.columns for source in sources]
+        some_cells = [list(source.table.names(slice(0, LOOKED_AT))) for source in sources]
+        columns = [source.table.columns for source in sources]
         check_joinable(features, columns, names, join=join, source_key=source_key, cells=some_cells)
         self.var = join_features(features, names, join)
-        self._sources, self._names, self._source_key = sources, list(names), source_key
+        self.in_memory = all(source.in_memory for source in sources)
+        self.table = JoinedTable([source.table for source in sources], names, source_key)
         # Place of each feature of a source among the joined ones, -1 where it is not there; None where they are the same.
-        self._place = [None if own.equals(self.var.index) else self.var.index.get_indexer(own).astype(np.int32) for own in renamed]
-        self._columns = JoinedColumns([source.table for source in sources])
-        # Where each source begins and ends among all cells.
-        self._end = np.cumsum([source.n_cells for source in sources]).tolist()
-        self._start = [0, *self._end[:-1]]
-        self.n_cells = int(self._end[-1])
-        hashes = np.concatenate([source.table.name_hashes() for source in sources])
-        self._names_are_shared = len(np.unique(hashes)) < self.n_cells
-        logger.info("Joined %d sources (%s): %s cells x %s features", len(names), join, f"{self.n_cells:,}", f"{len(self.var):,}")
+        place = [None if own.equals(self.var.index) else self.var.index.get_indexer(own).astype(np.int32) for own in renamed]
+        self.matrix = _JoinedMatrix([source.matrix for source in sources], place, (self.table.n_rows, len(self.var)))
+        logger.info("Joined %d sources (%s): %s cells x %s features", len(names), join, *(f"{n:,}" for n in self.matrix.shape))
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns of the annotation."""
-        return list(dict.fromkeys([*self._columns.names, self._source_key]))
 
-    def column(self, name: str) -> pd.Series:
-        """A column of all cells, without their names; text as categories."""
-        return pd.Series(self._source(slice(0, self.n_cells))) if name == self._source_key else self._columns.column(name)
-
-    def names(self, rows: slice) -> pd.Index:
-        """Names of a run of cells, with the source's name added if any name occurs in two sources."""
-        parts = [self._with_source(i, self._sources[i].names(own)) for i, own in self._by_source(rows)]
-        return parts[0].append(parts[1:])
-
-    def annotation(self, rows: slice) -> pd.DataFrame:
-        """The annotation of a run of cells, with the columns, types and categories of all."""
-        own_columns = [name for name in self._columns.names if name != self._source_key]
-        parts = []
-        for i, own in self._by_source(rows):
-            part = self._columns.conform(self._sources[i].annotation(own), own_columns)
-            part.index = self._with_source(i, part.index)
-            parts.append(part)
-        table = parts[0] if len(parts) == 1 else pd.concat(parts)
-        table[self._source_key] = self._source(rows)
-        return table[self.columns]
+@dataclass(frozen=True)
+class _JoinedMatrix:
+    matrices: Sequence[Matrix]
+    place: Sequence[NDArray[np.int32] | None]
+    shape: tuple[int, int]
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Stored values of `rows`, which ascend, in the order of the joined features; see `StoredMatrix.read`."""
         parts = []
-        for i, own in self._by_source(rows):
-            part, place = self._sources[i].read(own), self._place[i]
-            parts.append(part if place is None else _placed(part, place, len(self.var)))
+        for i, own in find_rows(rows, np.cumsum([matrix.shape[0] for matrix in self.matrices])):
+            part, place = self.matrices[i].read(own), self.place[i]
+            parts.append(part if place is None else _placed(part, place, self.shape[1]))
         return parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
-
-    def _by_source(self, rows: slice | NDArray[np.int64]) -> list[tuple[int, Any]]:
-        """The sources that the rows are of, at least one, and the rows counted within each."""
-        if isinstance(rows, slice):
-            first, stop, _ = rows.indices(self.n_cells)
-            runs = [slice(max(first - start, 0), max(min(stop, end) - start, 0)) for start, end in zip(self._start, self._end, strict=True)]
-            return [(i, run) for i, run in enumerate(runs) if run.start < run.stop] or [(0, slice(0, 0))]
-        at = np.searchsorted(rows, [*self._start, self.n_cells])
-        return [(i, rows[at[i] : at[i + 1]] - self._start[i]) for i in np.flatnonzero(np.diff(at)).tolist()] or [(0, rows)]
-
-    def _source(self, rows: slice) -> pd.Categorical:
-        first, stop, _ = rows.indices(self.n_cells)
-        codes = np.searchsorted(self._end, np.arange(first, stop), side="right")
-        return pd.Categorical.from_codes(codes, categories=self._names)
-
-    def _with_source(self, i: int, names: pd.Index) -> pd.Index:
-        return names.rename(None) + (f"-{self._names[i]}" if self._names_are_shared else "")
 
 
 def _placed(values: sparse.csr_matrix, place: NDArray[np.int32], n_features: int) -> sparse.csr_matrix:

@@ -1,4 +1,4 @@
-"""Cells whose features are put together into others."""
+"""Cells whose features are merged into others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scipy import sparse
 
 from scalex.cells.protocol import Cells
 
-__all__ = ["UnitedCells"]
+__all__ = ["MergedFeatures"]
 
 
 @dataclass(frozen=True)
-class UnitedCells:
+class MergedFeatures:
     """Cells with other features, of which each is the sum of some of their own. See `Cells` for the attributes.
 
     Parameters
@@ -76,7 +76,7 @@ class UnitedCells:
         """Values of `rows`, (len(rows), n_features) float32."""
         kept = np.flatnonzero(self.position >= 0)
         shape = (len(self.position), len(self.var))
-        united = sparse.csr_matrix((np.ones(len(kept), np.float32), (kept, self.position[kept])), shape=shape)
-        values = (self.cells.read(rows) @ united).tocsr()
+        merge = sparse.csr_matrix((np.ones(len(kept), np.float32), (kept, self.position[kept])), shape=shape)
+        values = (self.cells.read(rows) @ merge).tocsr()
         values.sort_indices()
         return values

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Cells", "CellSource", "Table"]
+__all__ = ["CellSource", "Cells", "Matrix", "Store", "Table"]
 
 
 class Cells(Protocol):
-    """Cells x features, each cell in one domain; the matrix, and the annotation where it is large, are read in pieces."""
+    """Cells x features, each cell in one domain; the matrix, and the annotation where it is large, are read in runs of rows."""
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -80,8 +80,21 @@ class CellSource(Protocol):
         ...
 
 
+class Matrix(Protocol):
+    """The values of some cells, read in runs of rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_cells, n_features)."""
+        ...
+
+    def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
+        """Stored values of `rows`, (len(rows), n_features) float32, columns ascending; an array of rows ascends, each once."""
+        ...
+
+
 class Table(Protocol):
-    """The annotation of the cells of one source, read in runs of rows."""
+    """The annotation of some cells, read in runs of rows."""
 
     @property
     def columns(self) -> list[str]:
@@ -107,4 +120,28 @@ class Table(Protocol):
 
     def column(self, name: str) -> Iterator[pd.Series]:
         """A column piece by piece, without names; there is at least one piece."""
+        ...
+
+
+class Store(Protocol):
+    """Cells before their domains are known: those of one source, or of several that are joined."""
+
+    @property
+    def matrix(self) -> Matrix:
+        """(n_cells, n_features) values."""
+        ...
+
+    @property
+    def table(self) -> Table:
+        """Annotation of the cells."""
+        ...
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """(n_features, ...) annotation of the features; the index holds unique feature names."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of it is in memory."""
         ...

@@ -6,27 +6,28 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
-from scalex.cells.backed import BackedCells, ChosenCells
+from scalex.cells.backed import BackedCells, read_rows
 from scalex.cells.domains_and_labels import columns_of, domains, labels
-from scalex.cells.h5ad_cells import StoredCells, not_backed_because
-from scalex.cells.in_memory import InMemoryCells
+from scalex.cells.file_cells import NotInRunsError
+from scalex.cells.h5ad_cells import h5ad_store
+from scalex.cells.in_memory import InMemoryCells, memory_store
 from scalex.cells.joined import JoinedCells
-from scalex.cells.protocol import Cells
-from scalex.features.joining import check_joinable, harmonize_names, join_features, make_writable, rename_features
+from scalex.cells.joined_obs import read_column
+from scalex.cells.one_source import OneSource
+from scalex.cells.protocol import Cells, Store
+from scalex.cells.stores import open_store
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
-from scalex.formats import ReadOptions, located, name_of_source, read_cells
+from scalex.formats import ReadOptions, inside_h5mu, located, name_of_source, read_cells
 
 __all__ = ["AnnDataSource"]
 
@@ -72,8 +73,8 @@ class AnnDataSource:
     seed
         Seed of that choice.
     backed
-        Leave the matrix and the annotation in their files and read them piece by piece: for .h5ad files with a CSR or dense matrix, or
-        with a CSC matrix and `cache`. If one of the sources is something else, all are read into memory, with a message.
+        Leave the matrix and the annotation of .h5ad files and .zarr stores where they are and read them in runs of rows: those with a CSR
+        or dense matrix, or with a CSC matrix and `cache`. Other sources are read into memory, with a message.
     memory_gb
         Memory that reading may take while cells that stay in their files are trained on, in GB; None: a quarter of what is free then.
     cache
@@ -140,79 +141,72 @@ class AnnDataSource:
             )
         names = _source_names(paths, self.batch_categories)
         # Cells that were opened in their file are meant to stay there.
-        all_opened = all(isinstance(one, ad.AnnData) and one.isbacked for one in paths)
-        if (self.backed or all_opened) and (cells := self._open_backed(paths, names)) is not None:
-            return cells
-        sources = []
-        # One after the other: of each no more than the matrix that is used stays.
-        for one, name in zip(paths, names, strict=True):
-            sources.append(self._select(self._read(one), name, several=len(paths) > 1))
-            logger.info("Read %s: %s x %s", name, f"{len(sources[-1].obs):,}", f"{len(sources[-1].var):,}")
-        self._check_named(sources)
-        source = sources[0] if len(sources) == 1 else self._join(sources, names)
-        _check_not_empty(len(source.obs), len(source.var))
-        domain = domains(source.obs, self.batch_key, self.source_key, several=len(sources) > 1)
-        rows = self._sample(domain)
-        if rows is not None:
-            source = _Source(source.matrix[rows], source.obs.iloc[rows].copy(), source.var)
-            domain = domain[rows].remove_unused_categories()
-        return InMemoryCells(source.matrix, source.obs, source.var, domain, labels(source.obs, self.label_key))
-
-    def _read(self, one: Path | ad.AnnData) -> ad.AnnData:
-        if isinstance(one, ad.AnnData):
-            return one.to_memory() if one.isbacked else one
-        logger.info("Reads %s", one)
-        return read_cells(one, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
-
-    def _open_backed(self, paths: Sequence[Path | ad.AnnData], names: Sequence[str]) -> BackedCells | None:
-        matrix = self.layer if self.layer == "X" else f"layers/{self.layer}"
-        cache = None if self.cache is None else Path(self.cache)
-        files = []
-        for one, name in zip(paths, names, strict=True):
-            reason, file = _where(one, matrix, cache)
-            if file is None:
-                logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if len(paths) > 1 else "", reason)
-                return None
-            files.append(file)
-        several = len(files) > 1
-        sources = []
-        for one, path, name in zip(paths, files, names, strict=True):
-            name_features = partial(rename_by_column, column=self.var_names_from, source=name, several=several)
-            opened = one if isinstance(one, ad.AnnData) else None
-            sources.append(StoredCells(path, matrix, name, cache, name_features, opened))
-        for path, source in zip(files, sources, strict=True):
-            logger.info("Opened %s: %s x %s; it stays on disk", path, f"{source.n_cells:,}", f"{len(source.var):,}")
-        self._check_named(sources)
-        stored = (
-            JoinedCells(sources, names, join=self.join, source_key=self.source_key, match_peaks=self.match_peaks) if several else sources[0]
-        )
-        _check_not_empty(stored.n_cells, len(stored.var))
+        in_files = self.backed or all(isinstance(one, ad.AnnData) and one.isbacked for one in paths)
+        several = len(paths) > 1
+        # One after the other: of each that is read into memory no more than the matrix that is used stays.
+        stores: list[Store] = [self._open_one(one, name, in_files, several) for one, name in zip(paths, names, strict=True)]
+        column = self.var_names_from
+        if column is not None and not any(column in store.var for store in stores):
+            there = dict.fromkeys(str(name) for store in stores for name in store.var.columns)
+            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(there, 20)}.")
+        join: Any = {"join": self.join, "source_key": self.source_key, "match_peaks": self.match_peaks}
+        store = JoinedCells(stores, names, **join) if several else stores[0]
+        n_cells, n_features = store.matrix.shape
+        if n_cells == 0 or n_features == 0:
+            raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {n_features}.")
+        table = store.table
         wanted = {self.label_key, *columns_of(self.batch_key or self.source_key)}
-        obs = pd.DataFrame({name: stored.column(name) for name in stored.columns if name in wanted}, index=range(stored.n_cells))
-
-        def name_of(row: int) -> str:
-            return str(stored.names(slice(row, row + 1))[0])
-
-        domain = domains(obs, self.batch_key, self.source_key, several=several, columns=stored.columns, name_of=name_of)
+        obs = pd.DataFrame({name: read_column(table, name) for name in table.columns if name in wanted}, index=range(n_cells))
+        domain = domains(
+            obs,
+            self.batch_key,
+            self.source_key,
+            several=several,
+            columns=table.columns,
+            name_of=lambda row: table.names(slice(row, row + 1))[0],
+        )
         label = labels(obs, self.label_key)
         rows = self._sample(domain)
-        cells = stored if rows is None else ChosenCells(stored, rows)
         if rows is not None:
             domain, label = domain[rows].remove_unused_categories(), None if label is None else label[rows].remove_unused_categories()
-        if any(isinstance(one, ad.AnnData) for one in paths):
-            # Their annotation may be others than that of the files, after which a cache is called.
-            cache = None
-        return BackedCells(cells, domain, label, self.memory_gb, cache, self._identity(files))
+        if store.in_memory:
+            kept = slice(0, n_cells) if rows is None else rows
+            annotation = table.rows(kept) if isinstance(kept, slice) else read_rows(table, kept)
+            return InMemoryCells(store.matrix.read(kept), annotation, store.var, domain, label)
+        # The annotation of objects may be others than that of the files, after which a cache is called.
+        identity = (
+            None if any(isinstance(one, ad.AnnData) for one in paths) else self._identity([one for one in paths if isinstance(one, Path)])
+        )
+        cache = None if self.cache is None or identity is None else Path(self.cache)
+        return BackedCells(store, domain, label, rows, self.memory_gb, cache, identity)
 
-    def _check_named(self, sources: Sequence[_Source | StoredCells]) -> None:
-        column = self.var_names_from
-        if column is not None and not any(column in source.var for source in sources):
-            there = dict.fromkeys(str(name) for source in sources for name in source.var.columns)
-            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(there, 20)}.")
+    def _open_one(self, one: Path | ad.AnnData, name: str, in_file: bool, several: bool) -> OneSource:
+        """The cells of one source, in its file if they can stay there, with unique names of their features."""
+        store = self._open_in_file(one, name, several) if in_file else None
+        if store is None:
+            if isinstance(one, Path):
+                logger.info("Reads %s", one)
+                adata = read_cells(one, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
+            else:
+                adata = one.to_memory() if one.isbacked else one
+            store = memory_store(adata, self.layer, name, is_joined=several)
+            logger.info("Read %s: %s x %s", name, *(f"{n:,}" for n in store.matrix.shape))
+        var = rename_by_column(store.var, column=self.var_names_from, source=name, several=several)
+        return replace(store, var=make_unique(var, "feature", name))
 
-    def _identity(self, files: Sequence[Path]) -> str:
+    def _open_in_file(self, one: Path | ad.AnnData, name: str, several: bool) -> OneSource | None:
+        cache = None if self.cache is None else Path(self.cache)
+        try:
+            store = open_store(one, self.layer, name, cache) if isinstance(one, Path) else _opened_store(one, self.layer, name, cache)
+        except NotInRunsError as reason:
+            logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
+            return None
+        logger.info("Opened %s: %s x %s; it stays on disk", getattr(one, "filename", one), *(f"{n:,}" for n in store.matrix.shape))
+        return store
+
+    def _identity(self, paths: Sequence[Path]) -> str:
         """Which cells these are, as text."""
-        states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        states = [state for path in paths for state in _state(path)]
         categories = None if self.batch_categories is None else [str(name) for name in self.batch_categories]
         options = (self.batch_key, categories, self.source_key, self.join, self.layer, self.var_names_from, self.match_peaks)
         # The seed is that of the choice: without one it changes nothing.
@@ -233,87 +227,22 @@ class AnnDataSource:
         logger.info("Sampled %s of %s cells", f"{wanted:,}", f"{n_cells:,}")
         return np.sort(order[np.minimum(at, n_cells - 1)])
 
-    def _select(self, adata: ad.AnnData, name: str, *, several: bool) -> _Source:
-        """The matrix to learn from, as CSR float32, with unique names."""
-        layer, var = self.layer, adata.var
-        if layer == "X":
-            matrix = adata.X
-            if matrix is None:
-                raise ValueError(f"{name}: X is empty. Layers: {format_names(adata.layers)}; choose one with layer=.")
-        elif layer in adata.layers:
-            matrix = adata.layers[layer]
-        elif layer in adata.obsm:
-            entry = adata.obsm[layer]
-            matrix = entry if sparse.issparse(entry) else np.asarray(entry)
-            var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
-        else:
-            raise KeyError(
-                f"layer={layer!r} is not in {name}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}; or X."
-            )
-        matrix = sparse.csr_matrix(matrix, dtype=np.float32)
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-        var = rename_by_column(var, column=self.var_names_from, source=name, several=several)
-        return _Source(matrix, make_unique(adata.obs, "cell", name), make_unique(var, "feature", name))
 
-    def _join(self, sources: Sequence[_Source], names: Sequence[str]) -> _Source:
-        renamed = harmonize_names([source.var.index for source in sources], names, self.match_peaks)
-        sources = [_renamed(source, own) for source, own in zip(sources, renamed, strict=True)]
-        features = [source.var for source in sources]
-        check_joinable(
-            features,
-            [list(source.obs.columns) for source in sources],
-            names,
-            join=self.join,
-            source_key=self.source_key,
-            cells=[list(source.obs.index) for source in sources],
-        )
-        all_cells = pd.Index(np.concatenate([s.obs.index for s in sources]))
-        joined = ad.concat(
-            {n: ad.AnnData(s.matrix, obs=s.obs[[]], var=s.var[[]]) for n, s in zip(names, sources, strict=True)},
-            join=self.join,
-            fill_value=0,
-            index_unique="-",
-        )
-        obs = make_writable(pd.concat([s.obs for s in sources], join="outer"))
-        # Where a cell's name occurs in two sources, all cells get the source's name added.
-        obs.index = all_cells if all_cells.is_unique else joined.obs_names
-        obs[self.source_key] = pd.Categorical(np.repeat(names, [len(s.obs) for s in sources]), categories=names)
-        var = join_features(features, names, self.join)
-        assert var.index.equals(joined.var_names)
-        logger.info("Joined %d sources (%s): %s cells x %s features", len(names), self.join, f"{len(obs):,}", f"{len(var):,}")
-        matrix = sparse.csr_matrix(joined.X, dtype=np.float32)
-        matrix.sort_indices()
-        return _Source(matrix, obs, var)
+def _opened_store(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
+    """The cells of an AnnData that was opened in its file, with the annotation of the object, which may have been changed since."""
+    if not adata.isbacked:
+        raise NotInRunsError("it is there already")
+    if adata.is_view:
+        raise NotInRunsError("of a view of cells in a file, its rows are read")
+    return h5ad_store(Path(str(adata.filename)), layer, name, cache, adata)
 
 
-@dataclass(frozen=True)
-class _Source:
-    matrix: sparse.csr_matrix
-    obs: pd.DataFrame
-    var: pd.DataFrame
-
-
-def _renamed(source: _Source, names: pd.Index) -> _Source:
-    """The source with other names of its features; the values of those that get the same name are added."""
-    if names.equals(source.var.index):
-        return source
-    position, kept = names.factorize()
-    united = sparse.csr_matrix((np.ones(len(names), np.float32), (np.arange(len(names)), position)), shape=(len(names), len(kept)))
-    return _Source((source.matrix @ united).tocsr(), source.obs, rename_features(source.var, names))
-
-
-def _where(one: Path | ad.AnnData, matrix: str, cache: Path | None) -> tuple[str | None, Path | None]:
-    """The file in which the cells can stay; without one, the reason."""
-    if isinstance(one, ad.AnnData):
-        if not one.isbacked:
-            return "it is there already", None
-        if one.is_view:
-            return "of a view of cells in a file, its rows are read", None
-    file = Path(str(one.filename)) if isinstance(one, ad.AnnData) else one
-    reason = not_backed_because(file, matrix, cache)
-    return reason, file if reason is None else None
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of a file, or of each file of a folder."""
+    modality = inside_h5mu(path)
+    path = path if modality is None else modality[0]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _source_names(paths: Sequence[Path | ad.AnnData], categories: Sequence[str] | None) -> list[str]:
@@ -333,8 +262,3 @@ def _source_names(paths: Sequence[Path | ad.AnnData], categories: Sequence[str] 
         if len(set(above.values()) | set(names)) == len(files) + len(set(names)):
             return [above[one.absolute()] if name in repeated else name for one, name in zip(paths, names, strict=True)]
     return [f"{name}-{i}" if name in repeated else name for i, name in enumerate(names)]
-
-
-def _check_not_empty(n_cells: int, n_features: int) -> None:
-    if n_cells == 0 or n_features == 0:
-        raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {n_features}.")

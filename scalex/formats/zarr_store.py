@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 import anndata as ad
 
-__all__ = ["is_zarr_folder", "read_zarr"]
+__all__ = ["check_zarr", "is_zarr_folder", "open_zarr_group", "read_zarr"]
 
 # The files of which one is at the top of each store, of zarr's formats 2 and 3.
 TOP = (".zgroup", "zarr.json")
@@ -28,34 +28,53 @@ def read_zarr(path: Path) -> ad.AnnData:
     ValueError
         If it is no zarr store or one of something else, or files are missing from the folder.
     """
+    group = open_zarr_group(path)
+    try:
+        check_zarr(group, path)
+        return ad.read_zarr(group)
+    finally:
+        group.store.close()
+
+
+def open_zarr_group(path: Path) -> Any:
+    """The group at the root of a zarr folder or .zip.
+
+    Raises
+    ------
+    ValueError
+        If it is no zarr store.
+    """
     import zarr
     from zarr.storage import ZipStore
 
     if path.is_dir():
         if not is_zarr_folder(path):
             raise ValueError(f"it is a folder with neither {' nor '.join(TOP)} in it, and so no zarr store")
-        group = _annotated(zarr.open_group(path, mode="r"))
-        _check_whole(group, path)
-        return ad.read_zarr(group)
+        return zarr.open_group(path, mode="r")
     with ZipFile(path) as packed:
         if not set(TOP) & set(packed.namelist()):
             raise ValueError(f"neither {' nor '.join(TOP)} is at its top: zip what is in the zarr folder, and not the folder itself")
-    with ZipStore(path, mode="r") as store:
-        return ad.read_zarr(_annotated(zarr.open_group(store, mode="r")))
+    return zarr.open_group(ZipStore(path, mode="r"), mode="r")
 
 
-def _annotated(group: Any) -> Any:
+def check_zarr(group: Any, path: Path) -> None:
+    """See that a store has obs and var, and, if it is a folder, that no file of the matrices and the names is missing.
+
+    zarr reads 0, and no name, for what is not there. Of annotation and dense matrices, whose files may be left out where all is 0, it is
+    seen that each array is there. No file may be cut off.
+
+    Raises
+    ------
+    ValueError
+        If something is missing.
+    """
     if lacking := [name for name in ("obs", "var") if name not in group]:
         raise ValueError(f"it holds no {' and no '.join(lacking)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
-    return group
+    if path.is_dir():
+        _check_whole(group, path)
 
 
 def _check_whole(group: Any, folder: Path) -> None:
-    """See that no file of the matrices and the names is missing: zarr reads 0, and no name, for what is not there.
-
-    Of annotation and dense matrices, whose files may be left out where all is 0, it is seen that each array is there. No file may be cut
-    off.
-    """
     for name, array, is_full in _arrays(group):
         if not (folder / name).is_dir() or (is_full and array.nchunks_initialized < array.nchunks):
             raise ValueError(f"files of {name} are missing: not all of the folder was copied, or it was not written to its end")

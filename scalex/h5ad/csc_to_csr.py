@@ -30,7 +30,7 @@ FORMAT = 1
 BLOCK_VALUES = 1 << 23
 
 
-def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = BLOCK_VALUES) -> StoredMatrix:
+def stored_by_rows(columns: StoredMatrix, folder: Path, *, block_values: int = BLOCK_VALUES) -> StoredMatrix:
     """The same matrix by rows, in a file of `folder` that is written if it is not there yet.
 
     The file is called after the source's path, size and time. It is there whole or not at all; one that cannot be read is made again.
@@ -38,10 +38,8 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
 
     Parameters
     ----------
-    path
-        An .h5ad file.
-    name
-        Where in it the CSC matrix is: "X" or "layers/<name>".
+    columns
+        A CSC matrix.
     folder
         Where the file goes.
     block_values
@@ -52,8 +50,8 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
     OSError, ValueError
         The source cannot be read, or is damaged; or the file cannot be written.
     """
-    state = path.stat()
-    made_of = f"{FORMAT}\n{path.absolute()}\n{state.st_size}\n{state.st_mtime_ns}\n{name}"
+    path, name = columns.file.path, columns.name
+    made_of = f"{FORMAT}\n{columns.file.identity}\n{name}"
     target = folder / f"rows-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.h5ad"
     if not is_first():
         wait_for(target)
@@ -69,7 +67,7 @@ def stored_by_rows(path: Path, name: str, folder: Path, *, block_values: int = B
             return found
     logger.info("%s of %s is stored by columns: it is written by rows, once, to %s", name, path, target)
     with atomic_create(target) as unfinished, h5py.File(unfinished, "w") as file:
-        _write_by_rows(StoredMatrix(path, name), file, folder, block_values)
+        _write_by_rows(columns, file, folder, block_values)
     return StoredMatrix(target, "X")
 
 

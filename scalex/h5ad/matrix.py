@@ -1,24 +1,22 @@
-"""A matrix of an .h5ad file, read from it row by row."""
+"""A matrix of an AnnData in a file, read from it row by row."""
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import h5py
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.h5ad.open_file import StoredFile
-from scalex.h5ad.values import StoredValues
 from scalex.system.chunks import chunks
 
-__all__ = ["StoredMatrix"]
+__all__ = ["AnnDataFile", "StoredMatrix", "Values"]
 
-# Values that are read although nobody asked for them, where that spares a read: so many are copied as fast as a read begins.
-GAP = 4096
 # Values of a dense matrix that are in memory at a time.
 DENSE_VALUES = 1 << 24
 
@@ -33,19 +31,72 @@ def _move_together(values: NDArray[Any], start: NDArray[np.int64], length: NDArr
             at += 1
 
 
+class Values(Protocol):
+    """An array in a file, read in runs of its first axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        ...
+
+    @property
+    def gap(self) -> int:
+        """Values that are rather read in vain than left out between two reads."""
+        ...
+
+    def read_direct(self, values: NDArray[Any], part: slice) -> None:
+        """Put a run of the values into an array of their type and shape."""
+        ...
+
+
+class AnnDataFile(Protocol):
+    """A file with an AnnData in anndata's layout, of h5py or of a library with the same interface."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Text that says which file it is, and in which state."""
+        ...
+
+    def open(self) -> Any:
+        """The group at the root, which holds X, obs and var."""
+        ...
+
+    def values(self, name: str) -> Values:
+        """The values of an array."""
+        ...
+
+    def read_rows(self, name: str, rows: slice) -> Any:
+        """Some rows of an element, as anndata reads them."""
+        ...
+
+    def reading(self, what: str) -> AbstractContextManager[None]:
+        """Name the file and what is read from it where that fails."""
+        ...
+
+
 class StoredMatrix:
     """A CSR or dense matrix that stays in its file; of a CSC matrix, its transpose. Several threads may read at once.
 
     Parameters
     ----------
-    path
-        The .h5ad file.
+    file
+        The file, or where there is an .h5ad file.
     name
         Where in it the matrix is: "X" or "layers/<name>".
 
     Attributes
     ----------
-    file : StoredFile
+    file : AnnDataFile
         The file.
     shape : tuple of int
         (n_cells, n_features); of a CSC matrix (n_features, n_cells).
@@ -58,19 +109,18 @@ class StoredMatrix:
         The parts of the stored matrix do not fit together.
     """
 
-    def __init__(self, path: str | Path, name: str) -> None:
-        self.file = StoredFile(path)
+    def __init__(self, file: str | Path | AnnDataFile, name: str) -> None:
+        self.file: AnnDataFile = StoredFile(file) if isinstance(file, str | Path) else file
         self.name = name
         stored = self.file.open()[name]
-        dense = isinstance(stored, h5py.Dataset)
+        dense = not hasattr(stored, "keys")
         n_cells, n_features = map(int, stored.shape if dense else stored.attrs["shape"])
         transposed = not dense and stored.attrs.get("encoding-type") == "csc_matrix"
         self.shape = (n_features, n_cells) if transposed else (n_cells, n_features)
         self._row, self._column = ("column", "row") if transposed else ("row", "column")
         # Of CSR, where each row begins among the values.
         self._indptr: NDArray[np.int64] | None = None if dense else self._row_pointers(stored)
-        if not dense:
-            self._data, self._indices = (StoredValues(self.file, f"{name}/{part}") for part in ("data", "indices"))
+        self._data, self._indices = (self.file.values(name if dense else f"{name}/{part}") for part in ("data", "indices"))
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
         """Stored values of `rows`.
@@ -94,8 +144,7 @@ class StoredMatrix:
         """
         rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows, np.int64)
         assert len(rows) == 0 or (rows[0] >= 0 and rows[-1] < self.shape[0] and (np.diff(rows) > 0).all()), "rows ascend, each once"
-        stored = self.file.open()[self.name]
-        return self._dense(stored, rows) if self._indptr is None else self._sparse(rows, self._indptr)
+        return self._dense(rows) if self._indptr is None else self._sparse(rows, self._indptr)
 
     def values_per_row(self) -> NDArray[np.int64]:
         """How many values are stored of each row."""
@@ -103,8 +152,8 @@ class StoredMatrix:
 
     def _sparse(self, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> sparse.csr_matrix:
         begin, end = starts[rows], starts[rows + 1]
-        data = self._read(self._data, rows, begin, end, GAP).astype(np.float32, copy=False)
-        indices = self._read(self._indices, rows, begin, end, GAP)
+        data = self._read(self._data, rows, begin, end).astype(np.float32, copy=False)
+        indices = self._read(self._indices, rows, begin, end)
         n_features = self.shape[1]
         if len(indices) and (indices.min() < 0 or indices.max() >= n_features):
             raise ValueError(
@@ -116,24 +165,24 @@ class StoredMatrix:
         matrix.sum_duplicates()
         return matrix
 
-    def _dense(self, stored: h5py.Dataset, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    def _dense(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         n_features = max(self.shape[1], 1)
         parts = [sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)]
         for part in chunks(len(rows), max(DENSE_VALUES // n_features, 1)):
-            values = self._read(stored, rows[part], rows[part], rows[part] + 1, GAP // n_features)
+            values = self._read(self._data, rows[part], rows[part], rows[part] + 1)
             parts.append(sparse.csr_matrix(values, dtype=np.float32))
         return parts[1] if len(parts) == 2 else sparse.vstack(parts, format="csr")
 
     def _read(
         self,
-        stored: h5py.Dataset | StoredValues,
+        stored: Values,
         rows: NDArray[np.int64],
         begin: NDArray[np.int64],
         end: NDArray[np.int64],
-        gap: int,
     ) -> NDArray[np.generic]:
-        """What stands from `begin` to `end` of each row, in the type of the file; rows with no more than `gap` between are read at once."""
-        of_row = stored.shape[1:] if isinstance(stored, h5py.Dataset) else ()
+        """What stands from `begin` to `end` of each row, in the type of the file; rows with a small gap between are read at once."""
+        of_row = stored.shape[1:]
+        gap = stored.gap // max(math.prod(of_row), 1)
         if len(rows) == 0:
             return np.empty((0, *of_row), stored.dtype)
         skipped = np.append(begin[1:] - end[:-1], 0)
@@ -158,10 +207,10 @@ class StoredMatrix:
         kept: NDArray[np.generic] = values[: length.sum()]
         return kept
 
-    def _row_pointers(self, stored: h5py.Group) -> NDArray[np.int64]:
+    def _row_pointers(self, stored: Any) -> NDArray[np.int64]:
         with self.file.reading(f"{self.name}/indptr"):
-            indptr = stored["indptr"][()].astype(np.int64)
-        n_values, n_columns = len(stored["data"]), len(stored["indices"])
+            indptr = stored["indptr"][:].astype(np.int64)
+        n_values, n_columns = stored["data"].shape[0], stored["indices"].shape[0]
         problem = None
         if len(indptr) != self.shape[0] + 1:
             problem = f"it has {len(indptr)} {self._row} pointers for {self.shape[0]} {self._row}s, where one more is needed"

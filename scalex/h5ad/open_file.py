@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import anndata as ad
 import h5py
 
-__all__ = ["StoredFile"]
+from scalex.h5ad.values import StoredValues
+
+__all__ = ["StoredFile", "check_state"]
+
+T = TypeVar("T")
 
 
 class StoredFile:
@@ -22,12 +27,19 @@ class StoredFile:
     ----------
     path
         Where it is.
+
+    Attributes
+    ----------
+    identity : str
+        Path, size in bytes and time of the file, a line each.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self._was = _state(self.path)
         self._opened: tuple[int, h5py.File] | None = None
+        modified, size, _ = self._was
+        self.identity = f"{self.path}\n{size}\n{modified}"
 
     def open(self) -> h5py.File:
         """The open file; to be asked for before each read.
@@ -50,6 +62,24 @@ class StoredFile:
         """The open file's descriptor, to read bytes at a place of it; raises as `open` does."""
         return int(self.open().id.get_vfd_handle())
 
+    def values(self, name: str) -> StoredValues:
+        """The values of a dataset."""
+        return StoredValues(self, name)
+
+    def read_rows(self, name: str, rows: slice) -> Any:
+        """Some rows of an element, as anndata reads them.
+
+        The rows of each of its datasets are copied to a file in memory with the same layout, so that each kind of element is read by
+        anndata itself.
+        """
+        stored = self.open()[name]
+        with (
+            self.reading(f"{name}, rows {rows.start} to {rows.stop - 1},"),
+            h5py.File("r", "w", driver="core", backing_store=False) as file,
+        ):
+            _copy_rows(stored, file, "rows", rows)
+            return ad.io.read_elem(file["rows"])
+
     @contextmanager
     def reading(self, what: str) -> Iterator[None]:
         """Name the file and what is read from it where that fails.
@@ -69,17 +99,7 @@ class StoredFile:
             ) from error
 
     def _check(self) -> None:
-        try:
-            now = _state(self.path)
-        except OSError as error:
-            raise OSError(
-                f"{self.path} is gone ({error.strerror}), but cells are still to be read from it. Put it back, and begin the run again."
-            ) from error
-        if now != self._was:
-            raise OSError(
-                f"{self.path} changed while it was being read. Leave it as it is until the run is over, and begin the run again, since its "
-                "cells may be others now."
-            )
+        check_state(self.path, _state, self._was)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
@@ -88,3 +108,39 @@ class StoredFile:
 def _state(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def check_state(path: Path, state: Callable[[Path], T], was: T) -> None:
+    """See that a file is the one that it was.
+
+    Raises
+    ------
+    OSError
+        If it is gone, or was changed.
+    """
+    try:
+        now = state(path)
+    except OSError as error:
+        raise OSError(
+            f"{path} is gone ({error.strerror}), but cells are still to be read from it. Put it back, and begin the run again."
+        ) from error
+    if now != was:
+        raise OSError(
+            f"{path} changed while it was being read. Leave it as it is until the run is over, and begin the run again, since its cells "
+            "may be others now."
+        )
+
+
+def _copy_rows(stored: h5py.Group | h5py.Dataset, parent: h5py.Group, name: str, rows: slice) -> None:
+    copy: Any
+    if isinstance(stored, h5py.Dataset):
+        copy = parent.create_dataset(name, data=stored[rows], dtype=stored.dtype)
+        copy.attrs.update(stored.attrs)
+        return
+    copy = parent.create_group(name)
+    copy.attrs.update(stored.attrs)
+    for part, element in stored.items():
+        if part == "categories" and stored.attrs["encoding-type"] == "categorical":
+            stored.copy(element, copy, part)
+        else:
+            _copy_rows(element, copy, part, rows)

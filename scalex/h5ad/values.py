@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import h5py
 import numpy as np
 from h5py import h5d, h5t, h5z
 from numpy.typing import NDArray
 
-from scalex.h5ad.open_file import StoredFile
+__all__ = ["GAP", "StoredValues"]
 
-__all__ = ["StoredValues"]
-
+# Values that are read although nobody asked for them, where that spares a read: so many are copied as fast as a read begins.
+GAP = 4096
 
 # What was done to the bytes of a chunk, one after the other, where it can be undone here.
 READABLE: tuple[list[int], ...] = ([], [h5z.FILTER_DEFLATE], [h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE])
+
+
+class _File(Protocol):
+    def open(self) -> h5py.File: ...
+
+    def descriptor(self) -> int: ...
 
 
 class _Layout(NamedTuple):
@@ -70,7 +76,7 @@ class _Layout(NamedTuple):
 
 
 class StoredValues:
-    """A one-dimensional dataset of numbers. Several threads may read at once.
+    """A dataset of numbers, read in runs of its first axis. Several threads may read at once.
 
     Parameters
     ----------
@@ -83,16 +89,23 @@ class StoredValues:
     ----------
     dtype : dtype
         Type of the values.
+    shape : tuple of int
+        Of the dataset.
+    gap : int
+        Values that are rather read in vain than left out between two reads.
     """
 
-    def __init__(self, file: StoredFile, name: str) -> None:
+    gap = GAP
+
+    def __init__(self, file: _File, name: str) -> None:
         self._file, self._name = file, name
         dataset = file.open()[name]
-        self.dtype = dataset.dtype
+        self.dtype: np.dtype[Any] = dataset.dtype
+        self.shape: tuple[int, ...] = dataset.shape
         self._layout = _Layout.of(dataset)
 
     def read_direct(self, values: NDArray[Any], part: slice) -> None:
-        """Put a run of the values into an array of their type and number.
+        """Put a run of the values into an array of their type and shape.
 
         Raises
         ------

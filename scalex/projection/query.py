@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, Cells, CellSource, UnitedCells
+from scalex.cells import AnnDataSource, Cells, CellSource, MergedFeatures
 from scalex.data.stream import ChunkLoader
 from scalex.features.mismatch import explain_mismatch
 from scalex.features.peaks import match_by_overlap
@@ -104,7 +104,7 @@ def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, leas
     return data
 
 
-def _on_known_peaks(cells: Cells, reference: FinishedRun) -> UnitedCells:
+def _on_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
     """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
     preprocessor = reference.trained_on.preprocessor
     known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
@@ -117,7 +117,7 @@ def _on_known_peaks(cells: Cells, reference: FinishedRun) -> UnitedCells:
     overlapped = np.unique(position[position >= 0])
     place = np.full(len(known), -1, np.int64)
     place[overlapped] = np.arange(len(overlapped))
-    return UnitedCells(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, place[position], -1))
+    return MergedFeatures(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, place[position], -1))
 
 
 def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:

@@ -15,9 +15,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, InMemoryCells
-from scalex.cells import h5ad_obs as stored_table
-from scalex.cells.backed import BackedCells, table_rows
+from scalex.cells import AnnDataSource, InMemoryCells, file_obs
+from scalex.cells.backed import BackedCells
+from scalex.h5ad.open_file import StoredFile
 
 ROWS: dict[str, slice | NDArray[np.int64]] = {
     "all": slice(None),
@@ -131,8 +131,8 @@ def test_columns_may_have_any_name(demo: AnnData, tmp_path: Path, name: str) -> 
 
 def test_rows_of_any_table_of_a_file(annotated: AnnData, tmp_path: Path) -> None:
     annotated.var["kind"] = pd.Categorical(np.where(np.arange(500) % 2, "odd", "even"))
-    with h5py.File(written(annotated, tmp_path)) as file:
-        pd.testing.assert_frame_equal(table_rows(file["var"], slice(100, 130)), annotated.var[100:130])
+    file = StoredFile(written(annotated, tmp_path))
+    pd.testing.assert_frame_equal(file.read_rows("var", slice(100, 130)), annotated.var[100:130])
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
@@ -147,7 +147,7 @@ def test_names_of_features_are_made_unique(demo: AnnData, tmp_path: Path) -> Non
 def test_names_of_cells_are_made_unique(
     annotated: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, piece_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_table, "PIECE_ROWS", piece_rows)
+    monkeypatch.setattr(file_obs, "PIECE_ROWS", piece_rows)
     annotated.obs_names = ["x", "x-1", *["x"] * 70, "é", "é", *annotated.obs_names[74:]]
     annotated.obs_names.name = "barcode"
     backed, in_memory = opened(written(annotated, tmp_path))

@@ -14,9 +14,7 @@ from anndata import AnnData
 from pandas.api.types import is_object_dtype
 from scipy import sparse
 
-from scalex.cells import AnnDataSource, BackedCells, InMemoryCells
-from scalex.cells import h5ad_obs as stored_table
-from scalex.cells.backed import ChosenCells
+from scalex.cells import AnnDataSource, BackedCells, InMemoryCells, file_obs
 from scalex.cells.joined import JoinedCells
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.system.chunks import chunks
@@ -47,7 +45,7 @@ def written(sources: list[AnnData], folder: Path, **options: Any) -> list[Path]:
     return paths
 
 
-def opened(paths: list[Path], **options: Any) -> tuple[BackedCells, InMemoryCells]:
+def opened(paths: list[Any], **options: Any) -> tuple[BackedCells, InMemoryCells]:
     backed, in_memory = (AnnDataSource(path=paths, backed=backed, **options).open() for backed in (True, False))
     assert isinstance(backed, BackedCells)
     assert isinstance(in_memory, InMemoryCells)
@@ -162,7 +160,7 @@ def test_names_that_two_files_share_get_the_name_of_the_file(sources: list[AnnDa
 def test_names_repeated_in_a_file_are_numbered(
     sources: list[AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_table, "PIECE_ROWS", 20)
+    monkeypatch.setattr(file_obs, "PIECE_ROWS", 20)
     sources[0].obs_names = ["x", "y", "x", *sources[0].obs_names[3:70], *["x"] * 5, "x-2", *sources[0].obs_names[76:]]
     if not shared:
         sources[1].obs_names = [*sources[1].obs_names[:-1], "x-1"]
@@ -244,7 +242,7 @@ COLUMNS = {
 def test_a_column_has_the_type_that_it_has_in_memory(
     sources: list[AnnData], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_table, "PIECE_ROWS", 50)
+    monkeypatch.setattr(file_obs, "PIECE_ROWS", 50)
     for source, make in zip(sources, COLUMNS[kind], strict=True):
         source.obs = source.obs[["batch"]]
         if make is not None:
@@ -252,6 +250,25 @@ def test_a_column_has_the_type_that_it_has_in_memory(
     backed, in_memory = opened(written(sources, tmp_path), label_key="column", source_key="file")
     assert_same_annotation(backed, in_memory)
     assert_same_roles(backed, in_memory)
+
+
+def joined_obs(sources: list[AnnData]) -> pd.DataFrame:
+    """As pandas joins the annotation; objects, which no file can hold, become truth values or categories of text."""
+    joined = pd.concat([source.obs for source in sources])
+    for name, column in joined.items():
+        if column.dtype == object:
+            there = set(map(type, column.dropna()))
+            joined[name] = column.astype("boolean") if there == {bool} else pd.Categorical(column.where(column.isna(), column.astype(str)))
+    return joined
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.filterwarnings("ignore:.*empty or all-NA:FutureWarning")
+def test_columns_in_memory_are_joined_as_pandas_does(sources: list[AnnData], kind: str) -> None:
+    for source, make in zip(sources, COLUMNS[kind], strict=True):
+        source.obs = source.obs[["cell_type"]].assign(**({} if make is None else {"column": make(source.n_obs)}))
+    found = AnnDataSource(path=sources, source_key="file").open().obs
+    pd.testing.assert_frame_equal(found[["cell_type", "column"]], joined_obs(sources))
 
 
 @pytest.mark.parametrize("which", [[0, 1, 2], [1], [0, 2]])
@@ -300,10 +317,10 @@ def test_pieces_of_the_annotation_can_be_written_one_after_the_other(sources: li
 def test_a_sample_is_that_of_the_cells_in_memory(
     sources: list[AnnData], tmp_path: Path, n_files: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scalex.cells.backed.PIECE_ROWS", 30)
+    monkeypatch.setattr("scalex.cells.backed.RUN_ROWS", 30)
     backed, in_memory = opened(written(sources[:n_files], tmp_path), source_key="file", seed=3, **options)
     n = len(in_memory.obs)
-    assert isinstance(backed.stored, ChosenCells) == (n < sum(N[:n_files]))
+    assert (backed.chosen is not None) == (n < sum(N[:n_files]))
     pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
     pd.testing.assert_frame_equal(backed.var, in_memory.var, check_column_type=False)
     assert_same_roles(backed, in_memory)
@@ -359,17 +376,31 @@ class TestErrorsAreThoseOfReadingIntoMemory:
             AnnDataSource(path=[*written(sources, tmp_path), tmp_path / "none.h5ad"], backed=backed).open()
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("AnnData", "1: it is there already"), ("csc", "csc: X is stored by columns; name a folder")])
-def test_if_one_source_cannot_stay_on_disk_all_are_read(
-    sources: list[AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, reason: str
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("AnnData", "1: it is there already"),
+        ("csc", "csc: X is stored by columns; name a folder"),
+        ("csv", "table: only .h5ad, .zarr, .zarr.zip are read in runs of rows"),
+    ],
+)
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_sources_in_memory_and_in_files_are_joined(
+    sources: list[AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, reason: str, join: Any
 ) -> None:
     caplog.set_level(logging.INFO)
     paths: list[Any] = written(sources, tmp_path)
-    sources[1].X = sparse.csc_matrix(sources[1].X)
-    sources[1].write_h5ad(tmp_path / "csc.h5ad")
-    paths[1] = sources[1] if kind == "AnnData" else tmp_path / "csc.h5ad"
-    cells, expected = (AnnDataSource(path=paths, backed=backed).open() for backed in (True, False))
-    assert isinstance(cells, InMemoryCells)
-    assert isinstance(expected, InMemoryCells)
+    if kind == "csv":
+        sources[1].to_df().T.to_csv(tmp_path / "table.csv")
+        paths[1] = tmp_path / "table.csv"
+    else:
+        sources[1].X = sparse.csc_matrix(sources[1].X)
+        sources[1].write_h5ad(tmp_path / "csc.h5ad")
+        paths[1] = sources[1] if kind == "AnnData" else tmp_path / "csc.h5ad"
+    backed, in_memory = opened(paths, join=join, source_key="file", memory_gb=0.1)
     assert f"Read into memory, although backed=true: {reason}" in caplog.text
-    assert (cells.matrix != expected.matrix).nnz == 0
+    assert_same_values(backed, in_memory)
+    assert_same_annotation(backed, in_memory)
+    assert_same_roles(backed, in_memory)
+    pd.testing.assert_frame_equal(backed.var, in_memory.var)
+    assert (backed.identity is None) == (kind == "AnnData")

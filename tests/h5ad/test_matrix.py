@@ -78,7 +78,7 @@ def assert_reads(stored: StoredMatrix, expected: sparse.csr_matrix) -> None:
 def test_rows_are_those_of_the_matrix(
     matrix: sparse.csr_matrix, tmp_path: Path, options: dict[str, Any], gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_matrix, "GAP", gap)
+    monkeypatch.setattr(StoredValues, "gap", gap)
     assert_reads(StoredMatrix(written(matrix, tmp_path, **options), "X"), matrix)
 
 
@@ -118,7 +118,7 @@ def test_rows_that_are_close_are_read_at_once(matrix: sparse.csr_matrix, tmp_pat
     read: list[slice] = []
     original = StoredValues.read_direct
     monkeypatch.setattr(StoredValues, "read_direct", lambda self, to, part: (read.append(part), original(self, to, part)))
-    monkeypatch.setattr(stored_matrix, "GAP", int(matrix.indptr[30] - matrix.indptr[20]))
+    monkeypatch.setattr(StoredValues, "gap", int(matrix.indptr[30] - matrix.indptr[20]))
     stored.read(np.array([10, 11, 19, 30, 31, 300]))
     assert read == 2 * [slice(matrix.indptr[10], matrix.indptr[32]), slice(matrix.indptr[300], matrix.indptr[301])]
 
@@ -214,7 +214,7 @@ class TestFaults:
         stored = StoredMatrix(path, "X")
         first = int(np.searchsorted(matrix.indptr, 2000, side="right")) - 1
         last = int(np.searchsorted(matrix.indptr, 2200)) - 1
-        monkeypatch.setattr(stored_matrix, "GAP", 0)
+        monkeypatch.setattr(StoredValues, "gap", 0)
         np.testing.assert_array_equal(stored.read(slice(0, first)).toarray(), matrix[:first].toarray())
         np.testing.assert_array_equal(stored.read(slice(last + 1, None)).toarray(), matrix[last + 1 :].toarray())
         with pytest.raises(
