@@ -298,7 +298,9 @@ def _projected(projection: str | Path, source: AnnDataSource, folder: Path | Non
                 report = project(reference, source, file, trainer, **options)
                 adata = read_elem(file)
         else:
-            report = project_to(folder, reference, source, trainer, **options)
+            written = project_to(folder, reference, source, trainer, **options)
+            assert written is not None
+            report = written
             adata = read_h5ad(folder / "adata.h5ad")
     if show and plt.get_backend().lower() != "agg":
         report.figure()

@@ -11,7 +11,7 @@ import h5py
 from lightning import Trainer
 
 from scalex.cells import CellSource
-from scalex.projection.project import project
+from scalex.projection.project import embed, project
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import write_lineage
@@ -22,6 +22,9 @@ __all__ = ["project_to"]
 
 logger = logging.getLogger(__name__)
 
+# Options that decide over the latents.
+OF_EMBEDDING = ("statistics", "chunk_size", "least_found")
+
 
 def project_to(
     folder: Path,
@@ -31,7 +34,7 @@ def project_to(
     *,
     append: bool = False,
     **options: Any,
-) -> Report:
+) -> Report | None:
     """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
 
     Parameters
@@ -39,9 +42,14 @@ def project_to(
     folder
         Where the results go; see `new_folder`.
     reference, source, trainer, options
-        As in `scalex.projection.project.project`.
+        As in `scalex.projection.project.project`. Of several processes, the first writes.
     append
         Make the folder a new version of the reference: the same model with the old and the new cells.
+
+    Returns
+    -------
+    Report
+        How well the new cells fit; None in the other processes.
 
     Raises
     ------
@@ -51,6 +59,9 @@ def project_to(
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
     return_freed_memory()
+    if trainer is not None and not trainer.is_global_zero:
+        embed(reference, source, trainer, **{name: options[name] for name in OF_EMBEDDING if name in options})
+        return None
     with written_whole(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)
