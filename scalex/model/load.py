@@ -39,7 +39,11 @@ def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Mod
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         TrainedOn.check_format(checkpoint["trained_on"])
-        module = classes["ScalexModule"](**checkpoint["hyper_parameters"])
+        # Before there were several models, their class was not named.
+        name = checkpoint.get("model", "ScalexModule")
+        if name not in classes:
+            raise ValueError(f"{path} holds a model {name!r}, and this installation has {', '.join(classes)}: install one that has it.")
+        module = classes[name](**checkpoint["hyper_parameters"])
         module.on_load_checkpoint(checkpoint)
     except (KeyError, IndexError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a checkpoint of scalex ({type(error).__name__}: {error}).") from error

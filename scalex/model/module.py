@@ -21,8 +21,9 @@ from scalex.model.load import load_checkpoint
 from scalex.model.optimizer import make_optimizer, one_cycle
 from scalex.model.options import Schedule, Statistics, check_plan
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes, reconstruction_loss
+from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
 from scalex.nn.batch import CellBatch, Sampling
+from scalex.nn.likelihood import LIKELIHOODS
 
 __all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
 
@@ -53,6 +54,8 @@ class ScalexModule(LightningModule):
         Learning rate of the encoder, as a share of `lr`.
     weight_decay
         L2 penalty of Adam.
+    likelihood
+        Of the inputs around their reconstruction, a name in `scalex.nn.likelihood.LIKELIHOODS`.
     correct_at
         When the encoder gets new targets, as shares of the training, rising, each from 0 up to, but not, 1: the latents of all cells as
         they are then, less the differences between domains (`scalex.model.correction`). None: never.
@@ -90,6 +93,7 @@ class ScalexModule(LightningModule):
         lr: float = 2e-4,
         encoder_lr: float = 1.0,
         weight_decay: float = 5e-4,
+        likelihood: str = "bernoulli",
         correct_at: Sequence[float] | None = None,
         correction_weight: float = 50.0,
         use_labels: bool = False,
@@ -113,10 +117,7 @@ class ScalexModule(LightningModule):
         self.correction = CorrectionPlan(correct_at or (), seed, use_labels=use_labels)
 
     def set_trained_on(self, trained_on: TrainedOn, cells: TrainingCells | None = None) -> None:
-        """Say what the model is trained on; its network gets its size from it.
-
-        Called before training, by `scalex.fit`, with the cells, and when a checkpoint is loaded.
-        """
+        """Make the network for its features and domains; called before training, with the cells, and when a checkpoint is loaded."""
         self.trained_on = trained_on
         self._cells = cells
         self.configure_model()
@@ -207,7 +208,7 @@ class ScalexModule(LightningModule):
         """The loss of a minibatch and its terms, means over its cells; of one that several processes share, this process's summands."""
         x_CG = batch.rows.dense()
         logits_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
-        reconstruction = reconstruction_loss(logits_CG, x_CG) / counts.n_cells
+        reconstruction = LIKELIHOODS[self.hparams["likelihood"]](logits_CG, x_CG) / counts.n_cells
         kl = kl_divergence(posterior) / counts.n_cells
         correction = self.correction.distance(posterior.mean_CZ, x_CG, batch) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
@@ -287,6 +288,7 @@ class ScalexModule(LightningModule):
         """Add what the weights alone do not say."""
         assert self.trained_on is not None
         checkpoint["trained_on"] = self.trained_on.to_plain()
+        checkpoint["model"] = type(self).__name__
         if "optimizer_states" in checkpoint:
             # Of a training that goes on: the targets, and what the epoch has added up so far.
             if self.correction.n_made:
@@ -315,4 +317,4 @@ class ScalexModule(LightningModule):
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
         """A trained module from its checkpoint alone; see `scalex.model.load.load_checkpoint`."""
-        return load_checkpoint(path, {"ScalexModule": cls})
+        return load_checkpoint(path, {"ScalexModule": cls, cls.__name__: cls})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from scalex.nn.likelihood import check_likelihood
+
 __all__ = ["Schedule", "Statistics", "check_plan"]
 
 Schedule = Literal["constant", "one_cycle"]
@@ -22,6 +24,7 @@ def check_plan(plan: Mapping[str, Any]) -> None:
     for name, allowed in (("schedule", get_args(Schedule)), ("statistics", get_args(Statistics))):
         if plan[name] not in allowed:
             raise ValueError(f"{name}={plan[name]!r}: allowed are {', '.join(allowed)}.")
+    check_likelihood(plan["likelihood"])
     for name in ("n_latent", "n_hidden", "max_steps"):
         if plan[name] < 1:
             raise ValueError(f"{name}={plan[name]}: it must be at least 1.")
