@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,30 +11,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData, read_h5ad
-from anndata.io import read_elem
+from anndata import AnnData
 from lightning import Callback, Trainer
 from numpy.typing import NDArray
 
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.model.module import ScalexModule, Statistics
-from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
-from scalex.projection.project import project
+from scalex.preprocess.profiles import DEFAULT_MIN_FEATURES, check_profile, make_recipe
 from scalex.projection.reference import Reference
-from scalex.projection.to_folder import project_to
+from scalex.projection.to_folder import project_to_anndata
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
 from scalex.runs.folder import new_folder
-from scalex.runs.log import logged_to
+from scalex.runs.log import logged_to, show_log
 from scalex.system.processes import ignore_launcher
 from scalex.training.fit import fit
 
 __all__ = ["SCALEX", "label_transfer"]
-
-# And the detected features that a cell needs if nothing else is said.
-PROFILES = {"RNA": 600, "ATAC": 100, "ADT": 1}
 
 
 def SCALEX(  # noqa: N802 -- the signature and the name are given
@@ -45,7 +37,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     batch_categories: Sequence[str] | None = None,
     profile: str = "RNA",
     batch_name: str = "batch",
-    min_features: int = 600,
+    min_features: int = DEFAULT_MIN_FEATURES,
     min_cells: int = 3,
     target_sum: float | None = None,
     n_top_features: int | str | Sequence[str] | None = None,
@@ -101,8 +93,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Column of obs that holds each cell's domain; several columns, separated by commas, are joined. With the default, several
         sources are the domains, and a single source without that column is one domain.
     min_features
-        Cells with fewer detected features are left out. 600, the default, is that of RNA: with "ATAC" it stands for 100, and with "ADT"
-        for 1.
+        Cells with fewer detected features are left out. Where it is not given, it is 600 with "RNA", 100 with "ATAC" and 1 with "ADT".
     min_cells
         Features detected in fewer cells are left out.
     target_sum
@@ -188,9 +179,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     >>> adata.obsm["latent"].shape
     (600, 10)
     """
-    parameters = {name: value for name, value in locals().items() if name != "data_list"}
-    if profile not in PROFILES:
-        raise ValueError(f"profile={profile!r}: allowed are {', '.join(PROFILES)}; for values that are ready use processed=True.")
+    parameters = {name: value for name, value in locals().items() if name != "data_list"} | {"min_features": int(min_features)}
+    check_profile(profile)
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
     source = AnnDataSource(
@@ -211,95 +201,59 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         backed=backed,
     )
     statistics: Statistics = "running" if eval else "domain"
-    if projection is not None:
-        with ignore_launcher(), _said(verbose):
-            return _projected(
-                projection,
-                source,
-                None if outdir is None else new_folder(outdir),
-                gpu=gpu,
-                show=show,
-                repeat=repeat,
-                impute=impute,
-                label=cell_type,
-                statistics=statistics,
-                chunk_size=chunk_size,
-                parameters=parameters,
-            )
-    recipe: Recipe
-    size = 10_000 if target_sum is None else target_sum
-    least = PROFILES[profile] if min_features == PROFILES["RNA"] else min_features
-    if processed or use_layer != "X":
-        recipe = AsIsRecipe()
-    elif profile == "RNA":
-        n_genes = 2000 if n_top_features is None else n_top_features
-        recipe = RnaRecipe(min_features=least, min_cells=min_cells, target_sum=size, n_top_features=n_genes, keep_mt=keep_mt)
-    elif profile == "ATAC":
-        recipe = AtacRecipe(
-            min_features=least,
+    folder = None if outdir is None else new_folder(outdir)
+    with ignore_launcher(), show_log(verbose), logged_to(None if folder is None else folder / "log.txt"):
+        if projection is not None:
+            options = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics, "chunk_size": chunk_size}
+            return _projected(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
+        recipe = make_recipe(
+            "none" if processed or use_layer != "X" else profile,
+            min_features=min_features,
             min_cells=min_cells,
+            target_sum=target_sum,
+            n_top_features=n_top_features,
+            keep_mt=keep_mt,
             binarize=binarize,
             normalization=normalization,
-            target_sum=size,
-            n_top_features=30_000 if n_top_features is None else n_top_features,
         )
-    else:
-        if n_top_features is not None:
-            raise ValueError(f"n_top_features={n_top_features}: with profile='ADT' all proteins are used. Leave it out.")
-        recipe = AdtRecipe(min_features=least, min_cells=min_cells)
-    module = ScalexModule(
-        lr=lr,
-        batch_size=batch_size,
-        max_steps=max_iteration,
-        statistics=statistics,
-        seed=seed,
-    )
-    folder = None if outdir is None else new_folder(outdir)
-    callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute)]
-    if verbose:
-        callbacks.append(Progress())
-    if not ignore_umap:
-        callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
-    if assess:
-        callbacks.append(Scores(folder, seed=seed))
-    with ignore_launcher(), _said(verbose), logged_to(None if folder is None else folder / "log.txt"):
-        trainer = Trainer(
-            devices=_devices(gpu),
+        module = ScalexModule(lr=lr, batch_size=batch_size, max_steps=max_iteration, statistics=statistics, seed=seed)
+        callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute)]
+        if verbose:
+            callbacks.append(Progress())
+        if not ignore_umap:
+            callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
+        if assess:
+            callbacks.append(Scores(folder, seed=seed))
+        trainer = _trainer(
+            gpu,
             max_steps=max_iteration,
             callbacks=callbacks,
             logger=[] if folder is None else [EpochTable(folder)],
-            enable_progress_bar=False,
-            enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
         adata = fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters)
-    if folder is not None and INPUT_PCA in adata.varm and INPUT_PCA not in adata.obsm:
-        # Of cells that stay in a file they were written only; `label_transfer` needs them.
-        with h5py.File(folder / "adata.h5ad") as file:
-            adata.obsm[INPUT_PCA] = file[f"obsm/{INPUT_PCA}"][()]
+    _add_input_pca(adata, folder)
     return adata
 
 
-def _devices(gpu: int) -> list[int] | int:
-    return [gpu] if torch.cuda.is_available() else 1
+def _trainer(gpu: int, **options: Any) -> Trainer:
+    devices = [gpu] if torch.cuda.is_available() else 1
+    return Trainer(devices=devices, enable_progress_bar=False, enable_model_summary=False, **options)
+
+
+def _add_input_pca(adata: AnnData, folder: Path | None) -> None:
+    """Read what `label_transfer` needs, and what is written only, of cells that stay in a file."""
+    if folder is not None and INPUT_PCA in adata.varm and INPUT_PCA not in adata.obsm:
+        with h5py.File(folder / "adata.h5ad") as file:
+            adata.obsm[INPUT_PCA] = file[f"obsm/{INPUT_PCA}"][()]
 
 
 def _projected(projection: str | Path, source: AnnDataSource, folder: Path | None, *, gpu: int, show: bool, **options: Any) -> AnnData:
     """The cells of `source` in the space of a finished run; written to `folder` if there is one."""
-    with logged_to(None if folder is None else folder / "log.txt"):
-        trainer = Trainer(
-            devices=_devices(gpu), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
-        )
-        reference = Reference.load(projection)
-        if folder is None:
-            with h5py.File("projection", "w", driver="core", backing_store=False) as file:
-                report = project(reference, source, file, trainer, **options)
-                adata = read_elem(file)
-        else:
-            report = project_to(folder, reference, source, trainer, **options)
-            adata = read_h5ad(folder / "adata.h5ad")
+    trainer = _trainer(gpu, logger=False, enable_checkpointing=False)
+    adata, report = project_to_anndata(folder, Reference.load(projection), source, trainer, **options)
     if show and plt.get_backend().lower() != "agg":
         report.figure()
         plt.show()
@@ -358,22 +312,3 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
     for name, column in found.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
     return np.asarray(found["label"].astype(str), dtype=object)
-
-
-@contextmanager
-def _said(verbose: bool) -> Iterator[None]:
-    """Show what scalex says on the screen while this lasts."""
-    package = logging.getLogger("scalex")
-    handler: Any = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    before, propagated = package.level, package.propagate
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    package.propagate = False
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(before)
-        package.propagate = propagated

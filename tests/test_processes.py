@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 from commands import run_child, run_command, slurm, start_tasks
@@ -313,9 +314,42 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_cells_are_projected_in_one_process(trained: Any, tmp_path: Path) -> None:
+def contents(path: Path) -> dict[str, np.ndarray]:
+    """All values of a file but the settings."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, node: found.update({name: np.asarray(node[()])}) if isinstance(node, h5py.Dataset) else None)
+    return {name: values for name, values in found.items() if not name.startswith("uns/scalex/parameters")}
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
+def test_two_processes_project_to_the_bits_of_one(trained_by_domain: Any, tmp_path: Path, backed: bool) -> None:
+    trained_by_domain.query.write_h5ad(tmp_path / "query.h5ad")
+    arguments = [
+        f"reference={trained_by_domain.folder}", "dataset.path=query.h5ad", f"backed={str(backed).lower()}", "chunk_size=30",
+        f"repeat={str(backed).lower()}",
+    ]  # fmt: skip
+    run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
+    several = [*arguments, "trainer=ddp", "trainer.accelerator=cpu"]
+    if backed:
+        firsts, others = (task.end() for task in start_tasks("project.py", *several, "output=two", cwd=tmp_path))
+        assert others == ""
+    else:
+        # Lightning starts the other one.
+        firsts = run_child("project.py", *several, format_override("output", "two"), cwd=tmp_path)
+    assert firsts.count("Results: ") == 1
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    one, two = (contents(tmp_path / name / "adata.h5ad") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name], name)
+    assert (tmp_path / "one" / "report.json").read_bytes() == (tmp_path / "two" / "report.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_projection_by_two_processes_may_have_the_default_folder(trained: Any, tmp_path: Path) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
-    arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "trainer=ddp", "trainer.accelerator=cpu", "output=out"]
-    done = run_command("project.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "ValueError: Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp." in done.stderr
+    arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "trainer=ddp", "trainer.accelerator=cpu"]
+    said = run_child("project.py", *arguments, cwd=tmp_path)
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert f"Results: outputs/{folder.name}" in said

@@ -52,14 +52,15 @@ def run(command: str, *arguments: str) -> None:
     """What a command does, in this process."""
     import importlib
 
-    main: ModuleType = importlib.import_module(command)
-    errors: ModuleType = importlib.import_module("train")
+    from scalex.commands.errors import exit_with_a_line
+
+    main: ModuleType = importlib.import_module(f"scalex.commands.{command}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg: DictConfig = compose(command, overrides=[*arguments, "trainer=cpu", "output=out"], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         cfg.pop("hydra")
-    errors.explained(main.run, cfg)
+    exit_with_a_line(getattr(main, command), cfg)
 
 
 def names(folder: Path) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import anndata as ad
 import numpy as np
@@ -23,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import scalex
+from scalex.commands.train import run
 from scalex.data import CellBatch
 from scalex.nn import SparseRows
 from scalex.system.overrides import format_for_shell, format_override
@@ -39,16 +38,6 @@ QUICK = [
     "trainer=cpu",
 ]
 FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png", ".composed.yaml"}
-
-
-@pytest.fixture(scope="module")
-def train() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -174,9 +163,17 @@ def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
     assert table["model.n_latent"].tolist() == [2, 3]
     assert list(table.columns[:2]) == ["run", "model.n_latent"]
-    for run, total in zip(table["run"], table["total"], strict=True):
-        assert json.loads((tmp_path / "sweep" / str(run) / "metrics.json").read_text())["total"] == pytest.approx(total)
-        assert {path.name for path in (tmp_path / "sweep" / str(run)).iterdir()} == FILES
+    for name, total in zip(table["run"], table["total"], strict=True):
+        assert json.loads((tmp_path / "sweep" / str(name) / "metrics.json").read_text())["total"] == pytest.approx(total)
+        assert {path.name for path in (tmp_path / "sweep" / str(name)).iterdir()} == FILES
+
+
+def test_a_sweep_trains_each_run_in_one_process(tmp_path: Path) -> None:
+    settings = [*QUICK, "trainer=ddp", "trainer.accelerator=cpu", "seed=1,2", "output=sweep"]
+    done = run_command("train.py", "-m", *settings, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Each run of a sweep trains in one process, and the trainer asks for 2. Use trainer=auto" in done.stderr
+    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["0"]
 
 
 @pytest.mark.slow
@@ -263,16 +260,16 @@ def test_a_folder_may_be_a_number(tmp_path: Path) -> None:
     assert (tmp_path / "7" / "adata.h5ad").exists()
 
 
-def test_a_run_returns_its_score(train: ModuleType, tmp_path: Path) -> None:
+def test_a_run_returns_its_score(tmp_path: Path) -> None:
     cfg = composed(*QUICK, "callbacks=[latent_export,scores,checkpoint]", "score=nmi", f"output={tmp_path}/run")
-    score = train.run(cfg)
+    score = run(cfg)
     assert score == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["nmi"])
 
 
-def test_trackers_get_settings_losses_scores_and_picture(train: ModuleType, tmp_path: Path) -> None:
+def test_trackers_get_settings_losses_scores_and_picture(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train.run(composed(*QUICK, "logger=[tensorboard,wandb]", f"output={tmp_path}/run"))
+    run(composed(*QUICK, "logger=[tensorboard,wandb]", f"output={tmp_path}/run"))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     tags = events.Tags()
     assert {"train/loss", "train/kl", "score/total", "score/nmi"} <= set(tags["scalars"])
@@ -284,14 +281,14 @@ def test_trackers_get_settings_losses_scores_and_picture(train: ModuleType, tmp_
     assert len(pd.read_csv(tmp_path / "run" / "metrics.csv")) == 3
 
 
-def test_results_are_never_overwritten(train: ModuleType, tmp_path: Path) -> None:
+def test_results_are_never_overwritten(tmp_path: Path) -> None:
     cfg = composed(*QUICK, f"output={tmp_path}/run")
-    train.run(cfg)
+    run(cfg)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(FileExistsError, match="holds another run's results"):
-        train.run(cfg)
+        run(cfg)
     with pytest.raises(FileExistsError, match="is finished"):
-        train.run(composed(f"resume={tmp_path}/run"))
+        run(composed(f"resume={tmp_path}/run"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
@@ -307,17 +304,17 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, w
 
 
 @pytest.mark.parametrize("experiment", [path.stem for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))])
-def test_each_experiment_runs(train: ModuleType, tmp_path: Path, experiment: str) -> None:
+def test_each_experiment_runs(tmp_path: Path, experiment: str) -> None:
     quick = [setting for setting in QUICK if setting != "model=small"]
-    train.run(composed(f"experiment={experiment}", *quick, "model.max_steps=2", f"output={tmp_path}/run"))
+    run(composed(f"experiment={experiment}", *quick, "model.max_steps=2", f"output={tmp_path}/run"))
     assert (tmp_path / "run" / "adata.h5ad").exists()
 
 
-def test_the_doors_agree(train: ModuleType, tmp_path: Path) -> None:
+def test_the_doors_agree(tmp_path: Path) -> None:
     adata = scalex.demo_cells(200, 400)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     settings = ["dataset=h5ad", f"dataset.path={tmp_path}/cells.h5ad", "dataset.batch_key=batch", "preprocess.min_features=50"]
-    train.run(composed("experiment=paper", *settings, "model.max_steps=20", "trainer=cpu", "seed=7", f"output={tmp_path}/run"))
+    run(composed("experiment=paper", *settings, "model.max_steps=20", "trainer=cpu", "seed=7", f"output={tmp_path}/run"))
     called = scalex.SCALEX(adata, min_features=50, max_iteration=20, seed=7, ignore_umap=True)
     written = ad.read_h5ad(tmp_path / "run" / "adata.h5ad")
     np.testing.assert_array_equal(called.obsm["latent"], written.obsm["latent"])

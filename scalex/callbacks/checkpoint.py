@@ -69,10 +69,10 @@ class Checkpoint(callbacks.Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if they are the best; until the loss is what training ends with, the last ones are."""
-        settled = getattr(pl_module, "settled", True)
-        loss = float(trainer.callback_metrics["train/loss"]) if settled else float("inf")
-        if loss < self._best_loss or not settled:
+        """Keep the weights if they are the best; until losses of epochs can be compared, the last ones count as the best."""
+        comparable = getattr(pl_module, "loss_is_comparable", True)
+        loss = float(trainer.callback_metrics["train/loss"]) if comparable else float("inf")
+        if loss < self._best_loss or not comparable:
             self._best_loss = loss
             self._best_weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
 

@@ -23,6 +23,6 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().__init__(monitor, **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the loss, once it is settled."""
-        if getattr(pl_module, "settled", True):
+        """Look at the loss, once those of epochs can be compared."""
+        if getattr(pl_module, "loss_is_comparable", True):
             super().on_train_epoch_end(trainer, pl_module)

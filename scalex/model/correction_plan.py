@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
+from lightning import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scalex.model.correction import MOST_CELLS, DomainCorrection, correction_targets, sample_rows
-from scalex.nn import VAE
+from scalex.model.inference import embed
+from scalex.nn import VAE, n_processes, summed
 from scalex.nn.batch import CellBatch
 
-__all__ = ["CorrectionPlan", "TrainingCells"]
+__all__ = ["CorrectionPlan", "TrainingCells", "check_labels"]
+
+logger = logging.getLogger(__name__)
 
 # A dimension that the model does not use is not blown up.
 LEAST_VARIANCE = 1e-3
@@ -45,6 +51,24 @@ class TrainingCells(Protocol):
         ...
 
 
+def check_labels(cells: TrainingCells | None) -> None:
+    """See that there are known types, and log how many.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    label = None if cells is None else cells.label
+    if label is None:
+        raise ValueError(
+            "model.use_labels=true, and no cell has a known type: name the column of obs that has them (dataset.label_key), or use "
+            "another model (model=scalex)."
+        )
+    known = label.codes[label.codes >= 0]
+    logger.info("Learns from %d types, known of %s of %s cells", len(np.unique(known)), f"{len(known):,}", f"{len(label):,}")
+
+
 class CorrectionPlan:
     """Targets of the encoder: the latents of all cells at some points of the training, less the differences between domains.
 
@@ -54,6 +78,8 @@ class CorrectionPlan:
         When new targets are due, as shares of the training, rising, each from 0 up to, but not, 1.
     seed
         Of the targets.
+    use_labels
+        Whether the known types of cells take part. All cells are corrected at once then.
 
     Attributes
     ----------
@@ -71,11 +97,12 @@ class CorrectionPlan:
         If the shares are not as described.
     """
 
-    def __init__(self, shares: Sequence[float], seed: int) -> None:
+    def __init__(self, shares: Sequence[float], seed: int, *, use_labels: bool = False) -> None:
         if any(not 0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
             raise ValueError(f"correct_at={list(shares)}: shares of the training are needed, from 0 up to, but not, 1, rising.")
         self._shares = tuple(shares)
         self._seed = seed
+        self._use_labels = use_labels
         self.n_made = 0
         self.target_NZ: Tensor | None = None
         self._found: DomainCorrection | None = None
@@ -97,17 +124,76 @@ class CorrectionPlan:
         return math.ceil(end - step) * batch_size
 
     def takes_all(self, n_due: int, step: int, n_steps: float, batch_size: int, n_cells: int) -> bool:
-        """Whether all cells are corrected at once: they are few, or drawn so often that it is worth it."""
-        return n_cells <= MOST_CELLS or self.n_draws(n_due, step, n_steps, batch_size) >= n_cells
+        """Whether all cells are corrected at once: types take part, the cells are few, or they are drawn so often that it is worth it."""
+        return self._use_labels or n_cells <= MOST_CELLS or self.n_draws(n_due, step, n_steps, batch_size) >= n_cells
 
-    def n_of_all(self, n_steps: float, batch_size: int, n_cells: int) -> int:
-        """How many of the corrections take all cells, in a training that begins."""
+    def n_embeddings(self, n_steps: float, batch_size: int, n_cells: int) -> int:
+        """How often a training embeds all cells, for its corrections."""
         due = [math.ceil(share * n_steps) for share in self._shares]
         return sum(self.takes_all(i + 1, step, n_steps, batch_size, n_cells) for i, step in enumerate(due))
 
     def sample(self, domain_N: Tensor) -> Tensor:
         """Rows of the cells in whose latents differences between domains are found, ascending."""
         return sample_rows(domain_N, torch.Generator().manual_seed(self._seed))
+
+    @torch.no_grad()
+    def update(self, n_due: int, vae: VAE, cells: TrainingCells | None, trainer: Trainer, batch_size: int) -> None:
+        """Embed the cells, or a sample if few of them will be drawn, and make new targets; all processes get the same.
+
+        Parameters
+        ----------
+        n_due
+            What `n_made` becomes.
+        vae
+            The network as it is now.
+        cells
+            The training cells.
+        trainer
+            Says which step it is, and lets processes talk.
+        batch_size
+            Most cells in a training minibatch.
+
+        Raises
+        ------
+        ValueError
+            If there are no training cells.
+        """
+        if cells is None:
+            raise ValueError(
+                "The latents of the cells are to be corrected (correct_at), and set_trained_on was given no cells: give it the data module."
+            )
+        start, domain_N = time.monotonic(), torch.from_numpy(cells.domain)
+        if self.takes_all(n_due, trainer.global_step, trainer.estimated_stepping_batches, batch_size, len(domain_N)):
+            n_embedded, moved = len(domain_N), self._update_from_all(n_due, vae, cells, domain_N, trainer)
+        else:
+            n_embedded, moved = self._update_from_sample(n_due, vae, cells, domain_N, trainer)
+        if n_processes() > 1:
+            self.load_plain(trainer.strategy.broadcast(self.to_plain()), vae)
+        self.to(vae.hidden.weight.device)
+        logger.info(
+            "Step %s: corrected the latents of %s cells for their domains in %.1f s; they move by %.2f of their spread",
+            f"{trainer.global_step:,}", f"{n_embedded:,}", time.monotonic() - start, moved,
+        )  # fmt: skip
+
+    def _update_from_all(self, n_due: int, vae: VAE, cells: TrainingCells, domain_N: Tensor, trainer: Trainer) -> float:
+        latent_NZ = torch.zeros(len(domain_N), vae.heads.out_features // 2, device=vae.hidden.weight.device)
+        for batch, latent_CZ in embed(vae, cells.batches()):
+            latent_NZ[batch.row_C] = latent_CZ
+        # Each process embeds its share of the chunks.
+        latent_NZ = summed(latent_NZ).cpu()
+        label_N = None
+        if self._use_labels:
+            assert cells.label is not None
+            label_N = torch.from_numpy(cells.label.codes.astype(np.int64))
+        return self.make(latent_NZ, domain_N, n_due, label_N) if trainer.is_global_zero else 0.0
+
+    def _update_from_sample(self, n_due: int, vae: VAE, cells: TrainingCells, domain_N: Tensor, trainer: Trainer) -> tuple[int, float]:
+        """Size of the sample, and how far its cells move."""
+        row_M = self.sample(domain_N)
+        if not trainer.is_global_zero:
+            return len(row_M), 0.0
+        latent_MZ = torch.cat([found.latent_CZ for found in embed(vae, cells.batches_of(row_M.numpy()))]).cpu()
+        return len(row_M), self.make_from_sample(vae, latent_MZ, domain_N[row_M], row_M, n_due)
 
     def make(self, latent_NZ: Tensor, domain_N: Tensor, n_due: int, label_N: Tensor | None = None) -> float:
         """Correct the latents of all cells.

@@ -40,6 +40,24 @@ class TrainedOn:
         """Names of the domains the decoder knows, in the order of its rows."""
         return self.preprocessor.domains
 
+    def check_continued_by(self, other: Self) -> None:
+        """See that a training with this can go on with another one.
+
+        Raises
+        ------
+        ValueError
+            If its features or domains are others.
+        """
+        for what, then, now in (
+            ("features", self.preprocessor.features, other.preprocessor.features),
+            ("domains", self.domains, other.domains),
+        ):
+            if list(then) != list(now):
+                raise ValueError(
+                    f"The {what} are not those this run began with ({len(then)} then, {len(now)} now): its cells or settings have changed. "
+                    "Begin a new run."
+                )
+
     def to_plain(self) -> dict[str, Any]:
         """As plain values and tensors, for a checkpoint."""
         return {

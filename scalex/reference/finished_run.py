@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scalex.model.models import load_model
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.reference.input_pca import INPUT_PCA, InputPca
@@ -80,7 +81,7 @@ class FinishedRun:
             raise FileNotFoundError(
                 f"{folder} is not a reference: it lacks {' and '.join(lacking)}. Give the folder of a finished run, as train.py leaves it."
             )
-        module = ScalexModule.from_checkpoint(checkpoint)
+        module = load_model(checkpoint)
         assert module.trained_on is not None
         cells, raw_var = _without_expression(adata, module.trained_on.preprocessor.kept_features)
         n_latent = module.hparams["n_latent"]

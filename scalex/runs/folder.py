@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scalex.system.overrides import format_for_shell
 
-__all__ = ["COMPOSED", "RESULTS", "claim_folder", "new_folder", "not_given", "stopped_at"]
+__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "new_folder", "stopped_at"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,17 @@ def stopped_at(folder: Path) -> Path | None:
     return last if last.exists() else None
 
 
-def not_given(missing: Iterable[str]) -> None:
-    """Complain of settings that have no default and were not given.
+def check_resume(overrides: Iterable[str]) -> None:
+    """See that nothing is typed beside ``resume=``, since a run goes on with the settings that it began with.
 
     Raises
     ------
     ValueError
-        If there are any.
+        Naming what else is typed.
     """
-    names = sorted(missing)
-    if names:
-        raise ValueError(f"Not given: {', '.join(names)}. Say it on the command line: {names[0]}=...")
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise ValueError(
+            f"resume= goes on with a run as it was configured, and {' '.join(others)} would change that. Leave it out, or begin a new run "
+            "with these settings and another output=."
+        )

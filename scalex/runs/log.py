@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from scalex.system.processes import is_first
 
-__all__ = ["logged_to"]
+__all__ = ["logged_to", "show_log"]
 
 
 @contextmanager
@@ -48,3 +50,22 @@ def logged_to(path: Path | None) -> Iterator[None]:
         handler.close()
         for one, level in zip(loggers, before, strict=True):
             one.setLevel(level)
+
+
+@contextmanager
+def show_log(verbose: bool) -> Iterator[None]:
+    """Show the log on the screen while this lasts."""
+    package = logging.getLogger("scalex")
+    handler: Any = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before, propagated = package.level, package.propagate
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
+        package.propagate = propagated

@@ -46,7 +46,7 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     if plan["max_epochs"] is not None:
         n_steps = min(n_steps, plan["max_epochs"] * -(-n_cells // batch_size))
     n_epochs = n_steps * batch_size / n_cells
-    n_embedded = module.n_embeddings(n_steps, n_cells) + 1
+    n_embedded = module.correction.n_embeddings(n_steps, plan["batch_size"], n_cells) + 1
     n_times = n_epochs + n_embedded
     gigabytes = n_cells * data.values_per_cell * VALUE_BYTES / 1e9
     logger.info(

@@ -3,27 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from latents import make_cells
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scalex.model import correction
-from scalex.model.correction import completed_types, correction_targets, mixed_clusters, neighbor_mean, sample_rows, without_domains
-
-
-def make_cells(
-    counts: dict[tuple[int, int], int], *, seed: int = 0, effect: float = 1.5, n_latent: int = 8
-) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Latents, domains and types; `counts` gives the cells of each (domain, type). Domain 1 is shifted, each type a little otherwise."""
-    rng = np.random.default_rng(seed)
-    n_types = max(kind for _, kind in counts) + 1
-    center = np.eye(n_types, n_latent) * 6
-    shift = rng.normal(0, 1, n_latent) * effect / np.sqrt(n_latent) * 2
-    own_shift = rng.normal(0, 0.3, (n_types, n_latent)) * effect
-    domain = np.concatenate([np.full(n, d) for (d, _), n in counts.items()])
-    kind = np.concatenate([np.full(n, k) for (_, k), n in counts.items()])
-    cells = center[kind] + rng.normal(0, 0.5, (len(kind), n_latent)) + (domain > 0)[:, None] * (shift + own_shift[kind])
-    order = rng.permutation(len(cells))
-    return torch.from_numpy(cells[order].astype(np.float32)), torch.from_numpy(domain[order]), kind[order]
+from scalex.model.correction import completed_types, correction_targets, neighbor_mean, sample_rows
 
 
 def wrong_neighbors(latent: torch.Tensor, kind: np.ndarray, k: int = 15) -> float:
@@ -36,65 +20,10 @@ def own_domain(latent: torch.Tensor, domain: torch.Tensor, k: int = 15) -> float
     return float((domain.numpy()[nearest] == domain.numpy()[:, None]).mean())
 
 
-def test_the_effect_of_a_domain_is_that_of_a_ridge_regression_in_each_cluster() -> None:
-    rng = np.random.default_rng(1)
-    cells, domain = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
-    share = rng.dirichlet(np.ones(5), 90)
-    expected = cells.copy()
-    design = np.eye(3)[domain]
-    for k in range(5):
-        # scikit-learn does not penalize the intercept either.
-        fitted = Ridge(alpha=1.0).fit(design, cells, sample_weight=share[:, k])
-        expected -= share[:, [k]] * (design @ fitted.coef_.T)
-    found = without_domains(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
-def test_a_domain_that_is_not_there_changes_nothing() -> None:
-    cells, domain, _ = make_cells({(0, 0): 40, (1, 0): 40})
-    share = torch.softmax(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), 1)
-    torch.testing.assert_close(without_domains(cells, domain * 3, share), without_domains(cells, domain, share))
-
-
 def test_neighbor_mean_is_that_of_scikit_learn() -> None:
     cells, _, _ = make_cells({(0, 0): 700, (0, 1): 700})
     nearest = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(cells[:900]).kneighbors(cells, return_distance=False)
     np.testing.assert_allclose(neighbor_mean(cells, cells[:900], 7), cells.numpy()[nearest].mean(1), atol=1e-4)
-
-
-def test_soft_clusters_are_shared_by_the_domains(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, domain, _ = make_cells({(0, 0): 150, (1, 0): 150}, effect=0.3)
-    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
-    monkeypatch.setattr(correction, "WIDTH", 0.2)
-
-    def unevenness(diversity: float) -> float:
-        monkeypatch.setattr(correction, "DIVERSITY", diversity)
-        share = mixed_clusters(cells, domain, cells[:6].clone(), torch.Generator().manual_seed(0)).share_NK
-        torch.testing.assert_close(share.sum(1), torch.ones(300))
-        return float((share[domain == 0].sum(0) - share[domain == 1].sum(0)).abs().sum())
-
-    assert unevenness(2.0) < 0.5 * unevenness(0.0)
-
-
-def test_a_cluster_attracts_a_domain_that_it_lacks_no_more_than_allowed() -> None:
-    found, expected = torch.tensor([[0.0, 500.0], [250.0, 250.0], [500.0, 0.0]]), torch.tensor([0.5, 0.5])
-    unlimited = correction.DIVERSITY * torch.log((found + 1) / (found.sum(1, keepdim=True) * expected + 1))
-    assert unlimited.min() < -10
-    for most in (0.0, 2.0):
-        torch.testing.assert_close(correction._penalty(found, expected, most), unlimited.clamp(min=-most))
-
-
-def test_without_a_penalty_the_clusters_are_those_of_soft_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, domain, _ = make_cells({(0, 0): 60, (0, 1): 60, (1, 0): 30})
-    cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
-    monkeypatch.setattr(correction, "DIVERSITY", 0.0)
-    found = mixed_clusters(cells, domain, cells[:4].clone(), torch.Generator().manual_seed(0))
-    # One more round changes nothing to speak of.
-    x = cells.numpy().astype(float)
-    share = found.share_NK.numpy().astype(float)
-    center = share.T @ x / share.sum(0)[:, None]
-    weight = np.exp(-((x[:, None] - center) ** 2).sum(-1) / correction.WIDTH)
-    np.testing.assert_allclose(weight / weight.sum(1, keepdims=True), share, atol=0.02)
 
 
 def test_domains_are_mixed_and_types_are_kept() -> None:

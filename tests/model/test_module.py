@@ -303,17 +303,17 @@ class TestCheckpoint:
 
 
 class Watched(Callback):
-    """The targets the module has after each step, and whether its loss was settled at the end of each epoch."""
+    """The targets the module has after each step, and whether its loss was comparable at the end of each epoch."""
 
     def __init__(self) -> None:
         self.targets: list[torch.Tensor | None] = []
-        self.settled: list[bool] = []
+        self.comparable: list[bool] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.targets.append(pl_module._correction.target_NZ)
+        self.targets.append(pl_module.correction.target_NZ)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.settled.append(pl_module.settled)
+        self.comparable.append(pl_module.loss_is_comparable)
 
 
 def test_targets_are_made_when_they_are_due() -> None:
@@ -324,7 +324,7 @@ def test_targets_are_made_when_they_are_due() -> None:
     # 4 steps an epoch: the 5th step and the 12th are the first ones with new targets.
     changed = [i for i, (was, now) in enumerate(zip([None, *watched.targets], watched.targets, strict=False)) if was is not now]
     assert changed == [5, 12]
-    assert watched.settled == [False, False, False, True, True]
+    assert watched.comparable == [False, False, False, True, True]
     assert watched.targets[-1].shape == (200, 3)
 
 
@@ -339,10 +339,10 @@ def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytes
         module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.5])
         # The last step is the first with targets.
         train(module, data, max_steps=2)
-        assert (module._correction.target_NZ is None) == (n_draws < 200)
+        assert (module.correction.target_NZ is None) == (n_draws < 200)
         rows = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:70]
         batch = CellBatch(SparseRows.of(data.inputs()[rows.numpy()]), torch.from_numpy(data.domain)[rows], rows)
-        targets[n_draws] = module._correction._targets(batch.rows.dense(), batch), module._correction.variance_Z
+        targets[n_draws] = module.correction._targets(batch.rows.dense(), batch), module.correction.variance_Z
     torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
     # That of a sample.
     torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
@@ -356,10 +356,9 @@ def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: 
 def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:
     plan = CorrectionPlan([0.5, 0.8], 0)
     # 100 steps of 1,000 cells: 30,000 are drawn between the corrections, 20,000 after the second.
-    assert [plan.n_of_all(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
-    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000).n_embeddings(100, 30_001) == 0
-    assert ScalexModule(correct_at=[0.5, 0.8], batch_size=1000, use_labels=True).n_embeddings(100, 30_001) == 2
-    assert ScalexModule(batch_size=1000).n_embeddings(100, 30_001) == 0
+    assert [plan.n_embeddings(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
+    assert CorrectionPlan([0.5, 0.8], 0, use_labels=True).n_embeddings(100, 1000, 30_001) == 2
+    assert CorrectionPlan([], 0).n_embeddings(100, 1000, 30_001) == 0
 
 
 @pytest.mark.parametrize("use_labels", [False, True])
@@ -394,7 +393,7 @@ def test_the_encoder_is_drawn_to_the_targets() -> None:
     without = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
     assert without.correction == 0
     target = torch.rand(50, 3)
-    module._correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
+    module.correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
     losses = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
     mean = module.vae.posterior(batch.rows.dense()).mean_CZ
     expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50

@@ -1,0 +1,57 @@
+"""What ``python project.py`` does. Torch, Lightning and scanpy take seconds to import: they are imported where a run needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from scalex.commands.configuration import check_complete, load_config, plain_settings, run_folder, save_config
+from scalex.commands.errors import is_sweep
+from scalex.runs.processes import begin_run
+from scalex.system.processes import is_first, uses_several_processes
+
+__all__ = ["project"]
+
+# Settings that `project_to` takes as they are.
+OPTIONS = ("append", "repeat", "impute", "label", "statistics", "chunk_size", "least_found")
+
+
+def project(cfg: DictConfig) -> None:
+    """Project the cells that were asked for, in a folder of their own."""
+    if is_sweep():
+        cfg.output = HydraConfig.get().runtime.output_dir
+    check_complete(cfg)
+    folder = run_folder(cfg, "output")
+    several = uses_several_processes(cfg.trainer)
+    with begin_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
+        _project(shared, folder)
+
+
+def _project(cfg: DictConfig, folder: Path) -> None:
+    from scalex.projection.reference import Reference
+    from scalex.projection.to_folder import project_to
+    from scalex.runs.log import logged_to
+    from scalex.system.overrides import format_override
+
+    settings = plain_settings(cfg)
+    with logged_to(folder / "log.txt" if is_first() else None):
+        reference = Reference.load(cfg.reference)
+        source = instantiate(settings["dataset"], _convert_="all")
+        plain = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
+        trainer = instantiate(settings["trainer"], **plain, _convert_="all")
+        if trainer.world_size > 1:
+            # Lightning starts the other processes with the arguments of this one. The default name of the folder holds the time.
+            given = [argument for argument in sys.argv[1:] if not argument.startswith("output=")]
+            sys.argv[1:] = [*given, format_override("output", folder)]
+        project_to(folder, reference, source, trainer, parameters=settings, **{name: settings[name] for name in OPTIONS})
+    if is_first():
+        logging.getLogger("scalex").info("Results: %s", folder)
+
+
+def _write_config(cfg: DictConfig, folder: Path) -> None:
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)

@@ -1,0 +1,54 @@
+"""A trained model from its checkpoint alone; nothing in the file is run."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning import LightningModule
+
+from scalex.model.trained_on import TrainedOn
+
+__all__ = ["load_checkpoint"]
+
+Model = TypeVar("Model", bound=LightningModule)
+
+
+def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Model:
+    """Make the model that a checkpoint describes and give it its weights, in eval mode.
+
+    Parameters
+    ----------
+    path
+        As `Checkpoint` writes it.
+    classes
+        The class for each name that a checkpoint may hold.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no scalex checkpoint, or its weights do not fit; the message says which.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No such checkpoint: {path}.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        TrainedOn.check_format(checkpoint["trained_on"])
+        # Before there were several models, their class was not named.
+        name = checkpoint.get("model", "ScalexModule")
+        if name not in classes:
+            raise ValueError(f"{path} holds a model {name!r}, and this installation has {', '.join(classes)}: install one that has it.")
+        module = classes[name](**checkpoint["hyper_parameters"])
+        module.on_load_checkpoint(checkpoint)
+    except (KeyError, IndexError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a checkpoint of scalex ({type(error).__name__}: {error}).") from error
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
+    return module.eval()

@@ -1,0 +1,37 @@
+"""Adam for the encoder and the decoder, and the schedule of their learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Adam
+from torch.optim.lr_scheduler import OneCycleLR
+
+from scalex.nn import VAE
+
+__all__ = ["make_optimizer", "one_cycle"]
+
+
+def make_optimizer(net: VAE, plan: Mapping[str, Any], *, fused: bool) -> Adam:
+    """Adam with L2 penalty, and a learning rate each for the decoder and the encoder.
+
+    Parameters
+    ----------
+    net
+        The network.
+    plan
+        "lr", "encoder_lr" and "weight_decay" as `ScalexModule` has them.
+    fused
+        Whether one kernel updates all parameters.
+    """
+    encoder = [*net.hidden.parameters(), *net.hidden_norm.parameters(), *net.heads.parameters()]
+    decoder = [net.output_weight, *net.output_norm.parameters()]
+    groups = [{"params": decoder, "lr": plan["lr"]}, {"params": encoder, "lr": plan["lr"] * plan["encoder_lr"]}]
+    return Adam(groups, weight_decay=plan["weight_decay"], fused=fused)
+
+
+def one_cycle(optimizer: Adam, n_steps: int) -> OneCycleLR:
+    """A schedule of `n_steps` steps, up to each group's learning rate and down to nearly 0 (Smith & Topin 2018)."""
+    # One step more than are taken, since the first learning rate is set before the first step.
+    return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=n_steps + 1)

@@ -1,0 +1,49 @@
+"""The examples of docs/extending.md run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import instantiate
+
+from scalex.model.models import MODELS
+from scalex.nn.likelihood import LIKELIHOODS
+from scalex.preprocess.profiles import PROFILES
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_a_profile_a_likelihood_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables: tuple[dict[str, Any], ...] = (PROFILES, LIKELIHOODS, MODELS)
+    before = [dict(table) for table in tables]
+    # dataclass asks for the module of a class.
+    module = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)
+    example: dict[str, Any] = module.__dict__
+    try:
+        for code in blocks("python"):
+            exec(code, example)
+    finally:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+    assert example["latent"].shape == (50, 4)
+    assert type(example["reference"].module).__name__ == "FreeModule"
+    assert example["reference"].module.hparams["likelihood"] == "gaussian"
+
+
+def test_a_tracker(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    (node,) = yaml.safe_load(text.replace("${output}", str(tmp_path))).values()
+    assert instantiate(node).save_dir == str(tmp_path)
