@@ -8,10 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hydra.utils import instantiate
 
+from scalex.cells.stores import STORES
+from scalex.formats.read import READERS
 from scalex.model.models import MODELS
 from scalex.nn.likelihood import LIKELIHOODS
 from scalex.preprocess.profiles import PROFILES
@@ -23,9 +26,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_a_profile_a_likelihood_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_each_kind_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tables: tuple[dict[str, Any], ...] = (PROFILES, LIKELIHOODS, MODELS)
+    tables: tuple[dict[str, Any], ...] = (PROFILES, LIKELIHOODS, MODELS, READERS, STORES)
     before = [dict(table) for table in tables]
     # dataclass asks for the module of a class.
     module = ModuleType("example")
@@ -39,6 +42,8 @@ def test_a_profile_a_likelihood_and_a_model(tmp_path: Path, monkeypatch: pytest.
             table.clear()
             table.update(content)
     assert example["latent"].shape == (50, 4)
+    np.testing.assert_array_equal(example["from_format"], example["latent"])
+    np.testing.assert_array_equal(example["from_store"], example["latent"])
     assert type(example["reference"].module).__name__ == "FreeModule"
     assert example["reference"].module.hparams["likelihood"] == "gaussian"
 

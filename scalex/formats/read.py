@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import anndata as ad
 import h5py
@@ -19,7 +20,7 @@ from scalex.formats.text import read_text
 from scalex.formats.types import of_one_type
 from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
-__all__ = ["FORMATS", "ReadOptions", "read_cells"]
+__all__ = ["FORMATS", "READERS", "ReadOptions", "Reader", "read_cells"]
 
 FORMATS = (
     ".h5ad, .zarr, .csv, .tsv and .txt (also .gz), a folder of 10x .mtx files, a .mtx(.gz) file beside its barcodes and features, 10x .h5, "
@@ -48,6 +49,9 @@ class ReadOptions:
     feature_type: str | None = None
 
 
+Reader: TypeAlias = Callable[[Path, ReadOptions], ad.AnnData]
+
+
 def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     """Read the cells of a file or folder.
 
@@ -72,25 +76,17 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     modality = inside_h5mu(path)
     if modality is not None:
         return _read_h5mu(*modality)
-    return _reader(path)(path, options)
+    return _find_reader(path)(path, options)
 
 
-def _reader(path: Path) -> Callable[[Path, ReadOptions], ad.AnnData]:
-    name = path.name.lower()
-    if name.endswith(".h5ad"):
-        return lambda path, _: _sound(path, "AnnData", lambda: _read_h5ad(path))
-    if name.endswith((".zarr", ".zarr.zip")) or (path.is_dir() and is_zarr_folder(path)):
-        return lambda path, _: _sound(path, "AnnData zarr", lambda: read_zarr(path))
-    if name.endswith(".h5"):
-        return _read_tenx_h5
-    if name.endswith(TEXT_ENDINGS):
-        return lambda path, options: read_text(path, transpose=options.transpose)
-    if name.endswith((".mtx", ".mtx.gz")) or (path.is_dir() and is_tenx_folder(path)):
-        return lambda path, options: read_tenx_folder(path, options.feature_type)
-    if name.endswith(".loom"):
-        return lambda path, _: _read_loom(path)
-    if name.endswith(".h5mu"):
-        return lambda path, _: _read_only_modality(path)
+def _find_reader(path: Path) -> Reader:
+    if path.is_dir() and is_zarr_folder(path):
+        return READERS[".zarr"]
+    found = [ending for ending in READERS if path.name.lower().endswith(ending)]
+    if found:
+        return READERS[max(found, key=len)]
+    if path.is_dir() and is_tenx_folder(path):
+        return _read_tenx
     if path.is_dir():
         there = sorted(one.name for one in path.iterdir())
         raise ValueError(
@@ -116,6 +112,22 @@ def _sound(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
             "where it came, or write it again."
         ) from error
     return adata
+
+
+def _read_anndata(path: Path, options: ReadOptions) -> ad.AnnData:
+    return _sound(path, "AnnData", lambda: _read_h5ad(path))
+
+
+def _read_zarr(path: Path, options: ReadOptions) -> ad.AnnData:
+    return _sound(path, "AnnData zarr", lambda: read_zarr(path))
+
+
+def _read_tenx(path: Path, options: ReadOptions) -> ad.AnnData:
+    return read_tenx_folder(path, options.feature_type)
+
+
+def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
+    return read_text(path, transpose=options.transpose)
 
 
 def _read_h5ad(path: Path) -> ad.AnnData:
@@ -145,7 +157,7 @@ def _other_format(path: Path) -> str | None:
         return None
 
 
-def _read_loom(path: Path) -> ad.AnnData:
+def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
     n_threads = torch.get_num_threads()
     try:
         import loompy  # noqa: F401
@@ -177,7 +189,7 @@ def _loom_names(path: Path) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _read_only_modality(path: Path) -> ad.AnnData:
+def _read_only_modality(path: Path, options: ReadOptions) -> ad.AnnData:
     there = _modalities(path)
     if len(there) > 1:
         raise ValueError(f"{path} holds several modalities: name one of them, as in {path}/{there[0]}. There is: {', '.join(there)}.")
@@ -202,3 +214,17 @@ def _modalities(path: Path) -> list[str]:
     if not there:
         raise ValueError(f"{path} holds no modality.")
     return there
+
+
+# By the end of a file's name, in lower case; of several that fit, the longest counts. To add a format, write a reader and name it here.
+READERS: dict[str, Reader] = {
+    ".h5ad": _read_anndata,
+    ".zarr": _read_zarr,
+    ".zarr.zip": _read_zarr,
+    ".h5": _read_tenx_h5,
+    **dict.fromkeys(TEXT_ENDINGS, _read_table),
+    ".mtx": _read_tenx,
+    ".mtx.gz": _read_tenx,
+    ".loom": _read_loom,
+    ".h5mu": _read_only_modality,
+}
