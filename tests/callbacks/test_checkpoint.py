@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -166,17 +166,39 @@ def cells(request: pytest.FixtureRequest, demo: AnnData, tmp_path: Path, monkeyp
     return AnnDataSource(path=tmp_path / "demo.h5ad", batch_key="batch", backed=request.param == "in a file").open()
 
 
+class Whole(NamedTuple):
+    """Final weights, and losses of the epochs, of a run that is not stopped."""
+
+    weights: dict[str, torch.Tensor]
+    losses: list[float]
+
+
+@pytest.fixture(scope="module")
+def whole_runs() -> dict[tuple[bool, int, bool], Whole]:
+    """Runs that are not stopped, one for each way of training."""
+    return {}
+
+
 @pytest.mark.parametrize("correct_at", [None, [0.4, 0.5]], ids=["plain", "corrected"])
 @pytest.mark.parametrize("accumulated", [1, 3])
 @pytest.mark.parametrize("at", [(0, 4), (0, 7), (1, 4), (1, 18), (2, 0)])
 def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(
-    cells: Cells, tmp_path: Path, at: tuple[int, int], accumulated: int, correct_at: list[float] | None
+    cells: Cells,
+    tmp_path: Path,
+    whole_runs: dict[tuple[bool, int, bool], Whole],
+    at: tuple[int, int],
+    accumulated: int,
+    correct_at: list[float] | None,
 ) -> None:
     plan: dict[str, Any] = {"lr": 1e-2, "schedule": "one_cycle", "batch_size": 16, "correct_at": correct_at}
     more: dict[str, Any] = {"max_epochs": 3, "accumulate_grad_batches": accumulated}
-    whole, data = make(cells, **plan)
-    recorded = Recorded()
-    make_trainer(Checkpoint(tmp_path / "whole"), recorded, **more).fit(whole, datamodule=data)
+    way = cells.in_memory, accumulated, correct_at is None
+    if way not in whole_runs:
+        module, data = make(cells, **plan)
+        recorded = Recorded()
+        make_trainer(Checkpoint(tmp_path / "whole"), recorded, **more).fit(module, datamodule=data)
+        whole_runs[way] = Whole(module.state_dict(), recorded.losses)
+    whole = whole_runs[way]
     module, data = make(cells, **plan)
     with pytest.raises(SystemExit):
         make_trainer(Checkpoint(tmp_path, every_seconds=0), StoppedWithin(*at), **more).fit(module, datamodule=data)
@@ -185,7 +207,7 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(
     last = tmp_path / "checkpoint" / "last.ckpt"
     assert torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == at[0]
     make_trainer(Checkpoint(tmp_path), resumed, **more).fit(again, datamodule=data, ckpt_path=last, weights_only=True)
-    assert all(torch.equal(*pair) for pair in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(whole.weights.values(), again.state_dict().values(), strict=True))
     # Losses of the epochs, those of the one in which it was stopped included.
-    assert recorded.losses[-len(resumed.losses) :] == resumed.losses
+    assert whole.losses[-len(resumed.losses) :] == resumed.losses
     assert len(resumed.losses) == 3 - at[0]
