@@ -10,9 +10,7 @@ from typing import Any, get_args
 import anndata as ad
 import h5py
 import numpy as np
-import torch
 from lightning import Trainer
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from numpy.typing import NDArray
 from scipy import sparse
 from tqdm.auto import tqdm
@@ -25,7 +23,6 @@ from scalex.h5ad.uns_values import writable
 from scalex.model.imputation import check_known, decoded_domain, units
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
-from scalex.nn import n_processes, summed
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
@@ -50,11 +47,12 @@ def embed(
     chunk_size: int = 20_000,
     least_found: float = 0.3,
 ) -> NDArray[np.float32]:
-    """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`.
-
-    Of several processes, each embeds its share of the chunks and gets all latents.
-    """
-    return _latents(reference, open_query(reference, source, chunk_size, least_found), trainer, statistics)
+    """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`."""
+    data = open_query(reference, source, chunk_size, least_found)
+    latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
+    for batch, found in _embedded(reference, data, trainer, statistics):
+        latent[batch.row_C.numpy()] = found
+    return latent
 
 
 def project(
@@ -85,8 +83,7 @@ def project(
     file
         An empty HDF5 file, open for writing.
     trainer
-        Lightning's trainer, which says where to compute, how precisely, and in how many processes. None: on the processor. Of several
-        processes, each calls this or `embed`.
+        Lightning's trainer, which says where to compute and how precisely. None: on the processor.
     repeat
         Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training run does. Otherwise
         the reference's cells come first; there is no X then, since the reference's expression is not read.
@@ -116,11 +113,13 @@ def project(
     Raises
     ------
     ValueError
-        If too few features are found, the values are not of the kind that the model was trained on,
+        If the trainer has several processes, too few features are found, the values are not of the kind that the model was trained on,
         or the domain to impute through is not known.
     KeyError, FileNotFoundError
         Where the source does not hold what its options name, or the reference has no such labels.
     """
+    if trainer is not None and trainer.world_size > 1:
+        raise ValueError("Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     impute_code = decoded_domain(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
@@ -145,7 +144,7 @@ def project(
             block.obs_names = block.obs_names.astype(str) + suffix
             writer.append(block)
 
-    for batch, latent in _each_chunk(reference, data, trainer, statistics):
+    for batch, latent in _embedded(reference, data, trainer, statistics):
         write(query.block(batch, latent))
         if len(batch.row_C) >= LARGE_CHUNK:
             # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
@@ -162,61 +161,18 @@ def project(
     return report
 
 
-def _each_chunk(
-    reference: FinishedRun, data: Query, trainer: Trainer | None, statistics: Statistics | None
-) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """All cells chunk by chunk with their latents; those that several processes have embedded are read a second time."""
-    if trainer is None or trainer.world_size == 1:
-        yield from _embedded(reference, data, trainer, statistics)
-        return
-    latent = _latents(reference, data, trainer, statistics)
-    for batch in data.batches():
-        yield batch, latent[batch.row_C.numpy()]
-
-
-def _latents(reference: FinishedRun, data: Query, trainer: Trainer | None, statistics: Statistics | None) -> NDArray[np.float32]:
-    """(n_cells, n_latent) latents of all cells; of several processes, each embeds a share."""
-    latent = np.zeros((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
-    for batch, found in _embedded(reference, data, trainer, statistics):
-        latent[batch.row_C.numpy()] = found
-    if trainer is None or trainer.world_size == 1:
-        return latent
-    # Each process has 0 for the cells of the others.
-    return summed(torch.from_numpy(latent).to(trainer.strategy.root_device)).cpu().numpy()
-
-
 def _embedded(
     reference: FinishedRun, data: Query, trainer: Trainer | None, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """The cells that are this process's share, chunk by chunk, with their latents; how far it is shows where there is a screen."""
+    """The cells chunk by chunk with their latents; how far it is shows where there is a screen."""
     if statistics is not None and statistics not in get_args(Statistics):
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
-    trainer = trainer or quiet_trainer()
-    join_processes(trainer)
-    share = data.batches(trainer.global_rank, trainer.world_size)
-    bar = tqdm(total=data.n_cells // trainer.world_size, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
-    with bar, on_device(reference.module, trainer):
+    bar = tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
+    with bar, on_device(reference.module, trainer or quiet_trainer()):
         fill_value = data.transform.fill_value
-        for batch, latent_CZ in reference.module.embed(share, statistics, n_domains=len(data.domains), fill_value=fill_value):
+        for batch, latent_CZ in reference.module.embed(data.batches(), statistics, n_domains=len(data.domains), fill_value=fill_value):
             yield batch, latent_CZ.cpu().numpy()
             bar.update(len(batch.row_C))
-
-
-def join_processes(trainer: Trainer) -> None:
-    """Start the other processes of a trainer, where nobody has, and meet them; a training does so by itself.
-
-    Raises
-    ------
-    ValueError
-        If the trainer's strategy does not start them as copies of this command.
-    """
-    if trainer.world_size == n_processes():
-        return
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        strategy = type(trainer.strategy).__name__
-        raise ValueError(f"The strategy {strategy} cannot share the cells of a projection: use trainer=ddp.")  # noqa: TRY004
-    launcher.launch(trainer.strategy.setup_environment, trainer=trainer)
 
 
 def quiet_trainer() -> Trainer:

@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from anndata import AnnData, read_h5ad
-from anndata.io import read_elem
 from lightning import Trainer
 
 from scalex.cells import CellSource
-from scalex.projection.project import embed, project
+from scalex.projection.project import project
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import write_lineage
 from scalex.system.atomic_files import atomic_write
 from scalex.system.memory import return_freed_memory
 
-__all__ = ["project_to", "project_to_anndata"]
+__all__ = ["project_to"]
 
 logger = logging.getLogger(__name__)
-
-# Options that decide over the latents.
-OF_EMBEDDING = ("statistics", "chunk_size", "least_found")
 
 
 def project_to(
@@ -36,7 +31,7 @@ def project_to(
     *,
     append: bool = False,
     **options: Any,
-) -> Report | None:
+) -> Report:
     """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
 
     Parameters
@@ -44,14 +39,9 @@ def project_to(
     folder
         Where the results go; see `new_folder`.
     reference, source, trainer, options
-        As in `scalex.projection.project.project`. Of several processes, the first writes.
+        As in `scalex.projection.project.project`.
     append
         Make the folder a new version of the reference: the same model with the old and the new cells.
-
-    Returns
-    -------
-    Report
-        How well the new cells fit; None in the other processes.
 
     Raises
     ------
@@ -61,9 +51,6 @@ def project_to(
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
     return_freed_memory()
-    if trainer is not None and not trainer.is_global_zero:
-        embed(reference, source, trainer, **{name: options[name] for name in OF_EMBEDDING if name in options})
-        return None
     with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)
@@ -78,19 +65,3 @@ def project_to(
     if append:
         logger.info("The reference has grown from %s to %s cells: %s", f"{reference.cells.n_obs:,}", f"{n_cells:,}", folder)
     return report
-
-
-def project_to_anndata(
-    folder: Path | None, reference: FinishedRun, source: CellSource, trainer: Trainer | None = None, **options: Any
-) -> tuple[AnnData, Report]:
-    """Project cells into a reference in one process, and read the result; the parameters are those of `project_to`.
-
-    Without a folder, nothing is written.
-    """
-    if folder is None:
-        with h5py.File("projection", "w", driver="core", backing_store=False) as file:
-            report = project(reference, source, file, trainer, **options)
-            return read_elem(file), report
-    written = project_to(folder, reference, source, trainer, **options)
-    assert written is not None
-    return read_h5ad(folder / "adata.h5ad"), written
