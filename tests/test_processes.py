@@ -311,11 +311,3 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
     assert done.returncode == 1
     assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_cells_are_projected_in_one_process(trained: Any, tmp_path: Path) -> None:
-    trained.query.write_h5ad(tmp_path / "query.h5ad")
-    arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "trainer=ddp", "trainer.accelerator=cpu", "output=out"]
-    done = typed("project.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "ValueError: Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp." in done.stderr
