@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pytest
 from commands import run_child, run_command, slurm, start_tasks
@@ -312,38 +311,6 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
     assert done.returncode == 1
     assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []
-
-
-def contents(path: Path) -> dict[str, np.ndarray]:
-    """All values of a file but the settings."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, node: found.update({name: np.asarray(node[()])}) if isinstance(node, h5py.Dataset) else None)
-    return {name: values for name, values in found.items() if not name.startswith("uns/scalex/parameters")}
-
-
-@pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
-def test_two_processes_project_to_the_bits_of_one(trained_by_domain: Any, tmp_path: Path, backed: bool) -> None:
-    trained_by_domain.query.write_h5ad(tmp_path / "query.h5ad")
-    arguments = [
-        f"reference={trained_by_domain.folder}", "dataset.path=query.h5ad", f"backed={str(backed).lower()}", "chunk_size=30",
-        f"repeat={str(backed).lower()}",
-    ]  # fmt: skip
-    run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
-    several = [*arguments, "trainer=ddp", "trainer.accelerator=cpu"]
-    if backed:
-        firsts, others = (task.end() for task in start_tasks("project.py", *several, "output=two", cwd=tmp_path))
-        assert others == ""
-    else:
-        # Lightning starts the other one.
-        firsts = run_child("project.py", *several, format_override("output", "two"), cwd=tmp_path)
-    assert firsts.count("Results: ") == 1
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
-    one, two = (contents(tmp_path / name / "adata.h5ad") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, values in one.items():
-        np.testing.assert_array_equal(values, two[name], name)
-    assert (tmp_path / "one" / "report.json").read_bytes() == (tmp_path / "two" / "report.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from scalex.system.processes import is_first, uses_several_processes
 
 __all__ = ["project"]
 
-# Settings that `project_to` takes as they are.
-OPTIONS = ("append", "repeat", "impute", "label", "statistics", "chunk_size", "least_found")
+# Settings of a projection, for all its processes.
+OPTIONS = ("repeat", "impute", "label", "statistics", "chunk_size", "least_found")
 
 
 def project(cfg: DictConfig) -> None:
@@ -33,6 +33,7 @@ def project(cfg: DictConfig) -> None:
 
 
 def _project(cfg: DictConfig, folder: Path) -> None:
+    from scalex.projection.project import take_part
     from scalex.projection.reference import Reference
     from scalex.projection.to_folder import project_to
     from scalex.runs.log import logged_to
@@ -48,9 +49,12 @@ def _project(cfg: DictConfig, folder: Path) -> None:
             # Lightning starts the other processes with the arguments of this one. The default name of the folder holds the time.
             given = [argument for argument in sys.argv[1:] if not argument.startswith("output=")]
             sys.argv[1:] = [*given, format_override("output", folder)]
-        project_to(folder, reference, source, trainer, parameters=settings, **{name: settings[name] for name in OPTIONS})
-    if is_first():
-        logging.getLogger("scalex").info("Results: %s", folder)
+        options = {name: settings[name] for name in OPTIONS}
+        if is_first():
+            project_to(folder, reference, source, trainer, append=settings["append"], parameters=settings, **options)
+            logging.getLogger("scalex").info("Results: %s", folder)
+        else:
+            take_part(reference, source, trainer, **options)
 
 
 def _write_config(cfg: DictConfig, folder: Path) -> None:

@@ -67,11 +67,12 @@ def embed(
 
 @torch.no_grad()
 def statistics_by_domain(
-    vae: VAE, batches: Iterable[CellBatch], n_domains: int, fill_value: NDArray[np.float32] | None = None
+    vae: VAE, batches: Iterable[CellBatch], n_domains: int, fill_value: NDArray[np.float32] | None = None, *, shared: bool = True
 ) -> HiddenStatistics:
     """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter.
 
-    Of several processes each has some of the chunks, and all get the same. The parameters are those of `embed`.
+    Of several processes each has some of the chunks, and all get the same; without `shared` each has all chunks, and they do not talk. The
+    parameters are those of `embed`.
     """
     device = vae.hidden.weight.device
     count_D1 = torch.zeros(n_domains, 1, dtype=torch.float64, device=device)
@@ -83,7 +84,8 @@ def statistics_by_domain(
             hidden_CH = piece_CH.double()
             sums_2DH[0].index_add_(0, domain_C[rows], hidden_CH)
             sums_2DH[1].index_add_(0, domain_C[rows], hidden_CH.square())
-    count_D1, sums_2DH = summed(count_D1), summed(sums_2DH)
+    if shared:
+        count_D1, sums_2DH = summed(count_D1), summed(sums_2DH)
     mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
     var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
     # Fewer than two cells have no variance: the running statistics stand in, as in training.

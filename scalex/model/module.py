@@ -255,7 +255,6 @@ class ScalexModule(LightningModule):
         batches: Iterable[CellBatch],
         statistics: Statistics | None = None,
         *,
-        n_domains: int | None = None,
         fill_value: NDArray[np.float32] | None = None,
     ) -> Iterator[Embedded]:
         """Latents of cells, chunk by chunk.
@@ -266,16 +265,13 @@ class ScalexModule(LightningModule):
             The cells; gone through twice with "domain".
         statistics
             Encoder statistics; None: those of this module's plan.
-        n_domains
-            With "domain": number of domains of these cells; None: those the model knows.
         fill_value
             As in `scalex.model.inference.embed`.
         """
         own: Statistics = self.hparams["statistics"] if statistics is None else statistics
         by_domain = None
         if own == "domain":
-            n_codes = len(self.vae.output_norm.weight) if n_domains is None else n_domains
-            by_domain = statistics_by_domain(self.vae, batches, n_codes, fill_value)
+            by_domain = statistics_by_domain(self.vae, batches, len(self.vae.output_norm.weight), fill_value)
         return embed(self.vae, batches, by_domain, fill_value)
 
     def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -29,12 +29,22 @@ USUAL_LABEL = "cell_type"
 
 
 class QueryBlocks:
-    """Makes an AnnData of each chunk of new cells."""
+    """Makes an AnnData of each chunk of new cells.
+
+    Attributes
+    ----------
+    reference, data
+        What is projected into what.
+    impute
+        Code of the domain to decode through, as `scalex.model.imputation.decoded_domain` gives it.
+    tally
+        What the report says of the blocks that are added to it.
+    """
 
     def __init__(self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, alone: bool) -> None:
-        self._reference = reference
-        self._data = data
-        self._impute = impute
+        self.reference = reference
+        self.data = data
+        self.impute = impute
         self._alone = alone
         self._map = reference.latent_map()
         self._pca = reference.input_pca
@@ -48,27 +58,26 @@ class QueryBlocks:
         rows = slice(first, first + len(latent))
         components = self._components(batch)
         obs, umap = self._columns(latent, components, batch, rows)
-        self.tally.add(rows, latent, obs, umap)
-        reference = self._reference
+        reference = self.reference
         block = ad.AnnData(batch.rows.csr() if self._alone else None, obs=obs, var=reference.cells.var)
         if self._alone:
-            block.raw = ad.AnnData(self._data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
+            block.raw = ad.AnnData(self.data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent
         if self._pca is not None:
             block.obsm[INPUT_PCA] = components
             block.varm[INPUT_PCA] = self._pca.components
         if umap is not None:
             block.obsm["X_umap"] = umap
-        if self._impute is not None:
-            known = self._data.known_domain[self._data.domain(rows)]
-            block.layers["impute"] = _imputed(reference, latent, known, self._impute)
+        if self.impute is not None:
+            known = self.data.known_domain[self.data.domain(rows)]
+            block.layers["impute"] = _imputed(reference, latent, known, self.impute)
         return block
 
     def example_obs(self) -> pd.DataFrame:
         """One cell's obs, for the columns that all blocks have and their types."""
         rows = slice(0, 1)
-        batch = self._data.read(rows)
-        return self._columns(self._reference.latent[rows], self._components(batch), batch, rows)[0]
+        batch = self.data.read(rows)
+        return self._columns(self.reference.latent[rows], self._components(batch), batch, rows)[0]
 
     def name_unknown(self, file: h5py.File, first: int) -> None:
         """Say in the written labels, from row `first`, which cells are of no known type."""
@@ -81,7 +90,7 @@ class QueryBlocks:
         column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
 
     def _components(self, batch: CellBatch) -> NDArray[np.float32] | None:
-        return None if self._pca is None else self._pca.coordinates(batch.rows.csr(), self._data.transform.fill_value)
+        return None if self._pca is None else self._pca.coordinates(batch.rows.csr(), self.data.transform.fill_value)
 
     def _columns(
         self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: CellBatch, rows: slice
@@ -89,12 +98,12 @@ class QueryBlocks:
         """The columns of obs and the places on the UMAP of a run of cells."""
         n_cells = rows.stop - rows.start
         placed = self._map.place(latent)
-        obs = self._data.cells.annotation(rows).copy()
+        obs = self.data.cells.annotation(rows).copy()
         obs.index = obs.index.astype(str)
-        obs["domain"] = pd.Categorical.from_codes(self._data.domain(rows), categories=list(self._data.domains))
+        obs["domain"] = pd.Categorical.from_codes(self.data.domain(rows), categories=list(self.data.domains))
         obs["projection"] = constant("query", n_cells)
         assert batch.values is not None
-        obs["filtered"] = self._data.transform.count_detected(batch.values) < self._reference.trained_on.preprocessor.min_features
+        obs["filtered"] = self.data.transform.count_detected(batch.values) < self.reference.trained_on.preprocessor.min_features
         obs["distance"] = placed.distance
         obs["outside"] = placed.outside
         if placed.cluster is not None:

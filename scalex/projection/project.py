@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from importlib.metadata import version
 from typing import Any, get_args
 
@@ -13,26 +14,30 @@ import numpy as np
 from lightning import Trainer
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import distributed
 from tqdm.auto import tqdm
 
 from scalex.cells import CellSource
 from scalex.data import CellBatch
+from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import common_types, conform, free_suffix
 from scalex.h5ad.uns_values import writable
+from scalex.model import inference
 from scalex.model.imputation import check_known, decoded_domain, units
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
+from scalex.projection.processes import connected, in_turn
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
+from scalex.system.memory import return_freed_memory
 from scalex.system.processes import ignore_launcher
 
-__all__ = ["embed", "project"]
-
+__all__ = ["embed", "project", "take_part"]
 
 # Chunks whose memory is freed at once.
 LARGE_CHUNK = 1000
@@ -48,10 +53,13 @@ def embed(
     least_found: float = 0.3,
 ) -> NDArray[np.float32]:
     """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`."""
+    _check_statistics(statistics)
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
-    for batch, found in _embedded(reference, data, trainer, statistics):
-        latent[batch.row_C.numpy()] = found
+    with _progress(data) as bar:
+        for batch, found in _embedded(reference, data, data.batches(), trainer or quiet_trainer(), statistics):
+            latent[batch.row_C.numpy()] = found
+            bar.update(len(found))
     return latent
 
 
@@ -83,7 +91,8 @@ def project(
     file
         An empty HDF5 file, open for writing.
     trainer
-        Lightning's trainer, which says where to compute and how precisely. None: on the processor.
+        Lightning's trainer, which says where to compute and how precisely. None: on the processor. Of several processes the first one
+        projects and the others `take_part`; what is written is the same to the bit.
     repeat
         Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training run does. Otherwise
         the reference's cells come first; there is no X then, since the reference's expression is not read.
@@ -113,66 +122,118 @@ def project(
     Raises
     ------
     ValueError
-        If the trainer has several processes, too few features are found, the values are not of the kind that the model was trained on,
-        or the domain to impute through is not known.
+        If too few features are found, the values are not of the kind that the model was trained on, or the domain to impute through is
+        not known.
+    ConnectionError
+        If another of the trainer's processes stops.
     KeyError, FileNotFoundError
         Where the source does not hold what its options name, or the reference has no such labels.
     """
-    if trainer is not None and trainer.world_size > 1:
-        raise ValueError("Cells are projected in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
+    trainer = trainer or quiet_trainer()
+    assert trainer.is_global_zero, "the other processes take part"
+    query = _open_blocks(
+        reference, source, repeat=repeat, impute=impute, label=label, statistics=statistics, chunk_size=chunk_size, least_found=least_found
+    )
+    data = query.data
+    writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
+    own, types, suffix = reference.cells.obs, None, ""
+    if not repeat:
+        own = own.assign(projection=constant("reference", reference.cells.n_obs))
+        types = common_types([own, query.example_obs()])
+        suffix = free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
+    with connected(trainer) as group, _progress(data) as bar:
+        if types is not None:
+            for block in reference_blocks(reference, conform(own, types), query.impute, chunk_size):
+                writer.append(block)
+        for block in _blocks(query, trainer, statistics, group):
+            query.tally.add(block)
+            if types is not None:
+                block.obs = conform(block.obs, types)
+                block.obs_names = block.obs_names.astype(str) + suffix
+            writer.append(block)
+            n_cells = block.n_obs
+            bar.update(n_cells)
+            del block
+            if n_cells >= LARGE_CHUNK:
+                # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
+                gc.collect()
+        query.name_unknown(file, writer.n_cells - data.n_cells)
+        report = query.tally.report()
+        uns = _uns(query, report, {} if repeat else reference.cells.uns, parameters)
+        writer.finish(uns=uns, obsp={} if repeat else _grown(reference.cells.obsp, writer.n_cells))
+    return report
+
+
+def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, statistics: Statistics | None, **options: Any) -> None:
+    """Make a share of the blocks that the first process writes; the parameters, but for `file` and `parameters`, are those of `project`."""
+    return_freed_memory()
+    query = _open_blocks(reference, source, statistics=statistics, **options)
+    with connected(trainer) as group:
+        for _ in _blocks(query, trainer, statistics, group):
+            pass
+
+
+def _open_blocks(
+    reference: FinishedRun,
+    source: CellSource,
+    *,
+    repeat: bool,
+    impute: bool | str | None,
+    label: str | None,
+    statistics: Statistics | None,
+    chunk_size: int,
+    least_found: float,
+) -> QueryBlocks:
+    """See that all that is asked for is there."""
+    _check_statistics(statistics)
     impute_code = decoded_domain(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
         check_known(data.domains, reference.trained_on.domains)
-    query = QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
-    writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
-    if repeat:
+    return QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
 
-        def write(block: ad.AnnData) -> None:
-            writer.append(block)
 
-    else:
-        first = query.example_obs()
-        own = reference.cells.obs.assign(projection=constant("reference", reference.cells.n_obs))
-        types = common_types([own, first])
-        suffix = free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
-        for block in reference_blocks(reference, conform(own, types), impute_code, chunk_size):
-            writer.append(block)
-
-        def write(block: ad.AnnData) -> None:
-            block.obs = conform(block.obs, types)
-            block.obs_names = block.obs_names.astype(str) + suffix
-            writer.append(block)
-
-    for batch, latent in _embedded(reference, data, trainer, statistics):
-        write(query.block(batch, latent))
-        if len(batch.row_C) >= LARGE_CHUNK:
-            # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
-            gc.collect()
-    query.name_unknown(file, writer.n_cells - data.n_cells)
-    report = query.tally.report()
-    uns: dict[str, Any] = {} if repeat else dict(reference.cells.uns)
-    if INPUT_PCA in reference.cells.uns:
-        uns[INPUT_PCA] = reference.cells.uns[INPUT_PCA]
-    uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
-    if impute_code is not None:
-        uns["scalex"]["impute"] = units(reference.trained_on.preprocessor)
-    writer.finish(uns=uns, obsp={} if repeat else _grown(reference.cells.obsp, writer.n_cells))
-    return report
+def _blocks(
+    query: QueryBlocks, trainer: Trainer, statistics: Statistics | None, group: distributed.ProcessGroup | None
+) -> Iterator[ad.AnnData]:
+    """The blocks of the new cells, in order, in the process that writes."""
+    data = query.data
+    share = data.batches(trainer.global_rank, trainer.world_size)
+    made = (query.block(*embedded) for embedded in _embedded(query.reference, data, share, trainer, statistics))
+    with closing(made):
+        yield from in_turn(made, len(data.batches()), group)
 
 
 def _embedded(
-    reference: FinishedRun, data: Query, trainer: Trainer | None, statistics: Statistics | None
+    reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """The cells chunk by chunk with their latents; how far it is shows where there is a screen."""
+    """A share of the cells chunk by chunk with their latents. Statistics are those of all cells, added up in one order by each process."""
+    module, fill_value, by_domain = reference.module, data.transform.fill_value, None
+    with on_device(module, trainer):
+        if (statistics or module.hparams["statistics"]) == "domain":
+            by_domain = inference.statistics_by_domain(module.vae, data.batches(), len(data.domains), fill_value, shared=False)
+        for batch, latent_CZ in inference.embed(module.vae, share, by_domain, fill_value):
+            yield batch, latent_CZ.cpu().numpy()
+
+
+def _uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
+    uns, known = dict(kept), query.reference.cells.uns
+    if INPUT_PCA in known:
+        uns[INPUT_PCA] = known[INPUT_PCA]
+    uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
+    if query.impute is not None:
+        uns["scalex"]["impute"] = units(query.reference.trained_on.preprocessor)
+    return uns
+
+
+def _check_statistics(statistics: Statistics | None) -> None:
     if statistics is not None and statistics not in get_args(Statistics):
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
-    bar = tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
-    with bar, on_device(reference.module, trainer or quiet_trainer()):
-        fill_value = data.transform.fill_value
-        for batch, latent_CZ in reference.module.embed(data.batches(), statistics, n_domains=len(data.domains), fill_value=fill_value):
-            yield batch, latent_CZ.cpu().numpy()
-            bar.update(len(batch.row_C))
+
+
+def _progress(data: Query) -> Any:
+    """How far it is, where there is a screen."""
+    return tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
 
 
 def quiet_trainer() -> Trainer:

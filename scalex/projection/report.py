@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -128,6 +129,7 @@ class Tally:
         self._data = data
         self._map = latent_map
         self._label = label
+        self._n_cells = 0
         self._distance = np.empty(data.n_cells, np.float32)
         self._filtered = np.empty(data.n_cells, bool)
         self._rng = np.random.default_rng(seed)
@@ -139,8 +141,11 @@ class Tally:
         self.best = np.zeros(data.n_cells if label else 0, np.int32)
         self.unknown = np.zeros(data.n_cells if label else 0, np.float32)
 
-    def add(self, rows: slice, latent: NDArray[np.float32], obs: pd.DataFrame, umap: NDArray[np.float32] | None) -> None:
-        """Take a chunk, in order."""
+    def add(self, block: AnnData) -> None:
+        """Take the next block, as `QueryBlocks` makes it."""
+        obs, latent, umap = block.obs, block.obsm["latent"], block.obsm.get("X_umap")
+        rows = slice(self._n_cells, self._n_cells + len(obs))
+        self._n_cells = rows.stop
         self._distance[rows] = obs["distance"]
         self._filtered[rows] = obs["filtered"]
         first, stop = np.searchsorted(self._rows, [rows.start, rows.stop])

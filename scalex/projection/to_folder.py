@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from anndata import AnnData, read_h5ad
+from anndata.io import read_elem
 from lightning import Trainer
 
 from scalex.cells import CellSource
@@ -18,7 +20,7 @@ from scalex.reference.lineage import write_lineage
 from scalex.system.atomic_files import atomic_write
 from scalex.system.memory import return_freed_memory
 
-__all__ = ["project_to"]
+__all__ = ["project_to", "project_to_anndata"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,3 +67,18 @@ def project_to(
     if append:
         logger.info("The reference has grown from %s to %s cells: %s", f"{reference.cells.n_obs:,}", f"{n_cells:,}", folder)
     return report
+
+
+def project_to_anndata(
+    folder: Path | None, reference: FinishedRun, source: CellSource, trainer: Trainer | None = None, **options: Any
+) -> tuple[AnnData, Report]:
+    """Project cells into a reference in one process, and read the result; the parameters are those of `project_to`.
+
+    Without a folder, nothing is written.
+    """
+    if folder is None:
+        with h5py.File("projection", "w", driver="core", backing_store=False) as file:
+            report = project(reference, source, file, trainer, **options)
+            return read_elem(file), report
+    report = project_to(folder, reference, source, trainer, **options)
+    return read_h5ad(folder / "adata.h5ad"), report

@@ -794,9 +794,3 @@ def test_of_any_profile_the_training_cells_are_projected_to_where_they_are(tmp_p
     np.testing.assert_array_equal(embed(reference, source, chunk_size=64), reference.latent)
     grown, _ = projected(reference, cells[:50].copy(), impute=True, repeat=True)
     assert grown.layers["impute"].shape == grown.shape
-
-
-def test_only_copies_of_the_command_share_a_projection(reference: Reference, query: AnnData) -> None:
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
-    with pytest.raises(ValueError, match="The strategy DDPStrategy cannot share the cells of a projection: use trainer=ddp"):
-        embed(reference, AnnDataSource(path=query), trainer)
