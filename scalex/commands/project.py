@@ -47,7 +47,9 @@ def _project(cfg: DictConfig, folder: Path) -> None:
         trainer = instantiate(settings["trainer"], **plain, _convert_="all")
         if trainer.world_size > 1:
             # Lightning starts the other processes with the arguments of this one. The default name of the folder holds the time.
-            given = [argument for argument in sys.argv[1:] if not argument.startswith("output=")]
+            # They take part in this projection alone, not in a sweep.
+            arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
+            given = [argument for argument in arguments if not argument.startswith("output=")]
             sys.argv[1:] = [*given, format_override("output", folder)]
         options = {name: settings[name] for name in OPTIONS}
         if is_first():
