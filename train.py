@@ -3,14 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from scalex.commands.errors import exit_with_a_line
+from scalex.commands.errors import exit_on_errors
 from scalex.commands.train import train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run what the configuration says; return the score that a sweep optimises."""
-    return exit_with_a_line(train, cfg)
+    return exit_on_errors(train, cfg)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from scalex.nn import SparseRows
 from scalex.preprocess import RnaRecipe
 from scalex.reference.input_pca import InputPca
 from scalex.reference.label_transfer import LabelTransfer
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 from scalex.training.fit import fit
 
 N_BINS = 15
@@ -187,7 +187,7 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
             max_epochs=plan["max_epochs"],
             **quiet,
         )
-        with logged_to(None):
+        with log_to(None):
             recipe = RnaRecipe(min_features=min_features, n_top_features=features)
             known = fit(AnnDataSource(path=reference, batch_key="batch"), recipe, module, trainer, seed=seed)
         transform = module.trained_on.preprocessor.for_features(query.var_names)

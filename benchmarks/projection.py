@@ -43,7 +43,7 @@ from benchmarks.tiny import parsed
 from scalex.cells import AnnDataSource
 from scalex.projection.project import embed
 from scalex.projection.reference import Reference
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 from scalex.system.memory import keep_freed_memory
 
 SEED = 124
@@ -233,7 +233,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = Options(arguments.published, arguments.rounds, arguments.cells, tuple(arguments.sizes), arguments.tiny)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     for name in arguments.only:
-        with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
+        with log_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
             title, columns, rows = BENCHMARKS[name](options, Path(folder))
         show(title, f"{about}\n\n{markdown_table(columns, rows)}", arguments.output)
 

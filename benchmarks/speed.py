@@ -37,7 +37,7 @@ from benchmarks.tiny import parsed
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, InputDataset
 from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 from scalex.system.memory import keep_freed_memory
 
 COLUMNS = ("what", "time or cells/s (median)", "ratio", "target")
@@ -301,7 +301,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells, arguments.features)
     # Lightning advises worker processes; one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    with logged_to(None):
+    with log_to(None):
         for name in arguments.only:
             title, rows = BENCHMARKS[name](options)
             text = f"{about}; medians of {options.rounds} rounds\n\n{markdown_table(COLUMNS, rows)}"

@@ -43,7 +43,7 @@ from scalex.data import draw_minibatches, plan_buffers
 from scalex.data.datamodule import RUN_ROWS
 from scalex.data.sizes import BUFFER_MINIBATCHES, BUFFER_ROWS
 from scalex.model.trained_on import TrainedOn
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 from scalex.system.memory import keep_freed_memory
 from scalex.system.read_ahead import read_ahead
 from scalex.training.input_cache import InputCache
@@ -98,7 +98,7 @@ def reading(options: Options, folder: Path) -> Table:
     for compression in (None, "gzip"):
         path = folder / f"{compression or 'plain'}.h5ad"
         write_resampled(options.real, options.cells, path, compression=compression)
-        cells = _opened([path])
+        cells = _open_text([path])
         domain = cells.domain.codes.astype(np.int64)
         found = interleaved(
             {
@@ -149,7 +149,7 @@ def fitting(options: Options, folder: Path) -> Table:
     for compression in (None, "gzip"):
         path = folder / f"{compression or 'plain'}.h5ad"
         write_resampled(options.real, options.cells, path, compression=compression)
-        backed, memory = _opened([path]), AnnDataSource(path=path, batch_key="batch").open()
+        backed, memory = _open_text([path]), AnnDataSource(path=path, batch_key="batch").open()
         recipe = RnaRecipe(min_features=100)
         fitted = recipe.fit(backed)
         modules = {}
@@ -248,7 +248,7 @@ def plan(options: Options, folder: Path) -> Table:
     return "plan of an epoch", ["cells", "time", "target", "memory", "target"], [row]
 
 
-def _opened(paths: Sequence[Path]) -> Cells:
+def _open_text(paths: Sequence[Path]) -> Cells:
     return AnnDataSource(path=[str(path) for path in paths], batch_key="batch", source_key="file", backed=True).open()
 
 
@@ -372,7 +372,7 @@ def main(given: Sequence[str] | None = None) -> None:
         tiny=arguments.tiny,
     )
     for name in arguments.only:
-        with logged_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
+        with log_to(None), TemporaryDirectory(dir=arguments.scratch) as folder:
             title, columns, rows = BENCHMARKS[name](options, Path(folder))
         show(title, f"{about}\n\n{markdown_table(columns, rows)}", arguments.output)
 

@@ -52,7 +52,7 @@ def run(command: str, *arguments: str) -> None:
     """What a command does, in this process."""
     import importlib
 
-    from scalex.commands.errors import exit_with_a_line
+    from scalex.commands.errors import exit_on_errors
 
     main: ModuleType = importlib.import_module(f"scalex.commands.{command}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -60,7 +60,7 @@ def run(command: str, *arguments: str) -> None:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         cfg.pop("hydra")
-    exit_with_a_line(getattr(main, command), cfg)
+    exit_on_errors(getattr(main, command), cfg)
 
 
 def names(folder: Path) -> set[str]:

@@ -25,7 +25,7 @@ from benchmarks.quality.peers import Embedding, scanvi
 from benchmarks.quality.sets import LabelledCells
 from benchmarks.quality.store import plain
 from scalex.projection.reference import Reference
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 from scalex.training.fit import fit
 
 __all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
@@ -101,7 +101,7 @@ class Model:
         output.mkdir()
         settings = composed(self._overrides(cells, seed), file, output)
         clock, start = TrainingClock(), process_time()
-        with logged_to(None):
+        with log_to(None):
             parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
             trainer = instantiate(
                 settings["trainer"],

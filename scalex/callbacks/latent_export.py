@@ -138,11 +138,14 @@ class LatentExport(Callback):
     def _write(
         self, target: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
     ) -> None:
-        with atomic_write(target) as path:
-            if data.in_memory:
-                adata.write_h5ad(path, compression="gzip")
-            else:
-                self._write_blocks(path, adata, data, module, coordinates)
+        if data.in_memory:
+            # Text that repeats, as anndata writes it. Of cells in files nobody knows whether it does.
+            adata.strings_to_categoricals()
+        with atomic_write(target) as path, h5py.File(path, "w") as file:
+            writer = BlockWriter(file, compression="gzip")
+            for rows in data.row_chunks():
+                writer.append(self._block(rows, adata, data, module, coordinates))
+            writer.finish(uns=adata.uns, obsp=adata.obsp)
         without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
         logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), without)
 
@@ -157,19 +160,24 @@ class LatentExport(Callback):
             domain = data.domain[part]
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
-    def _write_blocks(
-        self, path: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
-    ) -> None:
-        with h5py.File(path, "w") as file:
-            writer = BlockWriter(file, compression="gzip")
-            for part in data.row_chunks():
-                obsm = {name: np.asarray(values[part]) for name, values in adata.obsm.items()}
-                block = ad.AnnData(obs=adata.obs.iloc[part], var=adata.var, obsm=obsm, varm=dict(adata.varm))
-                if isinstance(coordinates, KeptRows):
-                    block.obsm[INPUT_PCA] = coordinates.read(part)
-                self._add_values(block, part, data, module)
-                writer.append(block)
-            writer.finish(uns=adata.uns, obsp=adata.obsp)
+    def _block(
+        self, rows: slice, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
+    ) -> AnnData:
+        """A run of cells, with what is not in memory."""
+        obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}
+        block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
+        if not data.in_memory:
+            if isinstance(coordinates, KeptRows):
+                block.obsm[INPUT_PCA] = coordinates.read(rows)
+            self._add_values(block, rows, data, module)
+            return block
+        if adata.X is not None:
+            block.X = adata.X[rows]
+        if adata.raw is not None:
+            block.raw = ad.AnnData(adata.raw.X[rows], obs=block.obs[[]], var=adata.raw.var)
+        for name, values in adata.layers.items():
+            block.layers[name] = values[rows]
+        return block
 
 
 def _fitted(data: ScalexDataModule) -> InputPca:

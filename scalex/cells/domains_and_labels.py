@@ -24,7 +24,7 @@ def labels(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
     """Known types; a cell without one stays without."""
     if label_key not in obs or obs[label_key].isna().all():
         return None
-    return _joined_text([pd.Categorical(obs[label_key])])
+    return _join_text([pd.Categorical(obs[label_key])])
 
 
 def domains(
@@ -57,10 +57,10 @@ def domains(
         raise ValueError(
             f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {first}): fill the column or remove those cells."
         )
-    return _joined_text([pd.Categorical(obs[key]) for key in keys])
+    return _join_text([pd.Categorical(obs[key]) for key in keys])
 
 
-def _joined_text(columns: Sequence[pd.Categorical]) -> pd.Categorical:
+def _join_text(columns: Sequence[pd.Categorical]) -> pd.Categorical:
     """The text of several columns joined with "_", without making a string for each cell; missing where the first is."""
     codes, inverse = np.unique(np.stack([column.codes for column in columns], axis=1), axis=0, return_inverse=True)
     known = codes[:, 0] >= 0

@@ -13,7 +13,7 @@ from scalex.cells.file_obs import FileTable
 from scalex.cells.in_memory import MemoryTable
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Matrix
-from scalex.h5ad.csc_to_csr import stored_by_rows
+from scalex.h5ad.csc_to_csr import convert_to_rows
 from scalex.h5ad.matrix import AnnDataFile, StoredMatrix
 
 __all__ = ["NotInRunsError", "file_store"]
@@ -58,7 +58,7 @@ def file_store(
         raise NotInRunsError(reason)
     matrix: Matrix = StoredMatrix(file, name)
     if cache is not None and file.open()[name].attrs.get("encoding-type") == "csc_matrix":
-        matrix = stored_by_rows(StoredMatrix(file, name), cache)
+        matrix = convert_to_rows(StoredMatrix(file, name), cache)
     if annotation is None:
         with file.reading("var"):
             var = ad.io.read_elem(file.open()["var"])

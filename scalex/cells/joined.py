@@ -75,11 +75,11 @@ class _JoinedMatrix:
         parts = []
         for i, own in find_rows(rows, np.cumsum([matrix.shape[0] for matrix in self.matrices])):
             part, place = self.matrices[i].read(own), self.place[i]
-            parts.append(part if place is None else _placed(part, place, self.shape[1]))
+            parts.append(part if place is None else _place_columns(part, place, self.shape[1]))
         return parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
 
 
-def _placed(values: sparse.csr_matrix, place: NDArray[np.int32], n_features: int) -> sparse.csr_matrix:
+def _place_columns(values: sparse.csr_matrix, place: NDArray[np.int32], n_features: int) -> sparse.csr_matrix:
     """The values with their columns at other places; those that come to the same one are added."""
     columns = place[values.indices]
     there = columns >= 0

@@ -27,7 +27,7 @@ from scalex.cells.protocol import Cells, Store
 from scalex.cells.stores import open_store
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
-from scalex.formats import ReadOptions, inside_h5mu, located, name_of_source, read_cells
+from scalex.formats import ReadOptions, find_sources, inside_h5mu, name_of_source, read_cells
 
 __all__ = ["AnnDataSource"]
 
@@ -133,7 +133,7 @@ class AnnDataSource:
         given = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
         paths: list[Path | ad.AnnData] = []
         for one in given:
-            paths.extend([one] if isinstance(one, ad.AnnData) else located(one))
+            paths.extend([one] if isinstance(one, ad.AnnData) else find_sources(one))
         if len(paths) > 1 and self.batch_key is not None and self.source_key in columns_of(self.batch_key):
             raise ValueError(
                 f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave "
@@ -197,7 +197,7 @@ class AnnDataSource:
     def _open_in_file(self, one: Path | ad.AnnData, name: str, several: bool) -> OneSource | None:
         cache = None if self.cache is None else Path(self.cache)
         try:
-            store = open_store(one, self.layer, name, cache) if isinstance(one, Path) else _opened_store(one, self.layer, name, cache)
+            store = open_store(one, self.layer, name, cache) if isinstance(one, Path) else _open_backed(one, self.layer, name, cache)
         except NotInRunsError as reason:
             logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
             return None
@@ -228,7 +228,7 @@ class AnnDataSource:
         return np.sort(order[np.minimum(at, n_cells - 1)])
 
 
-def _opened_store(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
+def _open_backed(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
     """The cells of an AnnData that was opened in its file, with the annotation of the object, which may have been changed since."""
     if not adata.isbacked:
         raise NotInRunsError("it is there already")

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["exit_with_a_line", "is_sweep"]
+__all__ = ["exit_on_errors", "is_sweep"]
 
 # What a user can mend.
 MENDABLE = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
@@ -25,7 +25,7 @@ def is_sweep() -> bool:
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def exit_with_a_line(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
+def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
     """Run; of an error that a user can mend, print one line instead of a traceback. Errors of a sweep are Hydra's to collect.
 
     Raises

@@ -36,11 +36,11 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     from scalex.projection.project import take_part
     from scalex.projection.reference import Reference
     from scalex.projection.to_folder import project_to
-    from scalex.runs.log import logged_to
+    from scalex.runs.log import log_to
     from scalex.system.overrides import format_override
 
     settings = plain_settings(cfg)
-    with logged_to(folder / "log.txt" if is_first() else None):
+    with log_to(folder / "log.txt" if is_first() else None):
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")
         plain = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}

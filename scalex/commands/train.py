@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from scalex.commands.configuration import check_complete, load_config, plain_settings, run_folder, save_config, write_config
 from scalex.commands.errors import is_sweep
-from scalex.runs.folder import COMPOSED, check_resume, new_folder, stopped_at
+from scalex.runs.folder import COMPOSED, check_resume, find_checkpoint, new_folder
 from scalex.runs.processes import begin_run, resume_run
 from scalex.system.processes import is_first, read_launch, uses_several_processes
 
@@ -66,13 +66,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
 def _fit(cfg: DictConfig, folder: Path) -> float | None:
     """Train in a folder that is made, and embed the cells; the score."""
     from scalex.callbacks.scores import NAMES
-    from scalex.runs.log import logged_to
+    from scalex.runs.log import log_to
 
     cfg.output = str(folder)
     if cfg.score not in NAMES:
         raise ValueError(f"score={cfg.score}: allowed are {', '.join(NAMES)}.")
     settings = plain_settings(cfg)
-    with logged_to(folder / "log.txt" if is_first() else None):
+    with log_to(folder / "log.txt" if is_first() else None):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         adata = _trained(parts, _trainer(settings, parts, folder), settings, folder)
         if is_first():
@@ -111,7 +111,7 @@ def _trained(parts: dict[str, Any], trainer: Trainer, settings: dict[str, Any], 
         "chunk_size": settings["chunk_size"],
         "seed": settings["seed"],
         "parameters": settings,
-        "resume_from": stopped_at(folder),
+        "resume_from": find_checkpoint(folder),
     }
     if settings["reference"] is None:
         return fit(parts["dataset"], parts["preprocess"], parts["model"], trainer, **task)

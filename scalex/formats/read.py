@@ -13,7 +13,7 @@ import scanpy as sc
 import torch
 from scipy import sparse
 
-from scalex.formats.located import inside_h5mu
+from scalex.formats.sources import inside_h5mu
 from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
 from scalex.formats.text import ENDINGS as TEXT_ENDINGS
 from scalex.formats.text import read_text
@@ -58,7 +58,7 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     Parameters
     ----------
     path
-        As `located` gives it.
+        As `find_sources` gives it.
     options
         How to read it.
 
@@ -96,7 +96,7 @@ def _find_reader(path: Path) -> Reader:
     raise ValueError(f"{path}: cells cannot be read from this format. Known are {FORMATS}.")
 
 
-def _sound(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
+def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
     """What is read; damage is told in plain words."""
     try:
         adata = read()
@@ -115,11 +115,11 @@ def _sound(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
 
 
 def _read_anndata(path: Path, options: ReadOptions) -> ad.AnnData:
-    return _sound(path, "AnnData", lambda: _read_h5ad(path))
+    return _read_checked(path, "AnnData", lambda: _read_h5ad(path))
 
 
 def _read_zarr(path: Path, options: ReadOptions) -> ad.AnnData:
-    return _sound(path, "AnnData zarr", lambda: read_zarr(path))
+    return _read_checked(path, "AnnData zarr", lambda: read_zarr(path))
 
 
 def _read_tenx(path: Path, options: ReadOptions) -> ad.AnnData:
@@ -143,7 +143,7 @@ def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
     other = _other_format(path)
     if other is not None:
         raise ValueError(f"{path} is called as the files of Cell Ranger are, but is a {other} file. Rename it to {path.stem}{other}.")
-    adata = _sound(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
+    adata = _read_checked(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
     return of_one_type(adata, options.feature_type, path)
 
 
@@ -167,7 +167,7 @@ def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
         # loompy compiles something for all cores when it is imported, after which torch would use them all, and its sums be others.
         torch.set_num_threads(n_threads)
     cells, features = _loom_names(path)
-    return _sound(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
+    return _read_checked(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
 
 
 def _loom_names(path: Path) -> tuple[str, str]:
@@ -202,7 +202,7 @@ def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
     there = _modalities(path)
     if modality not in there:
         raise ValueError(f"{path} has no modality {modality!r}. There is: {', '.join(there)}; name one of them, as in {path}/{there[0]}.")
-    return _sound(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
+    return _read_checked(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
 
 
 def _modalities(path: Path) -> list[str]:

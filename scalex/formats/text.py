@@ -66,7 +66,7 @@ def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
     ValueError
         If it is no such table; the message names the row and the column.
     """
-    with _told(path):
+    with _name_file(path):
         header = _header(path)
         names, parts = [], []
         for piece in _pieces(path, header):
@@ -82,7 +82,7 @@ def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _name_file(path: Path) -> Iterator[None]:
     """Say in plain words what is wrong with a file."""
     try:
         yield
@@ -100,13 +100,13 @@ def _spoken(error: pd.errors.ParserError) -> str:
     return f"line {int(found[1]) + 1:,} has {found[2]} fields, which is too many" if found else str(error).strip()
 
 
-def _opened(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
     return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _header(path: Path) -> _Header:
     """What separates the values, and the names of the columns; the first row may or may not have a field above the names of the rows."""
-    with _opened(path) as file:
+    with _open_text(path) as file:
         lines = [file.readline().rstrip("\r\n") for _ in range(2)]
     if not any(lines):
         raise ValueError(f"{path} is empty. It may not have been copied or written to its end: do so again.")
@@ -173,7 +173,7 @@ def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
     # One column more than there are: pandas leaves out what is beyond the last one in the first row of what it reads at a time.
     beyond = n_columns + 1
     types = {0: str, beyond: str} | dict.fromkeys(range(1, beyond), np.float32)
-    with _opened(path) as file:
+    with _open_text(path) as file:
         # Not skipped by pandas, which takes the quotes of names for those of a field that goes on in the next row.
         file.readline()
         pieces = pd.read_csv(
@@ -200,7 +200,7 @@ def _pieces(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
 
 def _raise_for_text(path: Path, header: _Header, n_read: int) -> None:
     """Name the first value that is no number, in the rows after those that were read."""
-    with _opened(path) as file:
+    with _open_text(path) as file:
         file.readline()
         rows = (row for row in csv.reader(file, delimiter=header.delimiter) if len(row) > 1 or "".join(row).strip())
         for name, *values in islice(rows, n_read, None):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_extension_array_dtype, is_numeric_dtype, is_object_dtype
 
-__all__ = ["common_types", "conform", "free_suffix"]
+__all__ = ["common_types", "conform", "find_free_suffix"]
 
 
 def common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
     return values.astype(dtype)
 
 
-def free_suffix(taken: pd.Index, names: Callable[[], Iterable[pd.Index]]) -> str:
+def find_free_suffix(taken: pd.Index, names: Callable[[], Iterable[pd.Index]]) -> str:
     """What to add to the names of new cells so that none is taken: nothing, or "-query" as often as needed.
 
     Parameters

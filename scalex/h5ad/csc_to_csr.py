@@ -21,7 +21,7 @@ from scalex.h5ad.matrix import StoredMatrix
 from scalex.system.atomic_files import atomic_create
 from scalex.system.processes import is_first, wait_for
 
-__all__ = ["stored_by_rows"]
+__all__ = ["convert_to_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ FORMAT = 1
 BLOCK_VALUES = 1 << 23
 
 
-def stored_by_rows(columns: StoredMatrix, folder: Path, *, block_values: int = BLOCK_VALUES) -> StoredMatrix:
+def convert_to_rows(columns: StoredMatrix, folder: Path, *, block_values: int = BLOCK_VALUES) -> StoredMatrix:
     """The same matrix by rows, in a file of `folder` that is written if it is not there yet.
 
     The file is called after the source's path, size and time. It is there whole or not at all; one that cannot be read is made again.

@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-from scalex.model.mixed_clusters import MOST_ATTRACTION, Clusters, mixed_clusters, without_domains
+from scalex.model.mixed_clusters import MOST_ATTRACTION, Clusters, mixed_clusters, remove_domain_effects
 
 __all__ = [
     "DomainCorrection",
-    "completed_types",
+    "complete_types",
     "correction_targets",
-    "neighbor_mean",
+    "average_neighbors",
     "sample_rows",
 ]
 
@@ -63,16 +63,16 @@ class DomainCorrection(NamedTuple):
     row_M: Tensor
 
     @classmethod
-    def found(cls, latent_MZ: Tensor, domain_M: Tensor, row_M: Tensor, *, seed: int, attract: bool) -> Self:
+    def fit(cls, latent_MZ: Tensor, domain_M: Tensor, row_M: Tensor, *, seed: int, attract: bool) -> Self:
         """Find it in the latents of a sample; the other parameters are those of `correction_targets`."""
         center_Z = latent_MZ.mean(0)
         scale = latent_MZ.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
         own_MZ = (latent_MZ - center_Z) / scale
         generator = torch.Generator().manual_seed(seed)
-        corrected_MZ = _corrected(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
+        corrected_MZ = _correct(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
         return cls(center_Z, scale, own_MZ, corrected_MZ, domain_M, row_M)
 
-    def corrected(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
+    def correct(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
         """Latents without the differences between domains, (n_cells, n_latent), less the mean and divided by the scale.
 
         Cells that are not of the sample move as their neighbours of the same domain in it.
@@ -94,8 +94,8 @@ class DomainCorrection(NamedTuple):
 
     def targets(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
         """What `correction_targets` gives for some cells, where no types are known; the parameters are those of `corrected`."""
-        corrected_CZ = self.corrected(latent_CZ, domain_C, row_C)
-        return self.in_units(torch.lerp(corrected_CZ, neighbor_mean(corrected_CZ, self.corrected_MZ, N_NEIGHBORS), SMOOTHING))
+        corrected_CZ = self.correct(latent_CZ, domain_C, row_C)
+        return self.in_units(torch.lerp(corrected_CZ, average_neighbors(corrected_CZ, self.corrected_MZ, N_NEIGHBORS), SMOOTHING))
 
     def in_units(self, scaled_CZ: Tensor) -> Tensor:
         """What is less the mean and divided by the scale, in the units of the latents."""
@@ -135,17 +135,17 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nature Methods 16:1289 (2019).
     """
     row_M = sample_rows(domain_N, torch.Generator().manual_seed(seed))
-    found = DomainCorrection.found(latent_NZ[row_M], domain_N[row_M], row_M, seed=seed, attract=attract)
+    found = DomainCorrection.fit(latent_NZ[row_M], domain_N[row_M], row_M, seed=seed, attract=attract)
     row_N = torch.arange(len(latent_NZ))
     if label_N is None or not (label_N >= 0).any():
         return found.targets(latent_NZ, domain_N, row_N)
-    corrected_NZ = found.corrected(latent_NZ, domain_N, row_N)
-    type_N = completed_types(corrected_NZ, label_N, torch.Generator().manual_seed(seed))
-    corrected_NZ = without_domains(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
+    corrected_NZ = found.correct(latent_NZ, domain_N, row_N)
+    type_N = complete_types(corrected_NZ, label_N, torch.Generator().manual_seed(seed))
+    corrected_NZ = remove_domain_effects(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
     return found.in_units(torch.lerp(corrected_NZ, _type_means(corrected_NZ, type_N)[type_N], TO_TYPE))
 
 
-def completed_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator) -> Tensor:
+def complete_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator) -> Tensor:
     """Types of all cells: where it is not known, that of most of the nearest neighbours among a sample of the cells of known type.
 
     Parameters
@@ -173,7 +173,7 @@ def completed_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator
     return type_N
 
 
-def neighbor_mean(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor:
+def average_neighbors(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor:
     """Mean of the cells of `among_MZ` that are nearest to each cell, itself included where it is among them; (n_cells, n_latent)."""
     return torch.cat([among_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ, among_MZ, n_neighbors)])
 
@@ -184,9 +184,9 @@ def _type_means(cell_NZ: Tensor, type_N: Tensor) -> Tensor:
     return cell_NZ.new_zeros(len(count_K), cell_NZ.shape[1]).index_add_(0, type_N, cell_NZ) / count_K[:, None]
 
 
-def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, most_attraction: float) -> Tensor:
+def _correct(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, most_attraction: float) -> Tensor:
     """Cells without the effects of their domains, by clusters of neighbours' means."""
-    smooth_MZ = neighbor_mean(cell_MZ, cell_MZ, N_NEIGHBORS)
+    smooth_MZ = average_neighbors(cell_MZ, cell_MZ, N_NEIGHBORS)
     n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MOST_CLUSTERS, len(cell_MZ))
     # More threads add up in another order each time. Cells that are all alike are fewer clusters than asked for, which does no harm.
     with threadpool_limits(1), warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
@@ -195,10 +195,10 @@ def _corrected(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Ge
     mixed_MZ = smooth_MZ
     for _ in range(ROUNDS):
         clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator, most_attraction)
-        last_MZ, mixed_MZ = mixed_MZ, without_domains(smooth_MZ, domain_M, clusters.share_NK)
+        last_MZ, mixed_MZ = mixed_MZ, remove_domain_effects(smooth_MZ, domain_M, clusters.share_NK)
         if float((mixed_MZ - last_MZ).square().sum(1).mean()) < 1e-4:
             break
-    return without_domains(cell_MZ, domain_M, clusters.share_NK)
+    return remove_domain_effects(cell_MZ, domain_M, clusters.share_NK)
 
 
 def _shift_of_neighbors(cell_NZ: Tensor, domain_N: Tensor, own_MZ: Tensor, shift_MZ: Tensor, domain_M: Tensor) -> Tensor:

@@ -114,18 +114,18 @@ class CorrectionPlan:
         """Whether the last targets are there."""
         return self.n_made == len(self._shares)
 
-    def n_due(self, step: int, n_steps: float) -> int:
+    def count_due(self, step: int, n_steps: float) -> int:
         """For how many of the shares targets should be there at a step, counted from 0, of `n_steps`."""
         return sum(share * n_steps <= step for share in self._shares)
 
-    def n_draws(self, n_due: int, step: int, n_steps: float, batch_size: int) -> int:
+    def count_draws(self, n_due: int, step: int, n_steps: float, batch_size: int) -> int:
         """How many cells are drawn, each as often as it is drawn, from a step on until the next targets are due or training ends."""
         end = self._shares[n_due] * n_steps if n_due < len(self._shares) else n_steps
         return math.ceil(end - step) * batch_size
 
     def takes_all(self, n_due: int, step: int, n_steps: float, batch_size: int, n_cells: int) -> bool:
         """Whether all cells are corrected at once: types take part, the cells are few, or they are drawn so often that it is worth it."""
-        return self._use_labels or n_cells <= MOST_CELLS or self.n_draws(n_due, step, n_steps, batch_size) >= n_cells
+        return self._use_labels or n_cells <= MOST_CELLS or self.count_draws(n_due, step, n_steps, batch_size) >= n_cells
 
     def n_embeddings(self, n_steps: float, batch_size: int, n_cells: int) -> int:
         """How often a training embeds all cells, for its corrections."""
@@ -234,10 +234,10 @@ class CorrectionPlan:
         -------
         As `make`, for the sample.
         """
-        found = DomainCorrection.found(latent_MZ, domain_M, row_M, seed=self._seed, attract=self.n_made == 0)
+        found = DomainCorrection.fit(latent_MZ, domain_M, row_M, seed=self._seed, attract=self.n_made == 0)
         self.n_made, self.target_NZ, self._found = n_due, None, found
         self.variance_Z = latent_MZ.var(0, correction=0).clamp(min=LEAST_VARIANCE)
-        self._encoder = _frozen(encoder)
+        self._encoder = _freeze(encoder)
         return float(((found.targets(latent_MZ, domain_M, row_M) - latent_MZ).square() / self.variance_Z).mean().sqrt())
 
     def distance(self, mean_CZ: Tensor, x_CG: Tensor, batch: CellBatch) -> Tensor:
@@ -291,9 +291,9 @@ class CorrectionPlan:
         self._found = self._encoder = None
         if plain.get("found") is not None:
             self._found = DomainCorrection(**plain["found"])
-            self._encoder = _frozen(net)
+            self._encoder = _freeze(net)
             self._encoder.load_state_dict(plain["encoder"])
 
 
-def _frozen(net: VAE) -> VAE:
+def _freeze(net: VAE) -> VAE:
     return copy.deepcopy(net).eval().requires_grad_(requires_grad=False)

@@ -60,7 +60,7 @@ def embed(
         domain_C = batch.domain_C.to(vae.hidden.weight.device)
         latent_CZ = []
         for rows, hidden_CH in _first_layer(vae, batch, fill_value):
-            encoded_CZ = vae.encode(_padded(hidden_CH), _padded(domain_C[rows]), statistics)
+            encoded_CZ = vae.encode(_pad(hidden_CH), _pad(domain_C[rows]), statistics)
             latent_CZ.append(encoded_CZ[: len(hidden_CH)].float())
         yield Embedded(batch, torch.cat(latent_CZ))
 
@@ -122,7 +122,7 @@ def decode(vae: VAE, preprocessor: Preprocessor, latent: NDArray[np.float32], do
         piece = slice(start, start + PIECE_ROWS)
         z_CZ = torch.from_numpy(latent[piece]).to(device)
         domain_C = torch.from_numpy(domain[piece]).to(device)
-        scaled_CG = torch.sigmoid(vae.decode(_padded(z_CZ), _padded(domain_C)))[: len(z_CZ)]
+        scaled_CG = torch.sigmoid(vae.decode(_pad(z_CZ), _pad(domain_C)))[: len(z_CZ)]
         decoded[piece] = (scaled_CG * (unit_DG[domain_C] if len(unit_DG) > 1 else unit_DG)).cpu().numpy()
     return decoded
 
@@ -161,7 +161,7 @@ def _first_layer(vae: VAE, batch: CellBatch, fill_value: NDArray[np.float32] | N
         yield piece, hidden_CH if filled_H is None else hidden_CH + filled_H
 
 
-def _padded(rows: Tensor) -> Tensor:
+def _pad(rows: Tensor) -> Tensor:
     """The rows with zeros added where they are fewer than `LEAST_ROWS`."""
     missing = LEAST_ROWS - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])

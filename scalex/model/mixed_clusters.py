@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MOST_ATTRACTION", "Clusters", "mixed_clusters", "without_domains"]
+__all__ = ["MOST_ATTRACTION", "Clusters", "mixed_clusters", "remove_domain_effects"]
 
 # Width of a soft cluster, where the mean squared distance of two cells is 2. Wider, cells are drawn to clusters of other types.
 WIDTH = 0.03
@@ -76,7 +76,7 @@ def mixed_clusters(
     return Clusters(share_NK, center_KZ)
 
 
-def without_domains(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -> Tensor:
+def remove_domain_effects(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -> Tensor:
     """Cells less the effect of their domain, weighted by their shares in the clusters.
 
     In each cluster a ridge regression of the cells on their domains, with an intercept that is not penalized, gives the effect of each

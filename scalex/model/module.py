@@ -183,7 +183,7 @@ class ScalexModule(LightningModule):
         """Make new targets, if it is time."""
         if self.correction.complete:
             return
-        n_due = self.correction.n_due(self.global_step, self.trainer.estimated_stepping_batches)
+        n_due = self.correction.count_due(self.global_step, self.trainer.estimated_stepping_batches)
         if n_due > self.correction.n_made:
             self.correction.update(n_due, self.vae, self._cells, self.trainer, self.hparams["batch_size"])
             self.loss_is_comparable = batch_idx == 0 and self.correction.complete

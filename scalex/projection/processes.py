@@ -14,13 +14,13 @@ from torch import distributed
 
 from scalex.system.processes import TIMEOUT
 
-__all__ = ["connected", "in_turn"]
+__all__ = ["connect", "gather_in_order"]
 
 Item = TypeVar("Item")
 
 
 @contextmanager
-def connected(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
+def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
     """While this lasts, the processes of a trainer are connected. The first one starts the others if no launcher has.
 
     All leave it together: some launchers stop the processes that go on for long after another has ended.
@@ -28,7 +28,7 @@ def connected(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
     Yields
     ------
     ProcessGroup or None
-        What `in_turn` needs; None if the trainer has one process.
+        What `gather_in_order` needs; None if the trainer has one process.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def connected(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
         os.environ.update(environment)
 
 
-def in_turn(items: Iterable[Item], n_items: int, group: distributed.ProcessGroup | None) -> Iterator[Item]:
+def gather_in_order(items: Iterable[Item], n_items: int, group: distributed.ProcessGroup | None) -> Iterator[Item]:
     """All items in order, in the first process; the others send it theirs and get none.
 
     Parameters
@@ -78,7 +78,7 @@ def in_turn(items: Iterable[Item], n_items: int, group: distributed.ProcessGroup
     n_items
         How many there are in all.
     group
-        As `connected` yields it.
+        As `connect` yields it.
     """
     if group is None:
         yield from items

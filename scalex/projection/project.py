@@ -21,14 +21,14 @@ from scalex.cells import CellSource
 from scalex.data import CellBatch
 from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
-from scalex.h5ad.common_columns import common_types, conform, free_suffix
+from scalex.h5ad.common_columns import common_types, conform, find_free_suffix
 from scalex.h5ad.uns_values import writable
 from scalex.model import inference
 from scalex.model.imputation import check_known, decoded_domain, units
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
-from scalex.projection.processes import connected, in_turn
+from scalex.projection.processes import connect, gather_in_order
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
 from scalex.reference.finished_run import FinishedRun
@@ -57,7 +57,7 @@ def embed(
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
     with _progress(data) as bar:
-        for batch, found in _embedded(reference, data, data.batches(), trainer or quiet_trainer(), statistics):
+        for batch, found in _embed(reference, data, data.batches(), trainer or quiet_trainer(), statistics):
             latent[batch.row_C.numpy()] = found
             bar.update(len(found))
     return latent
@@ -140,8 +140,8 @@ def project(
     if not repeat:
         own = own.assign(projection=constant("reference", reference.cells.n_obs))
         types = common_types([own, query.example_obs()])
-        suffix = free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
-    with connected(trainer) as group, _progress(data) as bar:
+        suffix = find_free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
+    with connect(trainer) as group, _progress(data) as bar:
         if types is not None:
             for block in reference_blocks(reference, conform(own, types), query.impute, chunk_size):
                 writer.append(block)
@@ -160,7 +160,7 @@ def project(
         query.name_unknown(file, writer.n_cells - data.n_cells)
         report = query.tally.report()
         uns = _uns(query, report, {} if repeat else reference.cells.uns, parameters)
-        writer.finish(uns=uns, obsp={} if repeat else _grown(reference.cells.obsp, writer.n_cells))
+        writer.finish(uns=uns, obsp={} if repeat else _enlarge(reference.cells.obsp, writer.n_cells))
     return report
 
 
@@ -168,7 +168,7 @@ def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, s
     """Make a share of the blocks that the first process writes; the parameters, but for `file` and `parameters`, are those of `project`."""
     return_freed_memory()
     query = _open_blocks(reference, source, statistics=statistics, **options)
-    with connected(trainer) as group:
+    with connect(trainer) as group:
         for _ in _blocks(query, trainer, statistics, group):
             pass
 
@@ -199,12 +199,12 @@ def _blocks(
     """The blocks of the new cells, in order, in the process that writes."""
     data = query.data
     share = data.batches(trainer.global_rank, trainer.world_size)
-    made = (query.block(*embedded) for embedded in _embedded(query.reference, data, share, trainer, statistics))
+    made = (query.block(*embedded) for embedded in _embed(query.reference, data, share, trainer, statistics))
     with closing(made):
-        yield from in_turn(made, len(data.batches()), group)
+        yield from gather_in_order(made, len(data.batches()), group)
 
 
-def _embedded(
+def _embed(
     reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
     """A share of the cells chunk by chunk with their latents. Statistics are those of all cells, added up in one order by each process."""
@@ -242,7 +242,7 @@ def quiet_trainer() -> Trainer:
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 
-def _grown(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
+def _enlarge(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
     """The reference's neighbour graphs with rows and columns for the new cells, which have no edges."""
     grown = {}
     for name, graph in graphs.items():

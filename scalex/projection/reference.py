@@ -15,7 +15,7 @@ from scalex.cells import AnnDataSource
 from scalex.model.module import Statistics
 from scalex.projection.project import embed, project
 from scalex.reference.finished_run import FinishedRun
-from scalex.runs.log import logged_to
+from scalex.runs.log import log_to
 
 __all__ = ["Reference"]
 
@@ -53,7 +53,7 @@ class Reference(FinishedRun):
         ValueError, KeyError, FileNotFoundError
             Where the cells do not fit the model; see `project`.
         """
-        with logged_to(None):
+        with log_to(None):
             return embed(self, _source(adata, batch_key), statistics=statistics, chunk_size=chunk_size)
 
     def project(
@@ -80,7 +80,7 @@ class Reference(FinishedRun):
         label
             Column of the reference's obs to transfer; as in `scalex.projection.project.project`.
         """
-        with logged_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
+        with log_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
             project(
                 self,
                 _source(adata, batch_key),

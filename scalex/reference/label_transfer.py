@@ -21,18 +21,18 @@ MOST_CELLS = 100_000
 # Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
 # they would at the reference: by these factors, for the latents alone, and for latents and components of the inputs (chosen on the
 # sets of benchmarks/label_transfer.py).
-ALONE = (1 / 2,)
-TOGETHER = (1 / 8, 1 / 12)
+WEIGHTS_OF_LATENTS = (1 / 2,)
+WEIGHTS_OF_BOTH = (1 / 8, 1 / 12)
 # Components that tell the types apart; the later ones tell only what is none of them.
-TELLING = 50
+N_COMPONENTS = 50
 # Share of the reference's cells that lie within the distance of 1.
-WITHIN = 0.95
+QUANTILE = 0.95
 # Fewer cells say nothing of how far the cells of their data set lie from the types.
 LEAST_CELLS = 100
 # Robust standard deviations from the median at which a cell of a data set is called unknown.
-BEYOND = 2.5
+N_MADS = 2.5
 # The least and the most that log-likelihoods are scaled by, and the most groups of domains that are left out in turn.
-SURENESS = (0.2, 30.0)
+INVERSE_TEMPERATURES = (0.2, 30.0)
 MOST_FOLDS = 10
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
@@ -94,7 +94,7 @@ class LabelTransfer:
     types: pd.Index
     _views: tuple[_View, ...]
     _limit: float
-    _sureness: float
+    _inverse_temperature: float
 
     @classmethod
     def fit(
@@ -147,9 +147,9 @@ class LabelTransfer:
         count = views[0].count_K[code]
         distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
         own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
-        limit = np.quantile(own[count > 1], WITHIN)
-        sureness = 1.0 if domain is None else _sureness(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
-        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), sureness)
+        limit = np.quantile(own[count > 1], QUANTILE)
+        inverse_temperature = 1.0 if domain is None else _inverse_temperature(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+        return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), inverse_temperature)
 
     def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
         """Types of the cells of a data set.
@@ -196,7 +196,7 @@ class LabelTransfer:
             raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
         squared = [view.squared_distance(space) for view, space in zip(self._views, _with_telling(spaces), strict=True)]
         score = _score(self._views[:2], squared[:2])
-        probability = softmax(self._sureness * score, axis=1)
+        probability = softmax(self._inverse_temperature * score, axis=1)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
         best = order[:, 0]
         runner_up = order[:, 1] if len(self.types) > 1 else np.full(len(best), -1)
@@ -223,18 +223,18 @@ class LabelTransfer:
             return 1.0
         middle = np.median(unknown)
         # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
-        return float(min(1.0, middle + BEYOND * 1.4826 * np.median(np.abs(unknown - middle))))
+        return float(min(1.0, middle + N_MADS * 1.4826 * np.median(np.abs(unknown - middle))))
 
 
 def _score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
-    weights = TOGETHER if len(views) > 1 else ALONE
+    weights = WEIGHTS_OF_BOTH if len(views) > 1 else WEIGHTS_OF_LATENTS
     parts = [weight * view.log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
     score: NDArray[np.float64] = np.sum(parts, axis=0)
     return score
 
 
-def _sureness(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
+def _fit_inverse_temperature(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
     """The factor by which log-likelihoods are to be multiplied so that the types of cells of left-out domains are most probable.
 
     It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen. 1 where there is one domain.
@@ -255,7 +255,7 @@ def _sureness(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: 
         factor = np.exp(log_factor)
         return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in judged)
 
-    return float(np.exp(minimize_scalar(surprise, bounds=np.log(SURENESS), method="bounded").x))
+    return float(np.exp(minimize_scalar(surprise, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
 
 
 def has_label(label: pd.Categorical) -> NDArray[np.bool_]:
@@ -268,7 +268,7 @@ def _with_telling(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]
 
     Types are told by the first two, the distance is that in the first and the last.
     """
-    return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :TELLING], spaces[1]]
+    return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :N_COMPONENTS], spaces[1]]
 
 
 def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:

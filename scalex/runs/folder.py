@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scalex.system.overrides import format_for_shell
 
-__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "new_folder", "stopped_at"]
+__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "new_folder", "find_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def claim_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def stopped_at(folder: Path) -> Path | None:
+def find_checkpoint(folder: Path) -> Path | None:
     """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
     last = folder / "checkpoint" / "last.ckpt"
     return last if last.exists() else None

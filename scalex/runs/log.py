@@ -12,11 +12,11 @@ from typing import Any
 
 from scalex.system.processes import is_first
 
-__all__ = ["logged_to", "show_log"]
+__all__ = ["log_to", "show_log"]
 
 
 @contextmanager
-def logged_to(path: Path | None) -> Iterator[None]:
+def log_to(path: Path | None) -> Iterator[None]:
     """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through.
 
     Of several processes that train together, the others than the first say nothing but errors.

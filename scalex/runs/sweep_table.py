@@ -35,19 +35,19 @@ def write_sweep_table(folder: str | Path) -> pd.DataFrame:
 def _table(runs: Iterable[Path]) -> pd.DataFrame:
     settings, results = {}, {}
     for path in sorted(runs, key=lambda path: (len(path.parent.name), path.parent.name)):
-        settings[path.parent.name] = _flat(yaml.safe_load((path.parent / COMPOSED).read_text()))
+        settings[path.parent.name] = _flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
         results[path.parent.name] = json.loads(path.read_text())
     asked = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
     differing = asked.loc[:, asked.astype(str).nunique() > 1]
     return differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import StoredMatrix
-from scalex.h5ad.common_columns import common_types, conform, free_suffix
+from scalex.h5ad.common_columns import common_types, conform, find_free_suffix
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 
@@ -59,7 +59,7 @@ class GrownCells:
         added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
         types = common_types([own, added])
         added.index = added.index.astype(str)
-        added.index = added.index + free_suffix(own.index, lambda: [added.index])
+        added.index = added.index + find_free_suffix(own.index, lambda: [added.index])
         obs = pd.concat([conform(own, types), conform(added, types)])
         known = pd.Categorical(obs[label]) if label in obs else None
         domain = pd.Categorical(obs["domain"].astype(str))

@@ -99,7 +99,7 @@ def grow(
         raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)
     open_expression(reference)
-    cells = GrownCells.of(reference, query, _kept_rows(query, chunk_size), label)
+    cells = GrownCells.of(reference, query, _choose_rows(query, chunk_size), label)
     before = reference.trained_on.preprocessor
     after = _with_domains(before, cells, chunk_size)
     # The joined values are normalized already.
@@ -176,7 +176,7 @@ def _check_size(reference: FinishedRun, module: ScalexModule) -> None:
         )
 
 
-def _kept_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
+def _choose_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
     """Rows of the new cells that the training filters keep."""
     least = query.transform.preprocessor.min_features
     kept = []

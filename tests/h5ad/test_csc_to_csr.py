@@ -15,7 +15,7 @@ from commands import Child
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, BackedCells
-from scalex.h5ad.csc_to_csr import stored_by_rows
+from scalex.h5ad.csc_to_csr import convert_to_rows
 from scalex.h5ad.matrix import StoredMatrix
 
 N_CELLS, N_FEATURES = 200, 70
@@ -42,7 +42,7 @@ def written(matrix: Any, folder: Path, **options: Any) -> Path:
 @pytest.mark.parametrize("block_values", [500, 10**6])
 def test_rows_are_those_of_scipy(matrix: sparse.csc_matrix, tmp_path: Path, dtype: Any, block_values: int) -> None:
     path = written(matrix.astype(dtype), tmp_path, compression="gzip")
-    stored = stored_by_rows(StoredMatrix(path, "X"), tmp_path / "cache", block_values=block_values)
+    stored = convert_to_rows(StoredMatrix(path, "X"), tmp_path / "cache", block_values=block_values)
     expected = matrix.tocsr()
     assert stored.shape == expected.shape
     for rows in (slice(None), slice(20, 90), np.array([0, 3, 4, 198])):
@@ -78,7 +78,7 @@ def test_what_does_not_belong_to_the_source_is_written_again(
     matrix: sparse.csc_matrix, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, cache = written(matrix, tmp_path), tmp_path / "cache"
-    first = stored_by_rows(StoredMatrix(path, "X"), cache).file.path
+    first = convert_to_rows(StoredMatrix(path, "X"), cache).file.path
     expected = matrix.tocsr()
     if change == "source":
         expected = 2 * expected
@@ -89,7 +89,7 @@ def test_what_does_not_belong_to_the_source_is_written_again(
         whole = first.read_bytes()
         first.unlink()
         first.write_bytes(whole[: len(whole) // 2])
-    again = stored_by_rows(StoredMatrix(path, "X"), cache)
+    again = convert_to_rows(StoredMatrix(path, "X"), cache)
     assert ("cannot be read" in caplog.text) == (change == "damage")
     assert (again.file.path == first) == (change == "damage")
     assert (again.read(slice(None)) != expected).nnz == 0
@@ -100,7 +100,7 @@ def test_a_damaged_source_is_named_and_nothing_is_left(matrix: sparse.csc_matrix
     with h5py.File(path, "r+") as file:
         file["X/indices"][300] = N_CELLS
     with pytest.raises(ValueError, match=r"cells\.h5ad: X names rows from \d+ to 200 in columns 0 to 69, but has 200 of them"):
-        stored_by_rows(StoredMatrix(path, "X"), tmp_path / "cache")
+        convert_to_rows(StoredMatrix(path, "X"), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -111,12 +111,12 @@ import scalex.h5ad.csc_to_csr as by_rows
 import scalex.h5ad.csc_to_csr as by_rows
 
 by_rows.BlockWriter.append = die
-by_rows.stored_by_rows(by_rows.StoredMatrix("{}", "X"), Path("cache"))
+by_rows.convert_to_rows(by_rows.StoredMatrix("{}", "X"), Path("cache"))
 """
 
 
 def test_what_a_killed_process_left_is_not_used(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
     path, cache = written(matrix, tmp_path), tmp_path / "cache"
     Child(KILLED.format(path), cwd=tmp_path).end(-signal.SIGKILL)
-    stored = stored_by_rows(StoredMatrix(path, "X"), cache)
+    stored = convert_to_rows(StoredMatrix(path, "X"), cache)
     assert (stored.read(slice(None)) != matrix.tocsr()).nnz == 0

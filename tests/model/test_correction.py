@@ -7,7 +7,7 @@ from latents import make_cells
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scalex.model import correction
-from scalex.model.correction import completed_types, correction_targets, neighbor_mean, sample_rows
+from scalex.model.correction import average_neighbors, complete_types, correction_targets, sample_rows
 
 
 def wrong_neighbors(latent: torch.Tensor, kind: np.ndarray, k: int = 15) -> float:
@@ -23,7 +23,7 @@ def own_domain(latent: torch.Tensor, domain: torch.Tensor, k: int = 15) -> float
 def test_neighbor_mean_is_that_of_scikit_learn() -> None:
     cells, _, _ = make_cells({(0, 0): 700, (0, 1): 700})
     nearest = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(cells[:900]).kneighbors(cells, return_distance=False)
-    np.testing.assert_allclose(neighbor_mean(cells, cells[:900], 7), cells.numpy()[nearest].mean(1), atol=1e-4)
+    np.testing.assert_allclose(average_neighbors(cells, cells[:900], 7), cells.numpy()[nearest].mean(1), atol=1e-4)
 
 
 def test_domains_are_mixed_and_types_are_kept() -> None:
@@ -45,7 +45,7 @@ def test_types_of_one_domain_stay_by_themselves() -> None:
 
 def test_one_domain_is_only_smoothed() -> None:
     cells, domain, _ = make_cells({(0, 0): 100, (0, 1): 100})
-    expected = cells + correction.SMOOTHING * (neighbor_mean(cells, cells, correction.N_NEIGHBORS) - cells)
+    expected = cells + correction.SMOOTHING * (average_neighbors(cells, cells, correction.N_NEIGHBORS) - cells)
     torch.testing.assert_close(correction_targets(cells, domain, seed=0), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -98,13 +98,13 @@ def test_a_cell_without_a_label_counts_as_what_its_neighbours_are(monkeypatch: p
     cells = cells + 2 * torch.randn(cells.shape, generator=torch.Generator().manual_seed(0))
     label = torch.from_numpy(kind.copy())
     label[::2] = -1
-    found = completed_types(cells, label, torch.Generator())
+    found = complete_types(cells, label, torch.Generator())
     expected = KNeighborsClassifier(correction.N_NEIGHBORS).fit(cells[1::2], kind[1::2]).predict(cells[::2])
     assert torch.equal(found[1::2], label[1::2])
     assert (found[::2].numpy() == expected).all()
     monkeypatch.setattr(correction, "MOST_CELLS", 90)
     monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
-    of_sample = completed_types(cells, label, torch.Generator().manual_seed(1))
+    of_sample = complete_types(cells, label, torch.Generator().manual_seed(1))
     assert 0.9 < (of_sample == found).float().mean() < 1
 
 

@@ -7,7 +7,7 @@ from latents import make_cells
 from sklearn.linear_model import Ridge
 
 import scalex.model.mixed_clusters as module
-from scalex.model.mixed_clusters import mixed_clusters, without_domains
+from scalex.model.mixed_clusters import mixed_clusters, remove_domain_effects
 
 
 def test_the_effect_of_a_domain_is_that_of_a_ridge_regression_in_each_cluster() -> None:
@@ -20,14 +20,14 @@ def test_the_effect_of_a_domain_is_that_of_a_ridge_regression_in_each_cluster() 
         # scikit-learn does not penalize the intercept either.
         fitted = Ridge(alpha=1.0).fit(design, cells, sample_weight=share[:, k])
         expected -= share[:, [k]] * (design @ fitted.coef_.T)
-    found = without_domains(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
+    found = remove_domain_effects(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_a_domain_that_is_not_there_changes_nothing() -> None:
     cells, domain, _ = make_cells({(0, 0): 40, (1, 0): 40})
     share = torch.softmax(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), 1)
-    torch.testing.assert_close(without_domains(cells, domain * 3, share), without_domains(cells, domain, share))
+    torch.testing.assert_close(remove_domain_effects(cells, domain * 3, share), remove_domain_effects(cells, domain, share))
 
 
 def test_soft_clusters_are_shared_by_the_domains(monkeypatch: pytest.MonkeyPatch) -> None:

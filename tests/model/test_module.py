@@ -335,7 +335,7 @@ def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytes
     data = make_data(batch_size=50)
     targets = {}
     for n_draws in (199, 200):
-        monkeypatch.setattr(CorrectionPlan, "n_draws", lambda *_, n=n_draws: n)
+        monkeypatch.setattr(CorrectionPlan, "count_draws", lambda *_, n=n_draws: n)
         module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.5])
         # The last step is the first with targets.
         train(module, data, max_steps=2)
@@ -350,7 +350,7 @@ def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytes
 
 @pytest.mark.parametrize(("n_due", "step", "expected"), [(1, 50, 10 * 25), (2, 75, 10 * 25), (1, 51, 10 * 24)])
 def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: int) -> None:
-    assert CorrectionPlan([0.5, 0.75], 0).n_draws(n_due, step, 100, 10) == expected
+    assert CorrectionPlan([0.5, 0.75], 0).count_draws(n_due, step, 100, 10) == expected
 
 
 def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:

@@ -14,7 +14,6 @@ import pytest
 from commands import ROOT, run_child, start_tasks
 from lightning import Trainer
 
-from scalex.projection.processes import connected
 from scalex.projection.reference import Reference
 
 TOGETHER = ["trainer=ddp", "trainer.accelerator=cpu"]
@@ -110,5 +109,5 @@ def test_where_one_stops_the_other_says_so_and_ends(query: list[str], tmp_path: 
 def test_processes_that_do_not_run_the_command_are_refused() -> None:
     trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
     said = "DDPStrategy does not run the command again in each process, which a projection needs: use trainer=ddp."
-    with pytest.raises(ValueError, match=said), connected(trainer):
+    with pytest.raises(ValueError, match=said), connect(trainer):
         pass

@@ -262,7 +262,7 @@ class TestProbabilitiesWithDomains:
         sure = []
         for shift in (0, 4):
             latent, label, domain = self.reference(shift)
-            sure.append(LabelTransfer.fit(latent, pd.Categorical(label), domain=domain)._sureness)
+            sure.append(LabelTransfer.fit(latent, pd.Categorical(label), domain=domain)._inverse_temperature)
         assert sure[0] > 2 * sure[1]
 
     def test_of_one_domain_are_as_without(self, reference: Known, query: New) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
-__all__ = ["inside_h5mu", "located", "name_of_source"]
+__all__ = ["inside_h5mu", "find_sources", "name_of_source"]
 
 # Names without a path are looked up here, as the published package did.
 KEPT = Path("~/.scalex")
 
 
-def located(given: str | Path) -> list[Path]:
+def find_sources(given: str | Path) -> list[Path]:
     """The sources that a path, a glob or a name stands for, in alphabetical order.
 
     Parameters
