@@ -148,7 +148,9 @@ class LabelTransfer:
         distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
         own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
         limit = np.quantile(own[count > 1], QUANTILE)
-        inverse_temperature = 1.0 if domain is None else _inverse_temperature(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+        inverse_temperature = (
+            1.0 if domain is None else _fit_inverse_temperature(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+        )
         return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), inverse_temperature)
 
     def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:

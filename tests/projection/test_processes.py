@@ -14,6 +14,7 @@ import pytest
 from commands import ROOT, run_child, start_tasks
 from lightning import Trainer
 
+from scalex.projection.processes import connect
 from scalex.projection.reference import Reference
 
 TOGETHER = ["trainer=ddp", "trainer.accelerator=cpu"]
