@@ -69,7 +69,7 @@ def naive(
 
 @pytest.mark.parametrize("both", [False, True], ids=["latents", "latents and components"])
 def test_probabilities_and_distances_are_those_of_a_loop(reference: Known, query: New, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalex.reference.label_transfer, "TELLING", TELLING)
+    monkeypatch.setattr(scalex.reference.label_transfer, "N_COMPONENTS", TELLING)
     latent, label, components = reference
     # Of the last type there is one cell, which borrows its covariance.
     kept = np.r_[np.flatnonzero(np.asarray(label) != "c"), 2]
