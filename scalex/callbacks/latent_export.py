@@ -18,6 +18,7 @@ from lightning import Callback, Trainer
 
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
+from scalex.h5ad.common_columns import check_writable
 from scalex.h5ad.scratch_table import KeptRows
 from scalex.h5ad.uns_values import writable
 from scalex.model.imputation import decoded_domain
@@ -199,22 +200,3 @@ def _as_anndata(data: ScalexDataModule) -> ad.AnnData:
     adata = ad.AnnData(obs=obs, var=cells.var.loc[preprocessor.features].copy())
     adata.uns["scalex"] = {"version": version("scalex"), "parameters": writable(data.parameters)}
     return adata
-
-
-def check_writable(table: pd.DataFrame) -> None:
-    """See that .h5ad can hold every column.
-
-    Raises
-    ------
-    ValueError
-        Naming the column that it cannot hold.
-    """
-    with h5py.File("check", "w", driver="core", backing_store=False) as file:
-        for column in table:
-            try:
-                ad.io.write_elem(file, "column", table[[column]])
-            except Exception as error:
-                raise ValueError(
-                    f"The column {column!r} of obs or var cannot be written to .h5ad ({type(error).__name__}): it may mix text and "
-                    "numbers. Convert it, for example with astype(str), or drop it."
-                ) from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_extension_array_dtype, is_numeric_dtype, is_object_dtype
 
-__all__ = ["common_types", "conform", "find_free_suffix"]
+__all__ = ["check_writable", "common_types", "conform", "find_free_suffix"]
 
 
 def common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
@@ -82,3 +84,22 @@ def find_free_suffix(taken: pd.Index, names: Callable[[], Iterable[pd.Index]]) -
     while any((run.astype(str) + suffix).isin(taken).any() for run in names()):
         suffix += "-query"
     return suffix
+
+
+def check_writable(table: pd.DataFrame) -> None:
+    """See that .h5ad can hold every column.
+
+    Raises
+    ------
+    ValueError
+        Naming the column that it cannot hold.
+    """
+    with h5py.File("check", "w", driver="core", backing_store=False) as file:
+        for column in table:
+            try:
+                ad.io.write_elem(file, "column", table[[column]])
+            except Exception as error:
+                raise ValueError(
+                    f"The column {column!r} of obs or var cannot be written to .h5ad ({type(error).__name__}): it may mix text and "
+                    "numbers. Convert it, for example with astype(str), or drop it."
+                ) from error

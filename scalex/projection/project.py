@@ -21,7 +21,7 @@ from scalex.cells import CellSource
 from scalex.data import CellBatch
 from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
-from scalex.h5ad.common_columns import common_types, conform, find_free_suffix
+from scalex.h5ad.common_columns import check_writable, common_types, conform, find_free_suffix
 from scalex.h5ad.uns_values import writable
 from scalex.model import inference
 from scalex.model.imputation import check_known, decoded_domain, units
@@ -137,7 +137,10 @@ def project(
     data = query.data
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
-    if not repeat:
+    if repeat:
+        # Columns that come from a file can be written to one.
+        check_writable(data.cells.annotation(slice(0, data.n_cells if data.cells.in_memory else 1)))
+    else:
         own = own.assign(projection=constant("reference", reference.cells.n_obs))
         types = common_types([own, query.example_obs()])
         suffix = find_free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
