@@ -93,12 +93,12 @@ def test_proteins_are_a_profile_of_which_all_are_used(demo: AnnData) -> None:
 def test_the_default_of_min_features_is_that_of_the_profile(demo: AnnData, profile: str, least: int) -> None:
     sparse_cells = AnnData(demo.X[:, :90], obs=demo.obs, var=demo.var.iloc[:90])
     if least > 90:
-        with pytest.raises(ValueError, match=f"min_features={least} leaves no cell"):
+        with pytest.raises(ValueError, match=f"min_features={least} drops all 300 cells"):
             scalex.SCALEX(sparse_cells, profile=profile, max_iteration=2, ignore_umap=True)
     else:
         assert scalex.SCALEX(sparse_cells, profile=profile, max_iteration=2, ignore_umap=True).n_obs == 300
     # The number of RNA can be given to any profile.
-    with pytest.raises(ValueError, match="min_features=600 leaves no cell"):
+    with pytest.raises(ValueError, match="min_features=600 drops all 300 cells"):
         quick(sparse_cells, profile=profile, min_features=600)
 
 

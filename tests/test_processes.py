@@ -311,12 +311,3 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
     assert done.returncode == 1
     assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_projection_by_two_processes_may_have_the_default_folder(trained: Any, tmp_path: Path) -> None:
-    trained.query.write_h5ad(tmp_path / "query.h5ad")
-    arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "trainer=ddp", "trainer.accelerator=cpu"]
-    said = run_child("project.py", *arguments, cwd=tmp_path)
-    (folder,) = (tmp_path / "outputs").iterdir()
-    assert f"Results: outputs/{folder.name}" in said

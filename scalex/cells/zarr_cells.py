@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class ZarrFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._was = _state(self.path)
+        self._folders = _find_folders(self.path)
+        self._was = self._state(self.path)
         self._group: Any = open_zarr_group(self.path)
         check_zarr(self._group, self.path)
         self.identity = "\n".join(map(str, (self.path, *self._was)))
@@ -52,7 +54,7 @@ class ZarrFile:
         OSError
             The store is gone, or is not the one that it was when this object was made.
         """
-        check_state(self.path, _state, self._was)
+        check_state(self.path, self._state, self._was)
         return self._group
 
     def values(self, name: str) -> _ZarrValues:
@@ -81,11 +83,16 @@ class ZarrFile:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            check_state(self.path, _state, self._was)
+            check_state(self.path, self._state, self._was)
             raise OSError(
                 f"{self.path}: {what} cannot be read ({error}). The store is damaged, or compressed by a method that is not installed "
                 "here: copy it again from where it came, or write it again."
             ) from error
+
+    def _state(self, path: Path) -> tuple[int, ...]:
+        """When files of the store were last added, removed or replaced: the times of its folders, of a .zip that of the file."""
+        first = path.stat()
+        return max(folder.stat().st_mtime_ns for folder in self._folders), first.st_size, first.st_ino
 
 
 def zarr_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
@@ -119,14 +126,13 @@ class _ZarrValues:
         values[...] = self.array[part]
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """When files of the store were last added, removed or replaced: the times of its folders, of a .zip those of the file."""
+def _find_folders(path: Path) -> list[Path]:
+    """The store and the folders within it in which files of its arrays lie; of a .zip the file."""
     folders = [path]
-    if path.is_dir():
-        for depth in range(1, DEPTH + 1):
-            folders += [found for found in sorted(path.glob("/".join("*" * depth))) if found.is_dir()]
-    stats = [folder.stat() for folder in folders]
-    return max(found.st_mtime_ns for found in stats), len(stats), stats[0].st_size, stats[0].st_ino
+    for depth in range(DEPTH if path.is_dir() else 0):
+        above = [folder for folder in folders if len(folder.parts) == len(path.parts) + depth]
+        folders += [Path(entry) for folder in above for entry in os.scandir(folder) if entry.is_dir()]
+    return folders
 
 
 def _copy_rows(stored: Any, parent: Any, name: str, rows: slice) -> None:

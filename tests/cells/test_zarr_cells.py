@@ -52,9 +52,9 @@ def write(request: pytest.FixtureRequest) -> Callable[[AnnData, Path], Path]:
     """Writes an AnnData as a store of some kind, with small chunks, and gives its path."""
 
     def small_chunks(function: Any, group: Any, key: str, element: Any, dataset_kwargs: Any, **_: Any) -> None:
-        options = {"shards": (1000,)} if request.param == "shards" else {}
+        options = {"shards": (20000,)} if request.param == "shards" else {}
         dense = isinstance(element, np.ndarray) and element.ndim == 2
-        small = {"chunks": (50, 100)} if dense else {"chunks": (250,), **options} if sparse.issparse(element) else {}
+        small = {"chunks": (100, 500)} if dense else {"chunks": (5000,), **options} if sparse.issparse(element) else {}
         function(group, key, element, dataset_kwargs={**dataset_kwargs, **small})
 
     def write(adata: AnnData, folder: Path) -> Path:
@@ -117,6 +117,7 @@ def test_stores_and_files_are_joined(demo: AnnData, tmp_path: Path, write: Calla
     pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
 
 
+@pytest.mark.parametrize("write", ["shards"], indirect=True)
 def test_a_store_is_trained_on_and_projected(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
     demo.write_h5ad(tmp_path / "cells.h5ad")
     path = write(demo, tmp_path)
