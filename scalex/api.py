@@ -184,50 +184,30 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
     source = AnnDataSource(
-        path=data_list,
-        batch_key=None if batch_name == "batch" else batch_name,
-        batch_categories=batch_categories,
-        source_key=batch_key,
-        join=join,
-        layer=use_layer,
-        label_key=cell_type,
-        transpose=transpose,
-        feature_type=feature_type,
-        var_names_from=var_names_from,
-        match_peaks=match_peaks,
-        fraction=fraction,
-        n_obs=n_obs,
-        seed=seed,
-        backed=backed,
-    )
+        data_list, batch_key=None if batch_name == "batch" else batch_name, batch_categories=batch_categories, source_key=batch_key,
+        join=join, layer=use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type, var_names_from=var_names_from,
+        match_peaks=match_peaks, fraction=fraction, n_obs=n_obs, seed=seed, backed=backed,
+    )  # fmt: skip
     statistics: Statistics = "running" if eval else "domain"
     folder = None if outdir is None else new_folder(outdir)
     with ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
         if projection is not None:
             options = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics, "chunk_size": chunk_size}
-            return _projected(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
+            return _project(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
         recipe = make_recipe(
-            "none" if processed or use_layer != "X" else profile,
-            min_features=min_features,
-            min_cells=min_cells,
-            target_sum=target_sum,
-            n_top_features=n_top_features,
-            keep_mt=keep_mt,
-            binarize=binarize,
-            normalization=normalization,
-        )
+            "none" if processed or use_layer != "X" else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,
+            n_top_features=n_top_features, keep_mt=keep_mt, binarize=binarize, normalization=normalization,
+        )  # fmt: skip
         module = ScalexModule(lr=lr, batch_size=batch_size, max_steps=max_iteration, statistics=statistics, seed=seed)
-        callbacks: list[Callback] = [Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute)]
-        if verbose:
-            callbacks.append(Progress())
-        if not ignore_umap:
-            callbacks.append(UmapPlot(folder, label_key=cell_type, seed=seed, show=show))
-        if assess:
-            callbacks.append(Scores(folder, seed=seed))
-        trainer = _trainer(
+        outputs: list[Callback | None] = [
+            Progress() if verbose else None,
+            None if ignore_umap else UmapPlot(folder, label_key=cell_type, seed=seed, show=show),
+            Scores(folder, seed=seed) if assess else None,
+        ]
+        trainer = _make_trainer(
             gpu,
             max_steps=max_iteration,
-            callbacks=callbacks,
+            callbacks=[Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute), *filter(None, outputs)],
             logger=[] if folder is None else [EpochTable(folder)],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -238,21 +218,21 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     return adata
 
 
-def _trainer(gpu: int, **options: Any) -> Trainer:
+def _make_trainer(gpu: int, **options: Any) -> Trainer:
     devices = [gpu] if torch.cuda.is_available() else 1
     return Trainer(devices=devices, enable_progress_bar=False, enable_model_summary=False, **options)
 
 
 def _add_input_pca(adata: AnnData, folder: Path | None) -> None:
-    """Read what `label_transfer` needs, and what is written only, of cells that stay in a file."""
+    """Add the coordinates that `label_transfer` needs, which are in the file alone where cells stay in files."""
     if folder is not None and INPUT_PCA in adata.varm and INPUT_PCA not in adata.obsm:
         with h5py.File(folder / "adata.h5ad") as file:
             adata.obsm[INPUT_PCA] = file[f"obsm/{INPUT_PCA}"][()]
 
 
-def _projected(projection: str | Path, source: AnnDataSource, folder: Path | None, *, gpu: int, show: bool, **options: Any) -> AnnData:
-    """The cells of `source` in the space of a finished run; written to `folder` if there is one."""
-    trainer = _trainer(gpu, logger=False, enable_checkpointing=False)
+def _project(projection: str | Path, source: AnnDataSource, folder: Path | None, *, gpu: int, show: bool, **options: Any) -> AnnData:
+    """Project the cells into the space of a finished run, and write them to `folder` if there is one."""
+    trainer = _make_trainer(gpu, logger=False, enable_checkpointing=False)
     adata, report = project_to_anndata(folder, Reference.load(projection), source, trainer, **options)
     if show and plt.get_backend().lower() != "agg":
         report.figure()

@@ -45,8 +45,15 @@ def test_parts_of_each_kind_work_together(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(example["from_format"], example["latent"])
     assert not example["from_store"].in_memory
     np.testing.assert_array_equal(example["from_store"].read(slice(3, 9)).toarray(), example["query"].X[3:9].toarray())
-    assert type(example["reference"].module).__name__ == "FreeModule"
-    assert example["reference"].module.hparams["likelihood"] == "gaussian"
+    assert type(example["reference"].module) is example["LinearModule"]
+    query, linear = example["query"], example["reference"].module
+    np.testing.assert_array_equal(example["projected"].obsm["latent"][-50:], example["latent"])
+    transform = linear.trained_on.preprocessor.for_features(query.var_names)
+    inputs = transform(query.X.tocsr(), np.full(50, -1)).toarray() + transform.fill_value
+    expected = inputs @ linear.encoder.weight.detach().numpy().T + linear.encoder.bias.detach().numpy()
+    np.testing.assert_allclose(example["latent"], expected, atol=1e-5)
+    assert example["module"].hparams["likelihood"] == "gaussian"
+    assert (tmp_path / "gaussian" / "adata.h5ad").exists()
 
 
 def test_a_tracker(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import check_writable
 from scalex.h5ad.scratch_table import KeptRows
 from scalex.h5ad.uns_values import writable
+from scalex.model.base import Model
 from scalex.model.imputation import decoded_domain
 from scalex.model.inference import on_device
-from scalex.model.module import ScalexModule
 from scalex.nn import summed
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.system.atomic_files import atomic_write
@@ -75,7 +75,7 @@ class LatentExport(Callback):
             check_writable(data.cells.var)
 
     @contextmanager
-    def embed(self, module: ScalexModule, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
+    def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
         """The kept cells with their latents; what the caller has added to them is written at the end, if there is a folder.
 
         Nothing is written, and nothing stays, where the caller fails meanwhile.
@@ -137,7 +137,7 @@ class LatentExport(Callback):
                 kept.remove()
 
     def _write(
-        self, target: Path, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
+        self, target: Path, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | KeptRows | None
     ) -> None:
         if data.in_memory:
             # Text that repeats, as anndata writes it. Of cells in files nobody knows whether it does.
@@ -150,7 +150,7 @@ class LatentExport(Callback):
         without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
         logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), without)
 
-    def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: ScalexModule) -> None:
+    def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> None:
         """Add to a run of cells what has a value for each feature, as far as it is asked for."""
         if self.expression or (self.expression is None and data.in_memory):
             adata.X = data.inputs(part)
@@ -162,7 +162,7 @@ class LatentExport(Callback):
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
     def _block(
-        self, rows: slice, adata: AnnData, data: ScalexDataModule, module: ScalexModule, coordinates: np.ndarray | KeptRows | None
+        self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | KeptRows | None
     ) -> AnnData:
         """A run of cells, with what is not in memory."""
         obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}

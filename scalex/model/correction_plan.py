@@ -6,49 +6,26 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning import Trainer
-from numpy.typing import NDArray
 from torch import Tensor
 
+from scalex.model.base import TrainingCells
 from scalex.model.correction import MOST_CELLS, DomainCorrection, correction_targets, sample_rows
 from scalex.model.inference import embed
 from scalex.nn import VAE, n_processes, summed
 from scalex.nn.batch import CellBatch
 
-__all__ = ["CorrectionPlan", "TrainingCells", "check_labels"]
+__all__ = ["CorrectionPlan", "check_labels"]
 
 logger = logging.getLogger(__name__)
 
 # A dimension that the model does not use is not blown up.
 LEAST_VARIANCE = 1e-3
-
-
-class TrainingCells(Protocol):
-    """What corrections need to know of the cells that are trained on."""
-
-    @property
-    def domain(self) -> NDArray[np.int64]:
-        """(n_cells,) code of each cell's domain."""
-        ...
-
-    @property
-    def label(self) -> pd.Categorical | None:
-        """(n_cells,) known type of each cell."""
-        ...
-
-    def batches(self) -> Iterable[CellBatch]:
-        """All cells in chunks; of several processes, this one's share of them."""
-        ...
-
-    def batches_of(self, rows: NDArray[np.int64]) -> Iterable[CellBatch]:
-        """Some of the cells, ascending, in chunks."""
-        ...
 
 
 def check_labels(cells: TrainingCells | None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,24 +14,18 @@ from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalex.model.base import Embedded
 from scalex.nn import VAE, HiddenStatistics, summed
 from scalex.nn.batch import CellBatch
 from scalex.preprocess import Preprocessor
 
-__all__ = ["Embedded", "decode", "embed", "feature_weights", "on_device", "statistics_by_domain"]
+__all__ = ["decode", "embed", "feature_weights", "on_device", "statistics_by_domain"]
 
 # Matrix products of fewer rows run through other kernels, which round differently: below this, rows of zeros are added, so
 # that a cell's latent is the same to the last bit whatever the number of cells beside it.
 LEAST_ROWS = 64
 # Chunks are encoded in pieces whose hidden layer stays in the processor's cache.
 PIECE_ROWS = 1024
-
-
-class Embedded(NamedTuple):
-    """Some cells and their latents, (n_cells, n_latent) float32, on the device of the network."""
-
-    batch: CellBatch
-    latent_CZ: Tensor
 
 
 @torch.no_grad()

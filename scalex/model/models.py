@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scalex.model.base import Model
 from scalex.model.load import load_checkpoint
 from scalex.model.module import ScalexModule
 
 __all__ = ["MODELS", "load_model"]
 
 # A checkpoint holds a name and never a path to import.
-MODELS: dict[str, type[ScalexModule]] = {"ScalexModule": ScalexModule}
+MODELS: dict[str, type[Model]] = {"ScalexModule": ScalexModule}
 
 
-def load_model(path: str | Path) -> ScalexModule:
+def load_model(path: str | Path) -> Model:
     """A trained model of any class in `MODELS` from its checkpoint alone; see `load_checkpoint`."""
     return load_checkpoint(path, MODELS)

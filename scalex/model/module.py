@@ -1,25 +1,25 @@
-"""The trained thing: the VAE with its loss, optimizer, schedule and checkpoint."""
+"""SCALEX: the VAE with its loss, optimizer, schedule and checkpoint."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
-from scalex.model.correction_plan import CorrectionPlan, TrainingCells, check_labels
+from scalex.model.base import AllCells, Embedded, Model
+from scalex.model.correction_plan import CorrectionPlan, check_labels
 from scalex.model.epoch_losses import EpochLosses, Losses
-from scalex.model.inference import Embedded, decode, embed, statistics_by_domain
-from scalex.model.load import load_checkpoint
+from scalex.model.inference import decode, embed, feature_weights, statistics_by_domain
 from scalex.model.optimizer import make_optimizer, one_cycle
 from scalex.model.options import Schedule, Statistics, check_plan
+from scalex.model.start import copy_weights
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
 from scalex.nn.batch import CellBatch, Sampling
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY = 50
 
 
-class ScalexModule(LightningModule):
-    """SCALEX as Lightning trains it, with the plan of its training.
+class ScalexModule(Model):
+    """SCALEX and the plan of its training.
 
     The number of features and domains comes from the data: see `set_trained_on`.
 
@@ -76,11 +76,6 @@ class ScalexModule(LightningModule):
         normalized by mean and variance over all cells of the domain.
     seed
         Seed of the noise in the latent.
-
-    Attributes
-    ----------
-    loss_is_comparable : bool
-        Whether the last targets were there when the epoch began, so that its loss can be compared with those of later epochs.
     """
 
     def __init__(
@@ -108,33 +103,18 @@ class ScalexModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_plan(self.hparams)
-        self.trained_on: TrainedOn | None = None
         self.net: VAE | None = None
-        self.loss_is_comparable = True
         self._epoch = EpochLosses.zero(self.device)
         self._generator: torch.Generator | None = None
-        self._cells: TrainingCells | None = None
         self.correction = CorrectionPlan(correct_at or (), seed, use_labels=use_labels)
 
-    def set_trained_on(self, trained_on: TrainedOn, cells: TrainingCells | None = None) -> None:
-        """Make the network for its features and domains; called before training, with the cells, and when a checkpoint is loaded."""
-        self.trained_on = trained_on
-        self._cells = cells
-        self.configure_model()
-
-    def configure_model(self) -> None:
-        """Make the network, once that is known (Lightning also calls this before a checkpoint is read)."""
-        if self.trained_on is None or self.net is not None:
-            return
-        # Its own generator: the same weights whatever was drawn before, and nothing else changes its random numbers.
+    def make_network(self, trained_on: TrainedOn) -> None:
+        """Make the VAE."""
+        # The weights depend on the seed alone, and other random numbers do not depend on the weights.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.hparams["seed"])
-            self.net = VAE(
-                self.trained_on.n_features,
-                len(self.trained_on.domains),
-                n_latent=self.hparams["n_latent"],
-                n_hidden=self.hparams["n_hidden"],
-            )
+            sizes = {name: self.hparams[name] for name in ("n_latent", "n_hidden")}
+            self.net = VAE(trained_on.n_features, len(trained_on.domains), **sizes)
 
     @property
     def vae(self) -> VAE:
@@ -168,7 +148,7 @@ class ScalexModule(LightningModule):
             If there are none.
         """
         if self.hparams["use_labels"]:
-            check_labels(self._cells)
+            check_labels(self.cells)
 
     def on_train_start(self) -> None:
         """Move the sums of an epoch that a checkpoint has begun to the device."""
@@ -185,7 +165,7 @@ class ScalexModule(LightningModule):
             return
         n_due = self.correction.count_due(self.global_step, self.trainer.estimated_stepping_batches)
         if n_due > self.correction.n_made:
-            self.correction.update(n_due, self.vae, self._cells, self.trainer, self.hparams["batch_size"])
+            self.correction.update(n_due, self.vae, self.cells, self.trainer, self.hparams["batch_size"])
             self.loss_is_comparable = batch_idx == 0 and self.correction.complete
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
@@ -256,61 +236,76 @@ class ScalexModule(LightningModule):
         statistics: Statistics | None = None,
         *,
         fill_value: NDArray[np.float32] | None = None,
+        all_cells: AllCells | None = None,
     ) -> Iterator[Embedded]:
-        """Latents of cells, chunk by chunk.
-
-        Parameters
-        ----------
-        batches
-            The cells; gone through twice with "domain".
-        statistics
-            Encoder statistics; None: those of this module's plan.
-        fill_value
-            As in `scalex.model.inference.embed`.
-        """
-        own: Statistics = self.hparams["statistics"] if statistics is None else statistics
+        """Yield the latents of cells chunk by chunk; see `Model.embed`."""
         by_domain = None
-        if own == "domain":
-            by_domain = statistics_by_domain(self.vae, batches, len(self.vae.output_norm.weight), fill_value)
+        if (statistics or self.hparams["statistics"]) == "domain":
+            # A process that has all cells needs no sums of others.
+            cells, n_domains = all_cells or (batches, len(self.vae.output_norm.weight))
+            by_domain = statistics_by_domain(self.vae, cells, n_domains, fill_value, shared=all_cells is None)
         return embed(self.vae, batches, by_domain, fill_value)
 
     def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Decode latents: what the cells would show if they were measured in the given domains; see `scalex.model.inference.decode`."""
+        """Decode latents through domains; see `scalex.model.inference.decode`."""
         assert self.trained_on is not None
         self.eval()
         return decode(self.vae, self.trained_on.preprocessor, latent, domain)
 
+    def feature_weights(self) -> NDArray[np.float32]:
+        """Return the share of each feature in the encoder; see `scalex.model.inference.feature_weights`."""
+        return feature_weights(self.vae).numpy()
+
+    def trial_loss(self, batch: CellBatch) -> Tensor:
+        """Return the loss of a minibatch without the KL divergence."""
+        counts = MinibatchCounts.of(batch.domain_C, len(self.vae.output_norm.weight))
+        return self.losses(batch, counts, torch.Generator(self.device), 0.0).total
+
+    def describe(self) -> str:
+        """Return the sizes of the layers, the number of weights and the plan as one line."""
+        sizes = (len(self.vae.hidden.weight[0]), self.hparams["n_hidden"], self.hparams["n_latent"])
+        plan = ", ".join(f"{name}={value}" for name, value in self.hparams.items() if name not in ("n_hidden", "n_latent"))
+        n_weights = sum(p.numel() for p in self.parameters())
+        n_domains = len(self.vae.output_norm.weight)
+        return f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions, {n_weights:,} weights, {n_domains} domains; {plan}"
+
+    def count_embeddings(self, n_steps: float, n_cells: int) -> int:
+        """Return how often the corrections embed all cells."""
+        return self.correction.n_embeddings(n_steps, self.hparams["batch_size"], n_cells)
+
+    def check_start(self, trained: Model) -> None:
+        """Check that a trained model is a SCALEX of the same size."""
+        names = ("n_latent", "n_hidden")
+        if not isinstance(trained, ScalexModule):
+            super().check_start(trained)
+        has, asked = ([model.hparams[name] for name in names] for model in (trained, self))
+        if has != asked:
+            settings = " ".join(f"model.{name}={value}" for name, value in zip(names, has, strict=True))
+            raise ValueError(
+                f"The reference has n_latent={has[0]} and n_hidden={has[1]}, but the training asks for {asked[0]} and {asked[1]}: "
+                f"use {settings}."
+            )
+
+    def start_from(self, trained: Model, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
+        """Take the weights of a trained model; see `scalex.model.start.copy_weights`."""
+        assert isinstance(trained, ScalexModule)
+        copy_weights(trained.vae, self.vae, inputs, domain)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights alone do not say."""
-        assert self.trained_on is not None
-        checkpoint["trained_on"] = self.trained_on.to_plain()
-        checkpoint["model"] = type(self).__name__
+        super().on_save_checkpoint(checkpoint)
         if "optimizer_states" in checkpoint:
-            # Of a training that goes on: the targets, and what the epoch has added up so far.
+            # A training that goes on also needs the targets and the sums of the epoch.
             if self.correction.n_made:
                 checkpoint["targets"] = self.correction.to_plain()
             checkpoint["epoch_sums"] = self._epoch.to_plain() | {"settled": self.loss_is_comparable}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network that the weights belong to; if there is one, see that it was made for the same cells.
-
-        Raises
-        ------
-        ValueError
-            If training is to go on with other features or domains than it began with.
-        """
-        saved = TrainedOn.from_plain(checkpoint["trained_on"])
-        known = self.trained_on or saved
-        self.set_trained_on(known, self._cells)
-        saved.check_continued_by(known)
+        """Make the network that the weights belong to, and restore the targets and the sums of the epoch."""
+        super().on_load_checkpoint(checkpoint)
         if "targets" in checkpoint:
             self.correction.load_plain(checkpoint["targets"], self.vae)
             self.correction.to(self.device)
         if "epoch_sums" in checkpoint:
             self._epoch = EpochLosses.from_plain(checkpoint["epoch_sums"])
             self.loss_is_comparable = checkpoint["epoch_sums"]["settled"]
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
-        """A trained module from its checkpoint alone; see `scalex.model.load.load_checkpoint`."""
-        return load_checkpoint(path, {"ScalexModule": cls, cls.__name__: cls})

@@ -23,7 +23,7 @@ from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import check_writable, common_types, conform, find_free_suffix
 from scalex.h5ad.uns_values import writable
-from scalex.model import inference
+from scalex.model.base import AllCells
 from scalex.model.imputation import check_known, decoded_domain, units
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
@@ -211,11 +211,9 @@ def _embed(
     reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
     """A share of the cells chunk by chunk with their latents. Statistics are those of all cells, added up in one order by each process."""
-    module, fill_value, by_domain = reference.module, data.transform.fill_value, None
+    module, all_cells = reference.module, AllCells(data.batches(), len(data.domains))
     with on_device(module, trainer):
-        if (statistics or module.hparams["statistics"]) == "domain":
-            by_domain = inference.statistics_by_domain(module.vae, data.batches(), len(data.domains), fill_value, shared=False)
-        for batch, latent_CZ in inference.embed(module.vae, share, by_domain, fill_value):
+        for batch, latent_CZ in module.embed(share, statistics, fill_value=data.transform.fill_value, all_cells=all_cells):
             yield batch, latent_CZ.cpu().numpy()
 
 

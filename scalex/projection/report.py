@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scalex.metrics import neighbor_entropy
-from scalex.model.inference import feature_weights
 from scalex.projection.figure import projection_figure
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
@@ -220,7 +219,7 @@ class Tally:
 
     def _features(self) -> dict[str, Any]:
         transform = self._data.transform
-        found, weight = transform.found, feature_weights(self._reference.module.vae).numpy()
+        found, weight = transform.found, self._reference.module.feature_weights()
         names = transform.preprocessor.features
         missing = names[~found][np.argsort(-weight[~found], kind="stable")]
         return {

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scalex.model.base import Model
 from scalex.model.models import load_model
-from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.reference.label_transfer import LabelTransfer
@@ -45,7 +45,7 @@ class FinishedRun:
     """
 
     folder: Path
-    module: ScalexModule
+    module: Model
     cells: ad.AnnData
     raw_var: pd.DataFrame
     lineage: tuple[dict[str, Any], ...]

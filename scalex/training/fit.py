@@ -18,13 +18,13 @@ from scalex.callbacks.latent_export import LatentExport
 from scalex.callbacks.result import Output, Result
 from scalex.cells import Cells, CellSource
 from scalex.data import ScalexDataModule
-from scalex.model.module import ScalexModule
+from scalex.model.base import Model
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Recipe
 from scalex.system.memory import keep_freed_memory, return_freed_memory
 from scalex.system.overrides import format_for_shell
 from scalex.system.processes import ignore_launcher, is_first, make_once, wait_for
-from scalex.training.forecast import say_what_is_needed
+from scalex.training.forecast import log_forecast
 from scalex.training.input_cache import InputCache
 
 __all__ = ["check_callbacks", "fit", "train_and_embed"]
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def fit(
     source: CellSource,
     recipe: Recipe,
-    module: ScalexModule,
+    module: Model,
     trainer: Trainer,
     *,
     chunk_size: int = 20_000,
@@ -87,7 +87,7 @@ def fit(
 def _fit(
     source: CellSource,
     recipe: Recipe,
-    module: ScalexModule,
+    module: Model,
     trainer: Trainer,
     *,
     chunk_size: int,
@@ -126,7 +126,7 @@ def _fit(
         return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
 
 
-def _data_module(cells: Cells, fitted: FittedRecipe, module: ScalexModule, **options: Any) -> ScalexDataModule:
+def _data_module(cells: Cells, fitted: FittedRecipe, module: Model, **options: Any) -> ScalexDataModule:
     """The kept cells, if they are enough to learn from, in the minibatches of the module's plan."""
     if len(fitted.rows) < 2:
         n_cells = len(cells.domain)
@@ -159,7 +159,7 @@ def check_callbacks(trainer: Trainer) -> LatentExport:
 
 
 def train_and_embed(
-    module: ScalexModule,
+    module: Model,
     data: ScalexDataModule,
     trainer: Trainer,
     *,
@@ -173,14 +173,9 @@ def train_and_embed(
     """
     plan, export = module.hparams, check_callbacks(trainer)
     export.check(data)
-    logger.info(
-        "Model: %s features -> %d -> %d latent dimensions, %s weights, %d domains; %s",
-        f"{len(data.preprocessor.features):,}", plan["n_hidden"], plan["n_latent"],
-        f"{sum(p.numel() for p in module.parameters()):,}", len(data.domains),
-        ", ".join(f"{k}={v}" for k, v in plan.items() if k not in ("n_hidden", "n_latent")),
-    )  # fmt: skip
+    logger.info("Model: %s", module.describe())
     if data.sizes is not None:
-        say_what_is_needed(module, data, trainer.strategy.root_device)
+        log_forecast(module, data, trainer.strategy.root_device)
     for tracker in trainer.loggers:
         tracker.log_hyperparams(dict(parameters or plan))
     if data.in_memory:

@@ -13,10 +13,10 @@ import torch
 
 from scalex.data import CellBatch, ScalexDataModule
 from scalex.data.sizes import VALUE_BYTES
-from scalex.model.module import ScalexModule
-from scalex.nn import MinibatchCounts, SparseRows
+from scalex.model.base import Model
+from scalex.nn import SparseRows
 
-__all__ = ["say_what_is_needed"]
+__all__ = ["log_forecast"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ TRIAL_CELLS = 2048
 TRIALS = 3
 
 
-def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: torch.device) -> None:
+def log_forecast(module: Model, data: ScalexDataModule, device: torch.device) -> None:
     """Log what is read how often, how much of it is in memory, and about how long it takes.
 
     The time is that of a trial: some cells are read, and some steps taken with a copy of the model.
@@ -46,7 +46,7 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     if plan["max_epochs"] is not None:
         n_steps = min(n_steps, plan["max_epochs"] * -(-n_cells // batch_size))
     n_epochs = n_steps * batch_size / n_cells
-    n_embedded = module.correction.n_embeddings(n_steps, plan["batch_size"], n_cells) + 1
+    n_embedded = module.count_embeddings(n_steps, n_cells) + 1
     n_times = n_epochs + n_embedded
     gigabytes = n_cells * data.values_per_cell * VALUE_BYTES / 1e9
     logger.info(
@@ -66,18 +66,16 @@ def say_what_is_needed(module: ScalexModule, data: ScalexDataModule, device: tor
     )  # fmt: skip
 
 
-def _seconds_per_step(module: ScalexModule, data: ScalexDataModule, batch_size: int, device: torch.device) -> float:
+def _seconds_per_step(module: Model, data: ScalexDataModule, batch_size: int, device: torch.device) -> float:
     rows = np.arange(batch_size)
     trial = copy.deepcopy(module).to(device).train()
     optimizer = torch.optim.Adam(trial.parameters(), fused=True)
     inputs = SparseRows.of(data.inputs(rows)).to(device)
     batch = CellBatch(inputs, torch.from_numpy(data.domain[rows]).to(device), torch.from_numpy(rows).to(device))
-    generator = torch.Generator(device)
 
     def step() -> None:
         optimizer.zero_grad()
-        counts = MinibatchCounts.of(batch.domain_C, len(data.domains))
-        torch.autograd.backward(trial.losses(batch, counts, generator, 0.0).total)
+        torch.autograd.backward(trial.trial_loss(batch))
         optimizer.step()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)

@@ -11,20 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from lightning import Trainer
 from numpy.typing import NDArray
-from scipy import sparse
 
 from scalex.cells import CellSource
-from scalex.data import CellBatch, ScalexDataModule
+from scalex.data import ScalexDataModule
 from scalex.metrics import scores
 from scalex.metrics.clusters import add_clusters
-from scalex.model.inference import embed
-from scalex.model.module import ScalexModule
+from scalex.model.base import Model
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import SparseRows
 from scalex.preprocess import FittedRecipe, Preprocessor
 from scalex.projection.query import Query, open_query
 from scalex.reference.finished_run import FinishedRun
@@ -34,7 +30,7 @@ from scalex.system.chunks import chunks
 from scalex.training.fit import check_callbacks, train_and_embed
 from scalex.training.grown_cells import GrownCells, open_expression
 
-__all__ = ["grow", "start_from"]
+__all__ = ["grow"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ logger = logging.getLogger(__name__)
 def grow(
     reference: FinishedRun,
     source: CellSource,
-    module: ScalexModule,
+    module: Model,
     trainer: Trainer,
     *,
     folder: Path,
@@ -93,7 +89,7 @@ def grow(
         If the folder holds no expression, the module is of another size, `LatentExport` is not among the callbacks, or the new cells
         do not fit the model.
     """
-    _check_size(reference, module)
+    module.check_start(reference.module)
     check_callbacks(trainer)
     if trainer.world_size > 1:
         raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
@@ -118,7 +114,7 @@ def grow(
     module.set_trained_on(TrainedOn(after, len(cells.obs), version("scalex")), data)
     data.setup("fit")
     n_old = reference.cells.n_obs
-    start_from(module, reference.module, data.inputs()[n_old:], data.domain[n_old:])
+    module.start_from(reference.module, data.inputs()[n_old:], data.domain[n_old:])
     logger.info(
         "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(cells.kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
@@ -128,52 +124,6 @@ def grow(
         _judge(reference, adata, folder, allowed_fall, label, seed)
 
     return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, judge=judge)
-
-
-def start_from(module: ScalexModule, trained: ScalexModule, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
-    """Give a module the weights of a trained one, and its new domains a start from their cells.
-
-    A new domain's running statistics are those of its cells' decoded latents; its shift is the logit of their mean input, its scale the
-    mean scale of the known domains.
-
-    Parameters
-    ----------
-    module
-        With the features of `trained`, and its domains first among its own.
-    inputs, domain
-        (n_cells, n_features) model inputs and (n_cells,) domain codes of the new cells.
-    """
-    n_known = len(trained.vae.output_norm.weight)
-    state = {name: value.clone() for name, value in module.vae.state_dict().items()}
-    norm = {name: f"output_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
-    for name, value in trained.vae.state_dict().items():
-        if name in norm.values():
-            state[name][:n_known] = value
-        else:
-            state[name] = value
-    for code in range(n_known, len(module.vae.output_norm.weight)):
-        own = inputs[domain == code]
-        row_C = torch.arange(own.shape[0])
-        with torch.inference_mode():
-            batch = CellBatch(SparseRows.of(own), torch.zeros_like(row_C), row_C)
-            decoded_CG = next(embed(trained.vae, [batch])).latent_CZ @ trained.vae.output_weight
-        mean_G = torch.from_numpy(np.asarray(own.mean(0), np.float32).ravel()).clamp(1e-4, 1 - 1e-4)
-        state[norm["running_mean"]][code] = decoded_CG.mean(0)
-        state[norm["running_var"]][code] = decoded_CG.var(0) if len(row_C) > 1 else trained.vae.output_norm.running_var.mean(0)
-        state[norm["weight"]][code] = trained.vae.output_norm.weight.detach().mean(0)
-        state[norm["bias"]][code] = torch.logit(mean_G)
-    module.vae.load_state_dict(state)
-
-
-def _check_size(reference: FinishedRun, module: ScalexModule) -> None:
-    names = ("n_latent", "n_hidden")
-    has, given = ([hparams[name] for name in names] for hparams in (reference.module.hparams, module.hparams))
-    if has != given:
-        settings = " ".join(f"model.{name}={value}" for name, value in zip(names, has, strict=True))
-        raise ValueError(
-            f"The reference has n_latent={has[0]} and n_hidden={has[1]}, and the training is asked for with {given[0]} and {given[1]}: "
-            f"use {settings}."
-        )
 
 
 def _choose_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:

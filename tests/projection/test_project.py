@@ -799,7 +799,7 @@ def test_of_any_profile_the_training_cells_are_projected_to_where_they_are(tmp_p
 def test_a_column_that_cannot_be_written_is_named_before_anything_is_embedded(
     reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scalex.model.inference.embed", lambda *_: pytest.fail("embedded"))
+    monkeypatch.setattr("scalex.model.module.embed", lambda *_: pytest.fail("embedded"))
     query.obs["mixed"] = ["text", *range(1, query.n_obs)]
     with pytest.raises(ValueError, match=r"The column 'mixed' of obs or var cannot be written to \.h5ad .* Convert it"):
         projected(reference, query, repeat=True)

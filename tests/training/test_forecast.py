@@ -13,11 +13,13 @@ from scalex.data import ScalexDataModule
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
-from scalex.training.forecast import say_what_is_needed
+from scalex.training.forecast import log_forecast
 
 
 @pytest.mark.parametrize(("options", "n_epochs"), [({"max_steps": 30}, 5.0), ({"max_steps": 10**6, "max_epochs": 2}, 2.0)])
-def test_what_is_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, int], n_epochs: float) -> None:
+def test_the_forecast_counts_the_reads_and_leaves_no_trace(
+    demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, int], n_epochs: float
+) -> None:
     caplog.set_level(logging.INFO)
     demo.write_h5ad(tmp_path / "cells.h5ad")
     cells = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=True).open()
@@ -25,7 +27,7 @@ def test_what_is_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFi
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], **options)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    say_what_is_needed(module, data, torch.device("cpu"))
+    log_forecast(module, data, torch.device("cpu"))
     per_cell = demo.X.nnz / 300
     # The correction and the embedding read all cells once each.
     assert f"300 cells with {per_cell:,.0f} values each are read {n_epochs + 2:.1f} times" in caplog.text

@@ -22,13 +22,14 @@ from scipy import sparse
 from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource
 from scalex.metrics import scores
+from scalex.model.base import Model
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
 from scalex.projection.reference import Reference
 from scalex.projection.to_folder import project_to
 from scalex.training.fit import fit
-from scalex.training.growth import grow, start_from
+from scalex.training.growth import grow
 
 
 class Watch(Callback):
@@ -183,7 +184,7 @@ def test_a_new_domain_of_one_cell_has_a_start(reference: Reference) -> None:
     module = ScalexModule()
     more = {"domains": (*before.domains, "single"), "maximum": np.vstack([preprocessor.maximum, preprocessor.maximum[:1]])}
     module.set_trained_on(TrainedOn(type(preprocessor)(**(vars(preprocessor) | more)), before.n_cells + 1, "0"))
-    start_from(module, reference.module, sparse.csr_matrix(np.full((1, 200), 0.5, np.float32)), np.array([2]))
+    module.start_from(reference.module, sparse.csr_matrix(np.full((1, 200), 0.5, np.float32)), np.array([2]))
     norm = module.vae.output_norm
     assert all(torch.isfinite(value).all() for value in norm.state_dict().values())
     torch.testing.assert_close(norm.running_var[2], reference.module.vae.output_norm.running_var.mean(0))
@@ -289,9 +290,18 @@ def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any,
     for size in ("10 and 64", "8 and 1024"):
         n_latent, n_hidden = map(int, size.split(" and "))
         module = ScalexModule(n_latent=n_latent, n_hidden=n_hidden)
-        said = f"The reference has n_latent=10 and n_hidden=1024, .* with {size}: use model.n_latent=10 model.n_hidden=1024"
-        with pytest.raises(ValueError, match=said):
+        message = f"The reference has n_latent=10 and n_hidden=1024, .* asks for {size}: use model.n_latent=10 model.n_hidden=1024"
+        with pytest.raises(ValueError, match=message):
             grow_to(tmp_path, reference, trained.query, module)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_start_from_another_is_an_error(reference: Reference, trained: Any, tmp_path: Path) -> None:
+    class Other(ScalexModule):
+        check_start = Model.check_start
+
+    with pytest.raises(ValueError, match="Other cannot start from a trained model: train it on the old cells and the new ones together"):
+        grow_to(tmp_path, reference, trained.query, Other(n_hidden=1024))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -342,7 +352,7 @@ def test_a_continued_training_that_is_killed_before_its_cells_are_written_can_be
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda q: q[:, :60].copy(), "at least 30% are needed"),
         (lambda q: AnnData(sparse.csr_matrix(q.X * 0.3), q.obs, q.var), "The query's values are not whole numbers"),
@@ -350,9 +360,9 @@ def test_a_continued_training_that_is_killed_before_its_cells_are_written_can_be
     ],
 )
 def test_new_cells_that_do_not_fit_are_an_error(
-    reference: Reference, trained: Any, tmp_path: Path, change: Callable[[AnnData], AnnData], said: str
+    reference: Reference, trained: Any, tmp_path: Path, change: Callable[[AnnData], AnnData], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         grow_to(tmp_path, reference, change(trained.query))
     assert list(tmp_path.iterdir()) == []
 
