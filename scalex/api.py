@@ -184,7 +184,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
     source = AnnDataSource(
-        data_list, batch_key=None if batch_name == "batch" else batch_name, batch_categories=batch_categories, source_key=batch_key,
+        path=data_list, batch_key=None if batch_name == "batch" else batch_name, batch_categories=batch_categories, source_key=batch_key,
         join=join, layer=use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type, var_names_from=var_names_from,
         match_peaks=match_peaks, fraction=fraction, n_obs=n_obs, seed=seed, backed=backed,
     )  # fmt: skip

@@ -168,7 +168,7 @@ def test_one_domain_is_integrated_and_said(demo: AnnData, caplog: pytest.LogCapt
     logging.getLogger("scalex").addHandler(handler)
     adata = quick(demo, assess=True)
     logging.getLogger("scalex").removeHandler(handler)
-    assert "There is one domain, so there is nothing to correct: the cells are embedded as they are." in messages
+    assert "There is one domain, so there are no differences between domains to remove." in messages
     assert "entropy_mixing" not in adata.uns["scalex"]["scores"]
     assert np.isfinite(adata.obsm["latent"]).all()
 

@@ -80,7 +80,7 @@ Checkpoint._write = write_and_die
     one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=["", killed])
     other.end(-signal.SIGKILL)
     line = one.end(1).splitlines()[-1]
-    assert line.startswith("ConnectionError: Another of the 2 processes that train together has stopped")
+    assert line.startswith("ConnectionError: Another of the 2 processes has stopped")
     assert "resume=killed" in line
     assert (tmp_path / "killed" / "checkpoint" / "last.ckpt").exists()
     assert not (tmp_path / "killed" / "adata.h5ad").exists()

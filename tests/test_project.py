@@ -202,7 +202,7 @@ def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Pat
     [
         (
             ["reference=REFERENCE", "model=small"],
-            "is asked for with 30 and 128: use model.n_latent=10 model.n_hidden=1024.",
+            "asks for 30 and 128: use model.n_latent=10 model.n_hidden=1024.",
         ),
         (["reference=no", "model=paper"], "FileNotFoundError: reference=no: no such folder."),
     ],

@@ -201,7 +201,7 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
         ("score=totl", "ValueError: score=totl: allowed are total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_"),
         (
             "callbacks=[checkpoint]",
-            "ValueError: The trainer has no LatentExport, which keeps the latents. Its callbacks: Checkpoint. Add it",
+            "ValueError: The trainer has no LatentExport, which exports the latents. Its callbacks: Checkpoint. Add it",
         ),
         ("callbacks=[]", "on the command line: callbacks=[latent_export,...]."),
     ],

@@ -22,9 +22,9 @@ from scalex.h5ad.common_columns import check_writable
 from scalex.h5ad.scratch_table import KeptRows
 from scalex.h5ad.uns_values import writable
 from scalex.model.base import Model
-from scalex.model.imputation import decoded_domain
+from scalex.model.imputation import get_domain_code
 from scalex.model.inference import on_device
-from scalex.nn import summed
+from scalex.nn import all_sum
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.system.atomic_files import atomic_write
 
@@ -68,7 +68,7 @@ class LatentExport(Callback):
         ValueError
             Naming the column, or the domain, if not.
         """
-        decoded_domain(self.impute, data.domains)
+        get_domain_code(self.impute, data.domains)
         if self.path is not None:
             # Columns that come from a file can be written to one.
             check_writable(data.cells.annotation(slice(0, len(data.cells.domain) if data.in_memory else 1)))
@@ -95,16 +95,16 @@ class LatentExport(Callback):
                     else:
                         coordinates[rows] = found
 
-            def gathered(values: np.ndarray) -> np.ndarray:
+            def all_gather(values: np.ndarray) -> np.ndarray:
                 """Each process has some rows, and 0 in the others."""
-                return summed(torch.from_numpy(values).to(module.device)).cpu().numpy()
+                return all_sum(torch.from_numpy(values).to(module.device)).cpu().numpy()
 
-            assert (gathered(times) == 1).all(), "each cell is embedded once"
+            assert (all_gather(times) == 1).all(), "each cell is embedded once"
             adata = _as_anndata(data)
-            adata.obsm["latent"] = gathered(latent)
+            adata.obsm["latent"] = all_gather(latent)
             assert np.isfinite(adata.obsm["latent"]).all()
             if pca is not None:
-                pca.add_to(adata, gathered(coordinates) if isinstance(coordinates, np.ndarray) else None)
+                pca.add_to(adata, all_gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
                 self._add_values(adata, slice(None), data, module)
             yield adata
@@ -156,7 +156,7 @@ class LatentExport(Callback):
             adata.X = data.inputs(part)
             var = data.cells.var.loc[data.preprocessor.kept_features].copy()
             adata.raw = ad.AnnData(data.normalized(part), obs=adata.obs[[]], var=var)
-        code = decoded_domain(self.impute, data.domains)
+        code = get_domain_code(self.impute, data.domains)
         if code is not None:
             domain = data.domain[part]
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))

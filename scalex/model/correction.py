@@ -1,4 +1,4 @@
-"""Where the latents of cells would lie if the domains made no difference: what the encoder learns to give.
+"""Latents without the differences between domains, which the encoder then learns.
 
 Dimension letters: N cells, M cells of a sample, K clusters, D domains, Z latent dimensions.
 """
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-from scalex.model.mixed_clusters import MOST_ATTRACTION, Clusters, mixed_clusters, remove_domain_effects
+from scalex.model.mixed_clusters import MAX_ATTRACTION, Clusters, mixed_clusters, remove_domain_effects
 
 __all__ = [
     "DomainCorrection",
@@ -26,31 +26,31 @@ __all__ = [
     "sample_rows",
 ]
 
-# Above this, clusters are found in a sample and the other cells follow their neighbours in it.
-MOST_CELLS = 20_000
-# A domain is in the sample with at least so many of its cells, unless there are too many domains for that.
-LEAST_OF_A_DOMAIN = 200
+# With more cells, clusters are found in a sample, and the other cells follow their neighbours in it.
+MAX_CELLS = 20_000
+# Fewest cells of a domain in the sample, unless there are too many domains.
+MIN_DOMAIN_CELLS = 200
 N_NEIGHBORS = 15
 CELLS_PER_CLUSTER = 30
-MOST_CLUSTERS = 100
-ROUNDS = 10
-# How far a cell goes to the mean of its neighbours.
+MAX_CLUSTERS = 100
+N_ROUNDS = 10
+# Share of the way that a cell moves to the mean of its neighbours.
 SMOOTHING = 0.4
-# How far a cell goes to the mean of its type, where types are known.
-TO_TYPE = 0.5
-# Distances in a table: as many as stay in the processor's cache while the smallest are found.
+# Share of the way that a cell of known type moves to the mean of its type.
+TYPE_SMOOTHING = 0.5
+# Distances in a table that stays in the processor's cache while the smallest are found.
 TABLE_SIZE = 1 << 20
 
 
 class DomainCorrection(NamedTuple):
-    """How the latent of any cell is corrected for its domain, as it was found in a sample of M cells.
+    """Correction of latents for their domains, fitted to a sample of M cells.
 
     Attributes
     ----------
     center_Z, scale
-        Mean of the latents, and root of their total variance, one scale for all dimensions: distances stay as they are.
+        Mean of the latents, and root of their total variance: one scale for all dimensions, which keeps ratios of distances.
     own_MZ, corrected_MZ
-        The sample before and after, less the mean and divided by the scale.
+        The sample before and after the correction, centred and scaled.
     domain_M, row_M
         Domain codes, and rows among all cells, ascending.
     """
@@ -64,23 +64,23 @@ class DomainCorrection(NamedTuple):
 
     @classmethod
     def fit(cls, latent_MZ: Tensor, domain_M: Tensor, row_M: Tensor, *, seed: int, attract: bool) -> Self:
-        """Find it in the latents of a sample; the other parameters are those of `correction_targets`."""
+        """Fit the correction to a sample; the parameters are those of `correction_targets`."""
         center_Z = latent_MZ.mean(0)
         scale = latent_MZ.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
         own_MZ = (latent_MZ - center_Z) / scale
         generator = torch.Generator().manual_seed(seed)
-        corrected_MZ = _correct(own_MZ, domain_M, seed, generator, MOST_ATTRACTION if attract else 0.0)
+        corrected_MZ = _correct(own_MZ, domain_M, seed, generator, MAX_ATTRACTION if attract else 0.0)
         return cls(center_Z, scale, own_MZ, corrected_MZ, domain_M, row_M)
 
     def correct(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
-        """Latents without the differences between domains, (n_cells, n_latent), less the mean and divided by the scale.
+        """Return latents without the differences between domains, (n_cells, n_latent), centred and scaled.
 
-        Cells that are not of the sample move as their neighbours of the same domain in it.
+        A cell outside the sample moves like its neighbours of the same domain in it.
 
         Parameters
         ----------
         latent_CZ, domain_C, row_C
-            Latents of some cells, their domains and their rows among all.
+            Latents, domain codes and rows of the cells.
         """
         scaled_CZ = (latent_CZ - self.center_Z) / self.scale
         position_C = torch.searchsorted(self.row_M, row_C).clamp(max=len(self.row_M) - 1)
@@ -93,22 +93,22 @@ class DomainCorrection(NamedTuple):
         return corrected_CZ
 
     def targets(self, latent_CZ: Tensor, domain_C: Tensor, row_C: Tensor) -> Tensor:
-        """What `correction_targets` gives for some cells, where no types are known; the parameters are those of `corrected`."""
+        """Return the result of `correction_targets` without labels for some cells; the parameters are those of `correct`."""
         corrected_CZ = self.correct(latent_CZ, domain_C, row_C)
         return self.in_units(torch.lerp(corrected_CZ, average_neighbors(corrected_CZ, self.corrected_MZ, N_NEIGHBORS), SMOOTHING))
 
     def in_units(self, scaled_CZ: Tensor) -> Tensor:
-        """What is less the mean and divided by the scale, in the units of the latents."""
+        """Return centred and scaled values in the units of the latents."""
         return scaled_CZ * self.scale + self.center_Z
 
 
 def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attract: bool = True, label_N: Tensor | None = None) -> Tensor:
-    """Latents without the differences between domains, and with less noise.
+    """Return latents without the differences between domains and with less noise.
 
-    Soft clusters in which the domains are mixed are found, and in each cluster the effect of each domain is taken out by ridge regression,
-    round after round (Korsunsky et al. 2019). Unlike there, clusters are found by Euclidean distance, since the length of a latent means
-    something, and among means of neighbours, whose types lie farther apart than single cells. Last, each cell goes a part of the way to
-    the mean of its neighbours of all domains, which takes out noise that the encoder could not learn anyway.
+    Each round finds soft clusters in which the domains are mixed, and removes the effect of each domain on them by ridge regression
+    (Korsunsky et al. 2019). Harmony differs in two ways. Here clusters use the Euclidean distance, since the length of a latent has a
+    meaning, and are found among means of neighbours, in which types lie farther apart than in single cells. In the end, each cell moves
+    part of the way to the mean of its neighbours of all domains, which removes noise that the encoder could not learn.
 
     Parameters
     ----------
@@ -117,14 +117,14 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     domain_N
         (n_cells,) int64 domain codes.
     seed
-        Of the sample and the clusters.
+        Seed of the sample and the clusters.
     attract
-        Whether clusters that lack a domain attract its cells, up to `MOST_ATTRACTION`. In latents that were corrected before, that would
-        put types of one domain alone on each other.
+        Whether clusters without a domain attract its cells, up to `MAX_ATTRACTION`. In latents that were corrected before, types of a
+        single domain would then merge.
     label_N
-        (n_cells,) int64 codes of known types, -1 where it is not known; None: no type is known. Where one is, the effect of a domain on
-        each type is taken out too, and cells go `TO_TYPE` of the way to the mean of their type instead of their neighbours'. A cell of
-        unknown type counts as one of the type that most of its neighbours have.
+        (n_cells,) int64 codes of labels, -1 for none; None: there are no labels. With labels, the effect of a domain on each type is
+        removed too, and cells move `TYPE_SMOOTHING` of the way to the mean of their type instead of their neighbours'. A cell without a
+        label counts as one of the type of most of its neighbours.
 
     Returns
     -------
@@ -135,27 +135,27 @@ def correction_targets(latent_NZ: Tensor, domain_N: Tensor, *, seed: int, attrac
     Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nature Methods 16:1289 (2019).
     """
     row_M = sample_rows(domain_N, torch.Generator().manual_seed(seed))
-    found = DomainCorrection.fit(latent_NZ[row_M], domain_N[row_M], row_M, seed=seed, attract=attract)
+    correction = DomainCorrection.fit(latent_NZ[row_M], domain_N[row_M], row_M, seed=seed, attract=attract)
     row_N = torch.arange(len(latent_NZ))
     if label_N is None or not (label_N >= 0).any():
-        return found.targets(latent_NZ, domain_N, row_N)
-    corrected_NZ = found.correct(latent_NZ, domain_N, row_N)
+        return correction.targets(latent_NZ, domain_N, row_N)
+    corrected_NZ = correction.correct(latent_NZ, domain_N, row_N)
     type_N = complete_types(corrected_NZ, label_N, torch.Generator().manual_seed(seed))
     corrected_NZ = remove_domain_effects(corrected_NZ, domain_N, F.one_hot(type_N).to(corrected_NZ))
-    return found.in_units(torch.lerp(corrected_NZ, _type_means(corrected_NZ, type_N)[type_N], TO_TYPE))
+    return correction.in_units(torch.lerp(corrected_NZ, _type_means(corrected_NZ, type_N)[type_N], TYPE_SMOOTHING))
 
 
 def complete_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Types of all cells: where it is not known, that of most of the nearest neighbours among a sample of the cells of known type.
+    """Return the type of each cell: its label, or the type of most of its nearest neighbours in a sample of labelled cells.
 
     Parameters
     ----------
     cell_NZ
         (n_cells, n_latent).
     label_N
-        (n_cells,) int64 type codes, -1 where it is not known.
+        (n_cells,) int64 type codes, -1 for none.
     generator
-        Of the sample.
+        Random numbers of the sample.
 
     Returns
     -------
@@ -174,27 +174,27 @@ def complete_types(cell_NZ: Tensor, label_N: Tensor, generator: torch.Generator)
 
 
 def average_neighbors(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Tensor:
-    """Mean of the cells of `among_MZ` that are nearest to each cell, itself included where it is among them; (n_cells, n_latent)."""
+    """Return the mean of each cell's nearest cells in `among_MZ`, (n_cells, n_latent). A cell is its own neighbour where it is in there."""
     return torch.cat([among_MZ[nearest_BM].mean(1) for nearest_BM in _nearest(cell_NZ, among_MZ, n_neighbors)])
 
 
 def _type_means(cell_NZ: Tensor, type_N: Tensor) -> Tensor:
-    """Mean of the cells of each type, (n_types, n_latent)."""
+    """Return the mean of the cells of each type, (n_types, n_latent)."""
     count_K = torch.bincount(type_N).clamp(min=1)
     return cell_NZ.new_zeros(len(count_K), cell_NZ.shape[1]).index_add_(0, type_N, cell_NZ) / count_K[:, None]
 
 
-def _correct(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, most_attraction: float) -> Tensor:
-    """Cells without the effects of their domains, by clusters of neighbours' means."""
+def _correct(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, max_attraction: float) -> Tensor:
+    """Return cells without the effects of their domains, found in clusters of neighbours' means."""
     smooth_MZ = average_neighbors(cell_MZ, cell_MZ, N_NEIGHBORS)
-    n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MOST_CLUSTERS, len(cell_MZ))
-    # More threads add up in another order each time. Cells that are all alike are fewer clusters than asked for, which does no harm.
+    n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MAX_CLUSTERS, len(cell_MZ))
+    # With more threads, sums would change in the last bits. Identical cells make fewer clusters than asked for, which is harmless.
     with threadpool_limits(1), warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         means = KMeans(n_clusters, n_init=1, max_iter=25, random_state=seed).fit(smooth_MZ.numpy())
     clusters = Clusters(torch.empty(0), torch.from_numpy(means.cluster_centers_))
     mixed_MZ = smooth_MZ
-    for _ in range(ROUNDS):
-        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator, most_attraction)
+    for _ in range(N_ROUNDS):
+        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator, max_attraction)
         last_MZ, mixed_MZ = mixed_MZ, remove_domain_effects(smooth_MZ, domain_M, clusters.share_NK)
         if float((mixed_MZ - last_MZ).square().sum(1).mean()) < 1e-4:
             break
@@ -202,7 +202,7 @@ def _correct(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Gene
 
 
 def _shift_of_neighbors(cell_NZ: Tensor, domain_N: Tensor, own_MZ: Tensor, shift_MZ: Tensor, domain_M: Tensor) -> Tensor:
-    """Mean shift of those sampled cells of a cell's own domain that are nearest to it, (n_cells, n_latent)."""
+    """Return the mean shift of each cell's nearest sampled cells of its domain, (n_cells, n_latent)."""
     shift_NZ = torch.empty_like(cell_NZ)
     for code in torch.unique(domain_N):
         own_N, own_M = domain_N == code, domain_M == code
@@ -213,8 +213,8 @@ def _shift_of_neighbors(cell_NZ: Tensor, domain_N: Tensor, own_MZ: Tensor, shift
 
 
 def _nearest(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Iterator[Tensor]:
-    """Which of `among_MZ` are nearest to each cell, piece by piece: (n_cells of the piece, n_neighbors)."""
-    # The squared distance, less the square of the cell itself, which is the same for all.
+    """Yield the nearest rows of `among_MZ` for each cell, block by block: (n_cells of the block, n_neighbors)."""
+    # Squared distances, without the square of the cell itself, which does not change the order.
     squared_M = among_MZ.square().sum(1)
     for cell_BZ in torch.split(cell_NZ, max(TABLE_SIZE // len(among_MZ), 1)):
         table_BM = torch.addmm(squared_M, cell_BZ, among_MZ.T, alpha=-2)
@@ -222,15 +222,15 @@ def _nearest(cell_NZ: Tensor, among_MZ: Tensor, n_neighbors: int) -> Iterator[Te
 
 
 def sample_rows(domain_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of about `MOST_CELLS` cells, never twice as many, drawn in proportion to the domains (or types), but some of each; in order."""
+    """Return about `MAX_CELLS` ascending rows, never twice as many, in proportion to the domains (or types), but some of each."""
     n_cells = len(domain_N)
-    if n_cells <= MOST_CELLS:
+    if n_cells <= MAX_CELLS:
         return torch.arange(n_cells)
     codes = torch.unique(domain_N)
-    least = min(LEAST_OF_A_DOMAIN, MOST_CELLS // len(codes))
+    n_least = min(MIN_DOMAIN_CELLS, MAX_CELLS // len(codes))
     drawn = []
     for code in codes:
         row_N = torch.nonzero(domain_N == code).flatten()
-        n_drawn = min(len(row_N), max(len(row_N) * MOST_CELLS // n_cells, least))
+        n_drawn = min(len(row_N), max(len(row_N) * MAX_CELLS // n_cells, n_least))
         drawn.append(row_N[torch.randperm(len(row_N), generator=generator)[:n_drawn]])
     return torch.cat(drawn).sort().values

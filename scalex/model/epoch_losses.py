@@ -1,4 +1,4 @@
-"""The loss of a minibatch and its terms, and their means over an epoch."""
+"""Losses of a minibatch and their means over an epoch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from scalex.nn import MinibatchCounts, n_processes, summed
+from scalex.nn import MinibatchCounts, all_sum, n_processes
 
 __all__ = ["EpochLosses", "Losses"]
 
 
 class Losses(NamedTuple):
-    """The loss that is minimized and its terms, scalars, averaged over cells."""
+    """The total loss and its terms, scalars averaged over cells."""
 
     total: Tensor
     reconstruction: Tensor
@@ -21,12 +21,12 @@ class Losses(NamedTuple):
     correction: Tensor
 
     def check_finite(self, where: str, lr: float) -> None:
-        """See that training has not diverged.
+        """Check that training has not diverged.
 
         Raises
         ------
         FloatingPointError
-            If the loss is not finite; the message says where, and which learning rate to lower.
+            If the loss is not finite.
         """
         if not torch.isfinite(self.total):
             raise FloatingPointError(
@@ -36,16 +36,16 @@ class Losses(NamedTuple):
 
 
 class EpochLosses(NamedTuple):
-    """Sums over the cells that an epoch has seen so far, on the device of the model.
+    """Sums over the cells of an epoch so far, on the device of the model.
 
     Attributes
     ----------
     losses
-        (4,) sums of the terms of `Losses`; of several processes, this one's summands.
+        (4,) sums of the terms of `Losses` in this process.
     entropy
-        Sum of the entropies of the minibatches' domains, a scalar in nats.
+        Sum of the minibatches' domain entropies, weighted by cells, a scalar in nats.
     n_cells
-        Number of cells, of all processes.
+        Number of cells of all processes.
     """
 
     losses: Tensor
@@ -54,11 +54,11 @@ class EpochLosses(NamedTuple):
 
     @classmethod
     def zero(cls, device: torch.device) -> Self:
-        """The sums when an epoch begins."""
+        """Return the sums at the start of an epoch."""
         return cls(torch.zeros(len(Losses._fields), device=device), torch.zeros((), device=device), 0)
 
     def add(self, losses: Losses, counts: MinibatchCounts) -> Self:
-        """The sums with those of one more minibatch."""
+        """Return the sums with one more minibatch."""
         n_cells = counts.n_cells
         return self._replace(
             losses=self.losses + torch.stack(losses).detach() * n_cells,
@@ -67,22 +67,22 @@ class EpochLosses(NamedTuple):
         )
 
     def means(self) -> Losses:
-        """Mean losses per cell, the same in all processes."""
-        return Losses(*(summed(self.losses.clone()) / self.n_cells))
+        """Return the mean losses per cell over all processes."""
+        return Losses(*(all_sum(self.losses.clone()) / self.n_cells))
 
     def mean_domain_entropy(self) -> float:
-        """Mean entropy of a minibatch's domains, in nats."""
+        """Return the mean domain entropy of a minibatch, in nats."""
         return (self.entropy / self.n_cells).item()
 
     def to(self, device: torch.device) -> Self:
-        """The sums on a device."""
+        """Return the sums on a device."""
         return self._replace(losses=self.losses.to(device), entropy=self.entropy.to(device))
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values and tensors for a checkpoint within an epoch, from which each process takes an equal share of the losses."""
-        return self._asdict() | {"losses": summed(self.losses.clone()) / n_processes()}
+        """Return plain values and tensors for a checkpoint. Each process that loads them gets an equal share of the losses."""
+        return self._asdict() | {"losses": all_sum(self.losses.clone()) / n_processes()}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """The inverse of `to_plain`."""
+        """Load the result of `to_plain`."""
         return cls(*(plain[name] for name in cls._fields))

@@ -1,4 +1,4 @@
-"""Through which domain cells are decoded."""
+"""The domain through which cells are decoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from scalex.preprocess import Preprocessor
 
-__all__ = ["check_known", "decoded_domain", "units"]
+__all__ = ["check_domains", "describe_units", "get_domain_code"]
 
 
-def decoded_domain(impute: bool | str | None, known: Sequence[str]) -> int | None:
-    """Code of the domain that `impute` names; -1: each cell's own; None: nothing is decoded.
+def get_domain_code(impute: bool | str | None, known: Sequence[str]) -> int | None:
+    """Return the code of the domain that `impute` names, -1 for each cell's own, or None if nothing is decoded.
 
     Raises
     ------
@@ -21,18 +21,18 @@ def decoded_domain(impute: bool | str | None, known: Sequence[str]) -> int | Non
         return None
     if impute is True:
         return -1
-    # A domain may be called 1, which the command line reads as a number.
-    check_known([str(impute)], known)
+    # The command line reads the domain name 1 as a number.
+    check_domains([str(impute)], known)
     return list(known).index(str(impute))
 
 
-def check_known(domains: Iterable[str], known: Sequence[str]) -> None:
-    """See that cells of some domains can be decoded.
+def check_domains(domains: Iterable[str], known: Sequence[str]) -> None:
+    """Check that the decoder knows the domains.
 
     Raises
     ------
     ValueError
-        If the model does not know one of them; the message lists those it knows.
+        If it does not know one; the message lists those it knows.
     """
     new = [domain for domain in domains if domain not in known]
     if new:
@@ -42,12 +42,12 @@ def check_known(domains: Iterable[str], known: Sequence[str]) -> None:
         )
 
 
-def units(preprocessor: Preprocessor) -> str:
-    """What the decoded values are, as a sentence."""
+def describe_units(preprocessor: Preprocessor) -> str:
+    """Say in which units the decoded values are."""
     if preprocessor.normalization == "none":
         return "layers['impute'] is in the units of the training data's values"
     if preprocessor.normalization == "clr":
-        return "layers['impute'] are centred log-ratios, log(1 + x / geometric mean of 1 + x)"
+        return "layers['impute'] holds centred log-ratios, log(1 + x / geometric mean of 1 + x)"
     if preprocessor.normalization == "tfidf":
         return f"layers['impute'] is log1p of TF-IDF x {preprocessor.target_sum:,.0f}"
     return f"layers['impute'] is log1p of counts per {preprocessor.target_sum:,.0f}"

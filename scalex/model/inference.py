@@ -1,4 +1,4 @@
-"""What a trained network says of cells: their latents, and what they would show in a domain. The one way for all who ask.
+"""Encoding and decoding of cells by a trained network.
 
 Dimension letters: C cells of a chunk, G features, H hidden units, Z latent dimensions, D domains.
 """
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalex.model.base import Embedded
-from scalex.nn import VAE, HiddenStatistics, summed
+from scalex.nn import VAE, HiddenStatistics, all_sum
 from scalex.nn.batch import CellBatch
 from scalex.preprocess import Preprocessor
 
 __all__ = ["decode", "embed", "feature_weights", "on_device", "statistics_by_domain"]
 
-# Matrix products of fewer rows run through other kernels, which round differently: below this, rows of zeros are added, so
-# that a cell's latent is the same to the last bit whatever the number of cells beside it.
-LEAST_ROWS = 64
-# Chunks are encoded in pieces whose hidden layer stays in the processor's cache.
-PIECE_ROWS = 1024
+# Products of matrices with fewer rows use other kernels, which round differently. Rows of zeros are added up to this number, so that a
+# cell's latent does not depend on the number of cells, to the last bit.
+MIN_ROWS = 64
+# The hidden layer of so many rows stays in the processor's cache.
+ROWS_PER_PIECE = 1024
 
 
 @torch.no_grad()
@@ -35,19 +35,18 @@ def embed(
     statistics: HiddenStatistics | None = None,
     fill_value: NDArray[np.float32] | None = None,
 ) -> Iterator[Embedded]:
-    """Latents of cells, chunk by chunk.
+    """Yield the latents of cells chunk by chunk.
 
     Parameters
     ----------
     vae
-        The network, wherever it is.
+        The network, on any device.
     batches
         The cells.
     statistics
-        Of the hidden layer, by the domains of the batches. None: the running ones of training, so that a cell's latent depends on that
-        cell alone.
+        Hidden-layer statistics of the domains in `batches`. None: the running ones, so that a cell's latent depends on that cell alone.
     fill_value
-        (n_features,) to be added to each row of inputs: what stands for the features that the cells lack. None: nothing.
+        (n_features,) added to each row of inputs: values of the missing features, and 0 for the others. None: no feature is missing.
     """
     for batch in batches:
         domain_C = batch.domain_C.to(vae.hidden.weight.device)
@@ -62,10 +61,9 @@ def embed(
 def statistics_by_domain(
     vae: VAE, batches: Iterable[CellBatch], n_domains: int, fill_value: NDArray[np.float32] | None = None, *, shared: bool = True
 ) -> HiddenStatistics:
-    """Exact mean and variance of the hidden layer per domain, in float64 so that chunks and order do not matter.
+    """Return the exact mean and variance of the hidden layer per domain. Sums are in float64, so that chunks and order do not matter.
 
-    Of several processes each has some of the chunks, and all get the same; without `shared` each has all chunks, and they do not talk. The
-    parameters are those of `embed`.
+    With `shared`, `batches` is this process's share, and the sums are over all processes. The other parameters are those of `embed`.
     """
     device = vae.hidden.weight.device
     count_D1 = torch.zeros(n_domains, 1, dtype=torch.float64, device=device)
@@ -78,10 +76,10 @@ def statistics_by_domain(
             sums_2DH[0].index_add_(0, domain_C[rows], hidden_CH)
             sums_2DH[1].index_add_(0, domain_C[rows], hidden_CH.square())
     if shared:
-        count_D1, sums_2DH = summed(count_D1), summed(sums_2DH)
+        count_D1, sums_2DH = all_sum(count_D1), all_sum(sums_2DH)
     mean_DH = sums_2DH[0] / count_D1.clamp(min=1)
     var_DH = (sums_2DH[1] / count_D1.clamp(min=1) - mean_DH.square()).clamp(min=0)
-    # Fewer than two cells have no variance: the running statistics stand in, as in training.
+    # As in training, fewer than two cells are normalized with the running statistics.
     norm, known_D1 = vae.hidden_norm, count_D1 > 1
     mean_DH, var_DH = torch.where(known_D1, mean_DH.float(), norm.running_mean), torch.where(known_D1, var_DH.float(), norm.running_var)
     return HiddenStatistics(mean_DH, var_DH)
@@ -89,30 +87,30 @@ def statistics_by_domain(
 
 @torch.inference_mode()
 def decode(vae: VAE, preprocessor: Preprocessor, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Decode latents: what the cells would show if they were measured in the given domains.
+    """Decode latents through domains: the expression that the cells would have if they were measured in these domains.
 
     Parameters
     ----------
     vae
         The network, in eval mode.
     preprocessor
-        What its inputs were made by.
+        The preprocessing of its inputs.
     latent
         (n_cells, n_latent) float32.
     domain
-        (n_cells,) int64, codes of the domains that the network knows.
+        (n_cells,) int64 codes of domains that the network knows.
 
     Returns
     -------
-    (n_cells, n_features) float32, in the units of normalized expression: the scaling to [0, 1] is undone.
+    (n_cells, n_features) float32, normalized expression before its scaling to [0, 1].
     """
     device = vae.hidden.weight.device
     maximum = preprocessor.maximum if preprocessor.scaling == "domain" else preprocessor.maximum.max(0, keepdims=True)
-    # As in scaling, a maximum of 0 counts as 1.
+    # A maximum of 0 counts as 1, as in scaling.
     unit_DG = torch.from_numpy(np.where(maximum > 0, maximum, np.float32(1))).to(device)
     decoded = np.empty((len(latent), len(preprocessor.features)), np.float32)
-    for start in range(0, len(latent), PIECE_ROWS):
-        piece = slice(start, start + PIECE_ROWS)
+    for start in range(0, len(latent), ROWS_PER_PIECE):
+        piece = slice(start, start + ROWS_PER_PIECE)
         z_CZ = torch.from_numpy(latent[piece]).to(device)
         domain_C = torch.from_numpy(domain[piece]).to(device)
         scaled_CG = torch.sigmoid(vae.decode(_pad(z_CZ), _pad(domain_C)))[: len(z_CZ)]
@@ -121,7 +119,7 @@ def decode(vae: VAE, preprocessor: Preprocessor, latent: NDArray[np.float32], do
 
 
 def feature_weights(vae: VAE) -> Tensor:
-    """How much the encoder uses each feature, (n_features,) of sum 1: the norms of the columns of its normalized first layer."""
+    """Return how much the encoder uses each feature, (n_features,) with sum 1: column norms of its normalized first layer."""
     norm = vae.hidden_norm
     scale_H = norm.weight[0] * torch.rsqrt(norm.running_var[0] + norm.eps)
     weight_G = (vae.hidden.weight.detach() * scale_H.detach()[:, None]).norm(dim=0)
@@ -131,7 +129,7 @@ def feature_weights(vae: VAE) -> Tensor:
 
 @contextmanager
 def on_device(module: LightningModule, trainer: Trainer) -> Iterator[None]:
-    """While this lasts, a module is in eval mode, where and as precisely as its trainer computes; then it is on the processor again."""
+    """Keep a module in eval mode on the trainer's device and with its precision; move it to the CPU in the end."""
     module.to(trainer.strategy.root_device).eval()
     try:
         with trainer.precision_plugin.predict_step_context():
@@ -141,20 +139,20 @@ def on_device(module: LightningModule, trainer: Trainer) -> Iterator[None]:
 
 
 def _first_layer(vae: VAE, batch: CellBatch, fill_value: NDArray[np.float32] | None) -> Iterator[tuple[slice, Tensor]]:
-    """The encoder's hidden layer before normalization, piece by piece."""
+    """Yield the hidden layer of a chunk before normalization, with its rows, piece by piece."""
     weight_GH = vae.hidden.weight.t().contiguous()
     device = weight_GH.device
     if torch.is_autocast_enabled(device.type):
-        # torch's autocast does not know the sparse product.
+        # torch's autocast does not cover the sparse product.
         weight_GH = weight_GH.to(torch.get_autocast_dtype(device.type))
-    filled_H = None if fill_value is None else torch.from_numpy(fill_value).to(weight_GH) @ weight_GH
-    for start in range(0, batch.rows.n_rows, PIECE_ROWS):
-        piece = slice(start, min(start + PIECE_ROWS, batch.rows.n_rows))
+    fill_H = None if fill_value is None else torch.from_numpy(fill_value).to(weight_GH) @ weight_GH
+    for start in range(0, batch.rows.n_rows, ROWS_PER_PIECE):
+        piece = slice(start, min(start + ROWS_PER_PIECE, batch.rows.n_rows))
         hidden_CH = batch.rows.cut(piece.start, piece.stop).to(device).times(weight_GH)
-        yield piece, hidden_CH if filled_H is None else hidden_CH + filled_H
+        yield piece, hidden_CH if fill_H is None else hidden_CH + fill_H
 
 
 def _pad(rows: Tensor) -> Tensor:
-    """The rows with zeros added where they are fewer than `LEAST_ROWS`."""
-    missing = LEAST_ROWS - len(rows)
+    """Append rows of zeros up to `MIN_ROWS`."""
+    missing = MIN_ROWS - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])

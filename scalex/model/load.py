@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint alone; nothing in the file is run."""
+"""Loading a trained model from its checkpoint. No code in the file is run."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ Model = TypeVar("Model", bound=LightningModule)
 
 
 def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Model:
-    """Make the model that a checkpoint describes and give it its weights, in eval mode.
+    """Load the model of a checkpoint, in eval mode.
 
     Parameters
     ----------
     path
-        As `Checkpoint` writes it.
+        A file that `Checkpoint` wrote.
     classes
-        The class for each name that a checkpoint may hold.
+        Classes by the names that a checkpoint may hold.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no scalex checkpoint, or its weights do not fit; the message says which.
+        If the file is no scalex checkpoint, or its weights do not fit the model.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"No such checkpoint: {path}.")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         TrainedOn.check_format(checkpoint["trained_on"])
-        # Before there were several models, their class was not named.
+        # Older checkpoints do not name the class.
         name = checkpoint.get("model", "ScalexModule")
         if name not in classes:
             raise ValueError(f"{path} holds a model {name!r}, and this installation has {', '.join(classes)}: install one that has it.")

@@ -1,4 +1,4 @@
-"""The models that a checkpoint may name. A new one is a file beside this, a line here and a file of ``conf/model``."""
+"""Models by name. A new one is a file in this package, a line here and a file in ``conf/model``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scalex.model.module import ScalexModule
 
 __all__ = ["MODELS", "load_model"]
 
-# A checkpoint holds a name and never a path to import.
+# Checkpoints hold a name of this table, and no path to import.
 MODELS: dict[str, type[Model]] = {"ScalexModule": ScalexModule}
 
 
 def load_model(path: str | Path) -> Model:
-    """A trained model of any class in `MODELS` from its checkpoint alone; see `load_checkpoint`."""
+    """Load a trained model of any class in `MODELS`; see `load_checkpoint`."""
     return load_checkpoint(path, MODELS)

@@ -29,14 +29,14 @@ __all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
 
 logger = logging.getLogger(__name__)
 
-# On an accelerator, looking at the loss stops the queue of work; once in so many steps is often enough.
+# Steps between two checks of the loss on an accelerator, where each check waits for the device.
 CHECK_EVERY = 50
 
 
 class ScalexModule(Model):
     """SCALEX and the plan of its training.
 
-    The number of features and domains comes from the data: see `set_trained_on`.
+    The data set the numbers of features and domains: see `set_trained_on`.
 
     Parameters
     ----------
@@ -45,37 +45,37 @@ class ScalexModule(Model):
     n_hidden
         Hidden units of the encoder.
     kl_weight
-        Weight of the KL divergence beside the reconstruction.
+        Weight of the KL divergence relative to the reconstruction.
     kl_warmup
-        Steps over which that weight grows from 0.
+        Steps over which this weight grows from 0.
     lr
-        Learning rate; the highest one, with "one_cycle".
+        Learning rate; with "one_cycle" the highest.
     encoder_lr
-        Learning rate of the encoder, as a share of `lr`.
+        Learning rate of the encoder in units of `lr`.
     weight_decay
         L2 penalty of Adam.
     likelihood
-        Of the inputs around their reconstruction, a name in `scalex.nn.likelihood.LIKELIHOODS`.
+        Likelihood of the inputs given their reconstruction, a name in `scalex.nn.likelihood.LIKELIHOODS`.
     correct_at
-        When the encoder gets new targets, as shares of the training, rising, each from 0 up to, but not, 1: the latents of all cells as
-        they are then, less the differences between domains (`scalex.model.correction`). None: never.
+        When the encoder gets new targets, as rising shares of the training in [0, 1). Targets are the latents at that step without the
+        differences between domains (`scalex.model.correction`). None: never.
     correction_weight
-        Weight of the squared distance to the targets, in units of the variance of each latent dimension, beside the reconstruction.
+        Weight of the squared distance to the targets, in units of the latent variances, relative to the reconstruction.
     use_labels
-        Whether the known types of cells take part in the corrections.
+        Whether the cells' labels take part in the corrections.
     schedule
-        "constant", or "one_cycle": up over the first 30 % of the steps and down to nearly 0 (Smith & Topin 2018).
+        "constant", or "one_cycle": rising over the first 30 % of the steps, then falling to nearly 0 (Smith & Topin 2018).
     batch_size
         Most cells in a training minibatch.
     sampling
         Which cells share a minibatch; see `scalex.data.minibatches`.
     max_steps, max_epochs
-        Training ends at whichever comes first; None: no limit on the epochs.
+        Limits of the training; None: no limit of epochs.
     statistics
-        Encoder statistics at inference. "running": a cell's latent depends on that cell alone. "domain": hidden layer
-        normalized by mean and variance over all cells of the domain.
+        Encoder statistics at inference. "running": a cell's latent depends on that cell alone. "domain": mean and variance of all cells of
+        the domain normalize the hidden layer.
     seed
-        Seed of the noise in the latent.
+        Seed of the weights, the corrections and the noise of the latent.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class ScalexModule(Model):
         Raises
         ------
         RuntimeError
-            Before it is known what the module is trained on.
+            Before `set_trained_on`.
         """
         if self.net is None:
             raise RuntimeError("The module has no network yet: train it with scalex.fit, or load it with from_checkpoint.")
         return self.net
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam with L2 penalty, and the schedule stepped once per training step."""
+        """Return Adam with an L2 penalty, and the schedule of its steps."""
         # Lightning does not clip gradients in mixed precision for a fused optimizer.
         fused = not (self.trainer.gradient_clip_val and "mixed" in self.trainer.precision)
         optimizer = make_optimizer(self.vae, self.hparams, fused=fused)
@@ -140,7 +140,7 @@ class ScalexModule(Model):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """See that there are known types where they are to be used.
+        """Check that there are labels if they take part.
 
         Raises
         ------
@@ -151,25 +151,25 @@ class ScalexModule(Model):
             check_labels(self.cells)
 
     def on_train_start(self) -> None:
-        """Move the sums of an epoch that a checkpoint has begun to the device."""
+        """Move the sums of a resumed epoch to the device."""
         self._epoch = self._epoch.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of an epoch."""
+        """Start the sums of an epoch."""
         self._epoch = EpochLosses.zero(self.device)
         self.loss_is_comparable = self.correction.complete
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
-        """Make new targets, if it is time."""
+        """Make new targets if they are due."""
         if self.correction.complete:
             return
         n_due = self.correction.count_due(self.global_step, self.trainer.estimated_stepping_batches)
-        if n_due > self.correction.n_made:
+        if n_due > self.correction.n_done:
             self.correction.update(n_due, self.vae, self.cells, self.trainer, self.hparams["batch_size"])
             self.loss_is_comparable = batch_idx == 0 and self.correction.complete
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
-        """Loss of one minibatch.
+        """Return the loss of a minibatch.
 
         Raises
         ------
@@ -181,11 +181,11 @@ class ScalexModule(Model):
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             losses.check_finite(f"epoch {self.current_epoch}, minibatch {batch_idx}, step {self.global_step}", self.hparams["lr"])
         self._epoch = self._epoch.add(losses, counts)
-        # Lightning takes the mean over the processes' gradients.
+        # Lightning averages the gradients over the processes.
         return losses.total * n_processes()
 
     def losses(self, batch: CellBatch, counts: MinibatchCounts, generator: torch.Generator, kl_weight: float) -> Losses:
-        """The loss of a minibatch and its terms, means over its cells; of one that several processes share, this process's summands."""
+        """Return the loss of a minibatch and its terms, averaged over its cells: this process's part of the sums."""
         x_CG = batch.rows.dense()
         logits_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
         reconstruction = LIKELIHOODS[self.hparams["likelihood"]](logits_CG, x_CG) / counts.n_cells
@@ -195,7 +195,7 @@ class ScalexModule(Model):
         return Losses(total, reconstruction, kl, correction)
 
     def kl_weight(self, step: int) -> float:
-        """Weight of the KL divergence at a step, counted from 0."""
+        """Return the weight of the KL divergence at a step, counted from 0."""
         weight: float = self.hparams["kl_weight"]
         warmup: int = self.hparams["kl_warmup"]
         return weight * min(1.0, (step + 1) / warmup) if warmup else weight
@@ -208,7 +208,7 @@ class ScalexModule(Model):
             "Epoch %d: loss %.3f, reconstruction %.3f, KL %.3f, correction %.3f (step %d)", self.current_epoch, *losses, self.global_step
         )
         self.log("train/loss", losses.total, logger=False, sync_dist=n_processes() > 1)
-        # Straight to the loggers: Lightning's bookkeeping of a logged value takes a millisecond, and an epoch may be four steps.
+        # Loggers are called directly: self.log takes a millisecond per value, and an epoch may have four steps.
         metrics = {
             "train/loss": losses.total.item(),
             **{f"train/{name}": getattr(losses, name).item() for name in ("reconstruction", "kl", "correction")},
@@ -221,9 +221,9 @@ class ScalexModule(Model):
             tracker.save()
 
     def _noise(self, batch_idx: int) -> torch.Generator:
-        """The noise of this minibatch: a function of seed, step and, where several minibatches make a step, which of them it is.
+        """Return the random numbers of a minibatch.
 
-        So a resumed run draws what an uninterrupted one would.
+        They depend on the seed, the step and the position in the step, so that a resumed run draws the same.
         """
         if self._generator is None or self._generator.device != self.device:
             self._generator = torch.Generator(self.device)
@@ -271,7 +271,7 @@ class ScalexModule(Model):
 
     def count_embeddings(self, n_steps: float, n_cells: int) -> int:
         """Return how often the corrections embed all cells."""
-        return self.correction.n_embeddings(n_steps, self.hparams["batch_size"], n_cells)
+        return self.correction.count_embeddings(n_steps, self.hparams["batch_size"], n_cells)
 
     def check_start(self, trained: Model) -> None:
         """Check that a trained model is a SCALEX of the same size."""
@@ -296,7 +296,7 @@ class ScalexModule(Model):
         super().on_save_checkpoint(checkpoint)
         if "optimizer_states" in checkpoint:
             # A training that goes on also needs the targets and the sums of the epoch.
-            if self.correction.n_made:
+            if self.correction.n_done:
                 checkpoint["targets"] = self.correction.to_plain()
             checkpoint["epoch_sums"] = self._epoch.to_plain() | {"settled": self.loss_is_comparable}
 

@@ -14,14 +14,14 @@ __all__ = ["make_optimizer", "one_cycle"]
 
 
 def make_optimizer(net: VAE, plan: Mapping[str, Any], *, fused: bool) -> Adam:
-    """Adam with L2 penalty, and a learning rate each for the decoder and the encoder.
+    """Return Adam with an L2 penalty and separate learning rates for decoder and encoder.
 
     Parameters
     ----------
     net
         The network.
     plan
-        "lr", "encoder_lr" and "weight_decay" as `ScalexModule` has them.
+        "lr", "encoder_lr" and "weight_decay", as in `ScalexModule`.
     fused
         Whether one kernel updates all parameters.
     """
@@ -32,6 +32,6 @@ def make_optimizer(net: VAE, plan: Mapping[str, Any], *, fused: bool) -> Adam:
 
 
 def one_cycle(optimizer: Adam, n_steps: int) -> OneCycleLR:
-    """A schedule of `n_steps` steps, up to each group's learning rate and down to nearly 0 (Smith & Topin 2018)."""
-    # One step more than are taken, since the first learning rate is set before the first step.
+    """Return a schedule that rises to each group's learning rate and falls to nearly 0 (Smith & Topin 2018)."""
+    # The first learning rate is set before the first step, so there is one more than steps.
     return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=n_steps + 1)

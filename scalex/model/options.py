@@ -1,4 +1,4 @@
-"""The options of a model's training that have more than a type, and what they may be."""
+"""Allowed values of the hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Statistics = Literal["running", "domain"]
 
 
 def check_plan(plan: Mapping[str, Any]) -> None:
-    """See that the hyperparameters of `ScalexModule` are in their ranges.
+    """Check the hyperparameters of `ScalexModule`.
 
     Raises
     ------
     ValueError
-        Naming the first that is not.
+        Naming the first that is out of range.
     """
     for name, allowed in (("schedule", get_args(Schedule)), ("statistics", get_args(Statistics))):
         if plan[name] not in allowed:

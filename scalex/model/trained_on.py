@@ -1,4 +1,4 @@
-"""What a trained model knows besides its weights."""
+"""Features, domains and preprocessing of a trained model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Features, domains and frozen preprocessing of a trained model, and where it comes from.
+    """Features, domains and frozen preprocessing of a trained model, and its origin.
 
     Attributes
     ----------
     preprocessor
-        What was done to the cells, and is done to any later one.
+        The preprocessing of the training cells and of any later cell.
     n_cells
         Number of training cells.
     version
-        Version of scalex that trained it.
+        Version of scalex that trained the model.
     """
 
     preprocessor: Preprocessor
@@ -37,16 +37,16 @@ class TrainedOn:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains the decoder knows, in the order of its rows."""
+        """Names of the decoder's domains, in the order of its rows."""
         return self.preprocessor.domains
 
     def check_continued_by(self, other: Self) -> None:
-        """See that a training with this can go on with another one.
+        """Check that a training can be resumed with `other`.
 
         Raises
         ------
         ValueError
-            If its features or domains are others.
+            If its features or domains differ.
         """
         for what, then, now in (
             ("features", self.preprocessor.features, other.preprocessor.features),
@@ -54,12 +54,12 @@ class TrainedOn:
         ):
             if list(then) != list(now):
                 raise ValueError(
-                    f"The {what} are not those this run began with ({len(then)} then, {len(now)} now): its cells or settings have changed. "
-                    "Begin a new run."
+                    f"The {what} differ from those of the run's start ({len(then)} then, {len(now)} now): its cells or settings have "
+                    "changed. Start a new run."
                 )
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values and tensors, for a checkpoint."""
+        """Return plain values and tensors for a checkpoint."""
         return {
             "format": FORMAT,
             "preprocessor": self.preprocessor.to_plain(),
@@ -69,12 +69,12 @@ class TrainedOn:
 
     @staticmethod
     def check_format(plain: dict[str, Any]) -> None:
-        """See that plain values were written in the format that this version reads.
+        """Check that this version reads the format of the plain values.
 
         Raises
         ------
         ValueError
-            If they were not.
+            If it does not.
         """
         if plain["format"] != FORMAT:
             raise ValueError(
@@ -84,6 +84,6 @@ class TrainedOn:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """The inverse of `to_plain`; raises as `check_format`."""
+        """Load the result of `to_plain`; raises as `check_format`."""
         cls.check_format(plain)
         return cls(Preprocessor.from_plain(plain["preprocessor"]), plain["n_cells"], plain["version"])

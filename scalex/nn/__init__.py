@@ -1,6 +1,6 @@
 """The network, in torch alone."""
 
-from scalex.nn.collectives import MinibatchCounts, n_processes, summed
+from scalex.nn.collectives import MinibatchCounts, all_sum, n_processes
 from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.loss import kl_divergence, reconstruction_loss
 from scalex.nn.sparse_rows import SparseRows
@@ -16,5 +16,5 @@ __all__ = [
     "kl_divergence",
     "n_processes",
     "reconstruction_loss",
-    "summed",
+    "all_sum",
 ]

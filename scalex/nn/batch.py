@@ -1,4 +1,4 @@
-"""What the model sees: some cells, to learn from or to embed."""
+"""The cells of a minibatch or chunk, as the model gets them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Sampling = Literal["shuffle", "domain", "balanced"]
 
 
 class CellBatch(NamedTuple):
-    """Some cells: a minibatch of training, or a chunk to embed.
+    """Cells of a minibatch to train on, or of a chunk to embed.
 
     Attributes
     ----------
     rows
-        (n_cells, n_features) float32 in [0, 1], the model's inputs. They stay sparse until they are where the model is.
+        (n_cells, n_features) float32 inputs in [0, 1]. They become dense on the model's device.
     domain_C
         (n_cells,) int64, the code of the cell's domain.
     row_C
         (n_cells,) int64, the cell's row among all cells.
     values
-        (n_cells, n_features of the source) float32 CSR, what the inputs were made from; None where they are not needed any more.
+        (n_cells, n_features of the source) float32 CSR, the expression that the inputs were computed from; None where it is not needed.
     """
 
     rows: SparseRows

@@ -1,4 +1,4 @@
-"""What the processes that train together say to each other; with one process, nothing happens."""
+"""Communication between the processes of a training. With one process, nothing is sent."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["MinibatchCounts", "gathered", "n_processes", "process", "summed"]
+__all__ = ["MinibatchCounts", "all_gather", "n_processes", "rank"]
 
 
 def n_processes() -> int:
-    """How many train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def process() -> int:
-    """Which of them this is."""
+def rank() -> int:
+    """Return the rank of this process."""
     return distributed.get_rank() if n_processes() > 1 else 0
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, written to `values`. The gradient does not flow through it."""
+def all_sum(values: Tensor) -> Tensor:
+    """Sum over all processes in place, and return the sum. It has no gradient."""
     if n_processes() > 1:
         distributed.all_reduce(values)
     return values
 
 
-def gathered(values: Tensor) -> Tensor:
-    """The values of all processes, stacked: (n_processes, *values.shape). The gradient does not flow through it."""
+def all_gather(values: Tensor) -> Tensor:
+    """Stack the values of all processes, (n_processes, *values.shape). The stack has no gradient."""
     if n_processes() == 1:
         return values[None]
-    found = values.new_empty(n_processes(), *values.shape)
-    distributed.all_gather(list(found), values)
-    return found
+    stack = values.new_empty(n_processes(), *values.shape)
+    distributed.all_gather(list(stack), values)
+    return stack
 
 
 class MinibatchCounts(NamedTuple):
-    """How many cells a minibatch has. Found once for a step, since every word between processes holds all of them up.
+    """Numbers of cells of a minibatch. They are exchanged once per step, since every exchange stops all processes.
 
     Attributes
     ----------
     count_RD
-        (n_processes, n_domains) int64, cells of each domain that each process has.
+        (n_processes, n_domains) int64, cells of each domain in each process.
     n_cells
         Cells of the whole minibatch.
     n_before
-        Those among them that processes before this one have.
+        Cells of the minibatch in processes of lower rank.
     """
 
     count_RD: Tensor
@@ -55,22 +55,22 @@ class MinibatchCounts(NamedTuple):
 
     @classmethod
     def of(cls, domain_C: Tensor, n_domains: int) -> Self:
-        """Those of the minibatch of which this process has cells of these domains, (n_cells,) int64 codes."""
-        count_RD = gathered(torch.bincount(domain_C, minlength=n_domains))
+        """Count the cells of a minibatch; `domain_C` holds the (n_cells,) int64 codes of this process's cells."""
+        count_RD = all_gather(torch.bincount(domain_C, minlength=n_domains))
         if len(count_RD) == 1:
             return cls(count_RD, len(domain_C), 0)
         size_R = count_RD.sum(1).tolist()
-        return cls(count_RD, sum(size_R), sum(size_R[: process()]))
+        return cls(count_RD, sum(size_R), sum(size_R[: rank()]))
 
     def by_domain(self) -> Tensor:
-        """Cells of each domain in the whole minibatch, (n_domains,) int64."""
+        """Return the cells of each domain in the whole minibatch, (n_domains,) int64."""
         return self.count_RD.sum(0)
 
     def regardless_of_domain(self) -> Self:
-        """The same with one domain for all cells."""
+        """Return the counts with one domain for all cells."""
         return self._replace(count_RD=self.count_RD.sum(1, keepdim=True))
 
     def domain_entropy(self) -> Tensor:
-        """Entropy of the domain of a cell, a scalar in nats: how well the domains are mixed in the minibatch."""
+        """Return the entropy of a cell's domain, a scalar in nats. It is highest where all domains have as many cells."""
         entropy: Tensor = torch.special.entr(self.by_domain() / self.n_cells).sum()
         return entropy

@@ -13,25 +13,25 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scalex.nn.collectives import MinibatchCounts, gathered, n_processes, process, summed
+from scalex.nn.collectives import MinibatchCounts, all_gather, all_sum, n_processes, rank
 
 __all__ = ["DomainBatchNorm"]
 
 
 class _Normalized(NamedTuple):
-    """A minibatch with its statistics taken out.
+    """A normalized minibatch, before scale and shift.
 
     Attributes
     ----------
     x_CF
-        The rows, less the mean of their domain and divided by its standard deviation.
+        Rows less the mean of their domain, divided by its standard deviation.
     invstd_RF, row_C
-        1 / standard deviation, and which row of it is each cell's; None: the cell's own, or the only one there is.
+        1 / standard deviation, and each cell's row of it. None: row i is cell i's, or there is one row for all.
     shared_S
-        The cells that are not the only ones of their domain; None if all are. Only their statistics come from the minibatch,
-        so that the gradient flows only through these.
+        Cells that share their domain with others of the minibatch; None: all do. Only their statistics come from the minibatch, and have
+        a gradient.
     share_S1
-        1 / number of cells of the domain, for the cells `shared_S`.
+        1 / number of cells of the domain, for each of `shared_S`.
     """
 
     x_CF: Tensor
@@ -42,15 +42,15 @@ class _Normalized(NamedTuple):
 
 
 class _ScalePerDomain(Function):
-    """Apply each domain's scale and shift to its normalized rows; the gradient is that of the whole normalization.
+    """Scale and shift normalized rows by domain. The gradient is that of the whole normalization.
 
-    Written as one function because autograd's own graph of gathers and scatters keeps five copies of the minibatch and
-    builds a dense (D, F) gradient for every gather. Gradient of batch normalization: Ioffe & Szegedy 2015, section 3.
+    This is one function because autograd's graph of gathers and scatters would keep five copies of the minibatch and build a dense
+    (D, F) gradient for every gather. Gradient of batch normalization: Ioffe & Szegedy 2015, section 3.
     """
 
     @staticmethod
     def forward(ctx: Any, x_CF: Tensor, weight_DF: Tensor, bias_DF: Tensor, domain_C: Tensor, normalized: _Normalized) -> Tensor:
-        # One buffer for all that is gathered: new memory for each costs more than the arithmetic.
+        # All gathers share one buffer: allocating memory takes longer than the arithmetic.
         buffer_CF = torch.empty_like(x_CF)
         row_C = domain_C if len(weight_DF) > 1 else None
         ctx.save_for_backward(weight_DF, domain_C)
@@ -67,10 +67,10 @@ class _ScalePerDomain(Function):
         buffer_CF = grad_CF * normal_CF
         weight_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, buffer_CF)
         bias_grad_DF = torch.zeros_like(weight_DF).index_add_(0, domain_C, grad_CF)
-        # Through the statistics, cells of other processes act on these; the parameters' own gradients are summed later, with all others.
+        # Cells of other processes act on these through the statistics. Lightning sums the gradients of the parameters later.
         weight_sum_DF, bias_sum_DF = weight_grad_DF, bias_grad_DF
         if n_processes() > 1:
-            weight_sum_DF, bias_sum_DF = summed(torch.stack([weight_grad_DF, bias_grad_DF]))
+            weight_sum_DF, bias_sum_DF = all_sum(torch.stack([weight_grad_DF, bias_grad_DF]))
         if shared_S is None:
             x_grad_CF = normal_CF * _gather(weight_sum_DF, domain_row_C, buffer_CF)
             x_grad_CF += _gather(bias_sum_DF, domain_row_C, buffer_CF)
@@ -86,21 +86,20 @@ class _ScalePerDomain(Function):
 
 
 def _gather(value_RF: Tensor, row_C: Tensor | None, buffer_CF: Tensor) -> Tensor:
-    """Each cell's row of `value_RF`, in `buffer_CF`."""
+    """Write each cell's row of `value_RF` to `buffer_CF`."""
     return value_RF if row_C is None else torch.index_select(value_RF, 0, row_C, out=buffer_CF)
 
 
 class DomainBatchNorm(nn.Module):
     """Batch normalization with one set of statistics and affine parameters per domain.
 
-    Equal to one ``torch.nn.BatchNorm1d`` per domain, each applied to its domain's rows (tested), but all domains at once:
-    parameters and statistics are stacked, so that every parameter takes part in every step. The arithmetic depends on the
-    minibatch alone; the number of known domains costs the memory of dense gradients.
+    The result equals that of one ``torch.nn.BatchNorm1d`` per domain, applied to the domain's rows. Parameters and statistics of all
+    domains are stacked, so that every parameter takes part in every step. Time depends on the minibatch alone; memory for dense gradients
+    grows with the number of domains.
 
-    Of a minibatch that several processes share, the statistics are those of all its cells, on each process (tested).
+    Where several processes share a minibatch, the statistics are those of all its cells.
 
-    A domain with one cell in the minibatch has no variance: that cell is normalized with the domain's running
-    statistics, which stay as they are.
+    A single cell of a domain in the minibatch has no variance. It is normalized with the domain's running statistics, which do not change.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ class DomainBatchNorm(nn.Module):
         domain_C
             (n_cells,) int64 in [0, n_domains).
         counts
-            Of the minibatch, if they are known already.
+            Those of the minibatch, if they are known.
 
         Returns
         -------
@@ -157,12 +156,12 @@ class DomainBatchNorm(nn.Module):
         return out
 
     def normalize(self, x_CF: Tensor, domain_C: Tensor, mean_DF: Tensor, var_DF: Tensor) -> Tensor:
-        """Normalize with given per-domain statistics, (n_domains, n_features) each, instead of the minibatch's.
+        """Normalize with the given statistics, (n_domains, n_features) each, or (1, n_features) for all domains.
 
-        The affine parameters are those of `domain_C`, or the only ones there are.
+        Scale and shift are those of `domain_C`, or the single ones.
         """
         if len(self.weight) == 1 and len(mean_DF) == 1:
-            # The same arithmetic as below, without a copy of the only row for each cell.
+            # The same arithmetic as below without a copy of the row for each cell.
             scale_F = torch.rsqrt(var_DF[0] + self.eps) * self.weight[0]
             return torch.addcmul(self.bias[0], x_CF.float() - mean_DF[0], scale_F)
         own_C = domain_C if len(self.weight) > 1 else torch.zeros_like(domain_C)
@@ -172,7 +171,7 @@ class DomainBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor, counts: MinibatchCounts) -> _Normalized:
-        """Take the statistics out of a minibatch; the running ones move towards them."""
+        """Normalize a minibatch by its statistics, and update the running ones."""
         count_D = counts.by_domain()
         present_P = torch.nonzero(count_D)[:, 0]
         position_C = (torch.cumsum(count_D > 0, 0) - 1)[domain_C]
@@ -183,7 +182,7 @@ class DomainBatchNorm(nn.Module):
             row_C = position_C if len(present_P) > 1 else None
             normal_CF, invstd_PF = self._normalize_shared(x_CF, present_P, position_C, counts)
             return _Normalized(normal_CF, invstd_PF, row_C, None, share_C1)
-        # With many domains most of those present have one cell, and need no sums.
+        # With many domains, most have one cell in the minibatch and need no sums.
         buffer_CF = torch.empty_like(x_CF)
         normal_CF = x_CF - _gather(self.running_mean, domain_C, buffer_CF)
         invstd_CF = _gather(self.running_var, domain_C, buffer_CF).add_(self.eps).rsqrt_()
@@ -198,11 +197,11 @@ class DomainBatchNorm(nn.Module):
         return _Normalized(normal_CF, invstd_CF, None, shared_S, share_C1[shared_S])
 
     def _normalize_shared(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, counts: MinibatchCounts) -> tuple[Tensor, Tensor]:
-        """Normalized rows (C, F), and 1 / standard deviation (P, F), of domains with two cells or more."""
+        """Return normalized rows (C, F) and 1 / standard deviation (P, F) of domains with two cells or more."""
         row_C = position_C if len(present_P) > 1 else None
         count_RP1 = counts.count_RD[:, present_P, None].to(x_CF.dtype)
         count_P1 = count_RP1.sum(0)
-        own_P1 = count_RP1[process()].clamp(min=1)
+        own_P1 = count_RP1[rank()].clamp(min=1)
         mean_PF = x_CF.new_zeros(len(present_P), x_CF.shape[1]).index_add_(0, position_C, x_CF).div_(own_P1)
         buffer_CF = torch.empty_like(x_CF)
         normal_CF = x_CF - _gather(mean_PF, row_C, buffer_CF)
@@ -210,7 +209,7 @@ class DomainBatchNorm(nn.Module):
         squares_PF = torch.zeros_like(mean_PF).index_add_(0, position_C, buffer_CF)
         if n_processes() > 1:
             own_mean_PF = mean_PF
-            mean_PF, squares_PF = _combined(gathered(torch.stack([mean_PF, squares_PF])), count_RP1)
+            mean_PF, squares_PF = _combine(all_gather(torch.stack([mean_PF, squares_PF])), count_RP1)
             normal_CF += _gather(own_mean_PF - mean_PF, row_C, buffer_CF)
         var_PF = squares_PF.div_(count_P1)
         unbiased_PF = var_PF * (count_P1 / (count_P1 - 1))
@@ -221,8 +220,8 @@ class DomainBatchNorm(nn.Module):
         return normal_CF, invstd_PF
 
 
-def _combined(statistics_R2PF: Tensor, count_RP1: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of all rows and sum of the squared distances to it, (P, F) each, from those of each process (Chan et al. 1979)."""
+def _combine(statistics_R2PF: Tensor, count_RP1: Tensor) -> tuple[Tensor, Tensor]:
+    """Combine means and sums of squared deviations of the processes, (P, F) each (Chan et al. 1979)."""
     mean_RPF, squares_RPF = statistics_R2PF.unbind(1)
     mean_PF = (mean_RPF * count_RP1).sum(0) / count_RP1.sum(0)
     return mean_PF, (squares_RPF + count_RP1 * (mean_RPF - mean_PF).square()).sum(0)

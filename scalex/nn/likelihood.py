@@ -1,4 +1,4 @@
-"""How the input of a cell is distributed around its reconstruction. A new likelihood is a function here and a line in `LIKELIHOODS`."""
+"""Likelihoods of the inputs given their reconstruction. A new one is a function here and a line in `LIKELIHOODS`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from scalex.nn.loss import reconstruction_loss
 
 __all__ = ["LIKELIHOODS", "Likelihood", "check_likelihood"]
 
-# From logits and inputs in [0, 1], (n_cells, n_features) each, the negative log-likelihood summed over features and cells, without terms
-# that do not depend on the logits. The sigmoid of a logit is the mean.
+# Function of logits and inputs in [0, 1], (n_cells, n_features) each. It returns the negative log-likelihood summed over features and
+# cells, without terms that do not depend on the logits. The sigmoid of a logit is the mean.
 Likelihood = Callable[[Tensor, Tensor], Tensor]
 
 LIKELIHOODS: dict[str, Likelihood] = {"bernoulli": reconstruction_loss}
 
 
 def check_likelihood(name: str, known: Iterable[str] = LIKELIHOODS) -> None:
-    """See that there is a likelihood of that name.
+    """Check that there is a likelihood of that name.
 
     Raises
     ------

@@ -15,10 +15,10 @@ __all__ = ["kl_divergence", "reconstruction_loss"]
 
 
 class _SummedBinaryCrossEntropy(Function):
-    """Binary cross-entropy with logits, summed. The sigmoid serves the value and the gradient alike.
+    """Summed binary cross-entropy with logits. Value and gradient share the sigmoid.
 
-    The value is max(a, 0) - x a + log(1 + exp(-|a|)) for a logit a, and its last term is -log(max(s, 1 - s)) for the sigmoid s. The
-    gradient is s - x. torch's own function takes twice as long.
+    The value is max(a, 0) - x a + log(1 + exp(-|a|)) for a logit a, whose last term is -log(max(s, 1 - s)) for the sigmoid s. The
+    gradient is s - x. torch's function takes twice as long.
     """
 
     @staticmethod
@@ -38,7 +38,7 @@ class _SummedBinaryCrossEntropy(Function):
 
 
 def reconstruction_loss(logits_CG: Tensor, x_CG: Tensor) -> Tensor:
-    """Binary cross-entropy of the input against the reconstruction, summed over features and cells.
+    """Return the binary cross-entropy of inputs and reconstruction, summed over features and cells.
 
     Parameters
     ----------
@@ -52,6 +52,6 @@ def reconstruction_loss(logits_CG: Tensor, x_CG: Tensor) -> Tensor:
 
 
 def kl_divergence(posterior: Posterior) -> Tensor:
-    """KL(q(z | x) || N(0, I)), summed over latent dimensions and cells (Kingma & Welling 2014, appendix B)."""
+    """Return KL(q(z | x) || N(0, I)), summed over latent dimensions and cells (Kingma & Welling 2014, appendix B)."""
     mean_CZ, logvar_CZ = posterior
     return 0.5 * torch.sum(mean_CZ.square() + logvar_CZ.exp() - logvar_CZ - 1)

@@ -1,4 +1,4 @@
-"""Rows of which only the values above 0 are stored: cut, made dense, and multiplied by a matrix.
+"""Sparse rows, which can be cut, made dense and multiplied by a matrix.
 
 Dimension letters: C cells, G features, N stored values, H columns of a matrix.
 """
@@ -16,7 +16,7 @@ __all__ = ["SparseRows"]
 
 
 class SparseRows(NamedTuple):
-    """Sparse rows of C cells x G features, their N stored values one after the other.
+    """Sparse rows of C cells x G features with N stored values, as in CSR.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class SparseRows(NamedTuple):
     feature_N
         Feature of each value, int32 or int64.
     pointer_C1
-        Where each row begins among the values, and where the last one ends: (C + 1,), of the type of `feature_N`.
+        (C + 1,) first value of each row, and the end of the last row; of the type of `feature_N`.
     n_features
         Number of features G.
     """
@@ -37,7 +37,7 @@ class SparseRows(NamedTuple):
 
     @classmethod
     def of(cls, matrix: sparse.csr_matrix) -> Self:
-        """The rows of a CSR matrix, whose memory they share."""
+        """Return the rows of a CSR matrix, whose memory they share."""
         value_N, feature_N, pointer_C1 = (torch.from_numpy(part) for part in (matrix.data, matrix.indices, matrix.indptr))
         return cls(value_N, feature_N, pointer_C1, matrix.shape[1])
 
@@ -47,33 +47,33 @@ class SparseRows(NamedTuple):
         return len(self.pointer_C1) - 1
 
     def cut(self, start: int, stop: int) -> Self:
-        """The rows from `start` to before `stop`."""
+        """Return rows `start` to `stop` - 1."""
         pointer_C1 = self.pointer_C1[start : stop + 1]
         first, last = int(pointer_C1[0]), int(pointer_C1[-1])
         return self._replace(value_N=self.value_N[first:last], feature_N=self.feature_N[first:last], pointer_C1=pointer_C1 - first)
 
     def to(self, device: torch.device) -> Self:
-        """The rows on a device."""
+        """Return the rows on a device."""
         value_N, feature_N, pointer_C1 = (part.to(device, non_blocking=True) for part in (self.value_N, self.feature_N, self.pointer_C1))
         return self._replace(value_N=value_N, feature_N=feature_N, pointer_C1=pointer_C1)
 
     def csr(self) -> sparse.csr_matrix:
-        """The rows as a CSR matrix, (n_rows, n_features), which shares their memory."""
+        """Return a CSR matrix, (n_rows, n_features), that shares the memory of the rows."""
         parts = tuple(part.numpy() for part in (self.value_N, self.feature_N, self.pointer_C1))
         return sparse.csr_matrix(parts, shape=(self.n_rows, self.n_features))
 
     def dense(self) -> Tensor:
-        """The rows with their zeros, (n_rows, n_features) float32."""
+        """Return the rows as a dense tensor, (n_rows, n_features) float32."""
         row_N = torch.repeat_interleave(torch.diff(self.pointer_C1).long(), output_size=len(self.value_N))
         dense_CG = self.value_N.new_zeros(self.n_rows, self.n_features)
         dense_CG.view(-1).scatter_(0, row_N.mul_(self.n_features).add_(self.feature_N), self.value_N)
         return dense_CG
 
     def times(self, weight_GH: Tensor) -> Tensor:
-        """Product with a dense matrix, (n_rows, H), in its precision. A row's result does not depend on the other rows, to the last bit.
+        """Return the product with a dense matrix, (n_rows, H), in its precision. No row's result depends on other rows, to the last bit.
 
-        A sum of the rows of the matrix that a cell's features name, which torch has as the sum of a bag of embeddings: of inputs with one
-        value in 14 above 0 it takes a third of the time of the dense product.
+        It is a weighted sum of rows of the matrix, torch's embedding bag. Where one value in 14 is above 0, it takes a third of the time of
+        the dense product.
         """
         value_N = self.value_N.to(weight_GH.dtype)
         return F.embedding_bag(self.feature_N, weight_GH, self.pointer_C1[:-1], mode="sum", per_sample_weights=value_N)

@@ -17,8 +17,8 @@ from scalex.nn.sparse_rows import SparseRows
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]
 
 
-# Share of inputs above 0 below which they are added up one by one.
-NEARLY_EMPTY = 1 / 50
+# Largest share of inputs above 0 for which a sum over them is faster than the dense product.
+MAX_SUMMED_SHARE = 1 / 50
 
 
 class Posterior(NamedTuple):
@@ -28,10 +28,7 @@ class Posterior(NamedTuple):
     logvar_CZ: Tensor
 
     def sample(self, generator: torch.Generator, counts: MinibatchCounts) -> Tensor:
-        """Draw z = mean + std * noise, (n_cells, n_latent).
-
-        Of a minibatch that several processes share, each cell gets the noise that it would get from one process.
-        """
+        """Draw z = mean + std * noise, (n_cells, n_latent). A cell's noise does not depend on the number of processes."""
         noise_CZ = self.mean_CZ.new_empty(counts.n_cells, self.mean_CZ.shape[1]).normal_(generator=generator)
         noise_CZ = noise_CZ[counts.n_before : counts.n_before + len(self.mean_CZ)]
         return torch.addcmul(self.mean_CZ, noise_CZ, torch.exp(0.5 * self.logvar_CZ))
@@ -52,7 +49,7 @@ class VAE(nn.Module):
     n_features
         Number of input features G.
     n_domains
-        Number of domains D the decoder knows.
+        Number of domains D of the decoder.
     n_latent
         Latent dimensions Z.
     n_hidden
@@ -66,41 +63,40 @@ class VAE(nn.Module):
 
     def __init__(self, n_features: int, n_domains: int, *, n_latent: int = 10, n_hidden: int = 1024) -> None:
         super().__init__()
-        # The layers before a batch norm have no bias: it would be subtracted with the mean.
+        # Layers before a batch norm have no bias, since the mean is subtracted.
         self.hidden = nn.Linear(n_features, n_hidden, bias=False)
-        # (H, G), but in memory feature by feature: see `_hidden`.
+        # The shape is (H, G), but memory holds feature after feature: see `_hidden`.
         self.hidden.weight = nn.Parameter(self.hidden.weight.detach().t().contiguous().t())
-        # One row for all domains: the encoder is free of them. It is the same layer as the decoder's so that a minibatch
-        # of one cell is handled the same way.
+        # The encoder does not know the domains. This is the decoder's layer because it accepts minibatches of one cell.
         self.hidden_norm = DomainBatchNorm(n_hidden, 1)
         self.heads = nn.Linear(n_hidden, 2 * n_latent)
-        # (Z, G) and not (G, Z) as nn.Linear has it: products with so few columns take four times as long.
+        # The shape is (Z, G), and not the (G, Z) of nn.Linear: products with so few columns take four times as long.
         self.output_weight = nn.Parameter(nn.Linear(n_latent, n_features, bias=False).weight.detach().t().contiguous())
         self.output_norm = DomainBatchNorm(n_features, n_domains)
 
     def posterior(self, x_CG: Tensor, counts: MinibatchCounts | None = None) -> Posterior:
-        """q(z | x) of cells, with the batch norm as the train or eval mode of this module says.
+        """Return q(z | x) of cells. Batch normalization follows the train or eval mode.
 
         Parameters
         ----------
         x_CG
             (n_cells, n_features) float32 in [0, 1].
         counts
-            Of the minibatch, if they are known already.
+            Those of the minibatch, if they are known.
         """
         hidden_CH = self._hidden(x_CG)
         all_as_one = None if counts is None else counts.regardless_of_domain()
         return self._heads(self.hidden_norm(hidden_CH, hidden_CH.new_zeros(len(hidden_CH), dtype=torch.int64), all_as_one))
 
     def encode(self, hidden_CH: Tensor, domain_C: Tensor, statistics: HiddenStatistics | None = None) -> Tensor:
-        """Latent of cells: the posterior mean, (n_cells, n_latent) float32. Never depends on train or eval mode.
+        """Return the posterior means, (n_cells, n_latent) float32. They do not depend on the train or eval mode.
 
         Parameters
         ----------
         hidden_CH
-            (n_cells, n_hidden), the output of `hidden`.
+            (n_cells, n_hidden) output of `hidden`.
         domain_C
-            (n_cells,) int64, the rows of `statistics`.
+            (n_cells,) int64 rows of `statistics`.
         statistics
             Hidden-layer statistics per domain. None: the running ones, so that a cell's latent depends on that cell alone.
         """
@@ -109,22 +105,22 @@ class VAE(nn.Module):
         return self._heads(norm.normalize(hidden_CH, domain_C, mean_DH, var_DH)).mean_CZ
 
     def decode(self, z_CZ: Tensor, domain_C: Tensor, counts: MinibatchCounts | None = None) -> Tensor:
-        """Logits of the reconstruction, (n_cells, n_features): their sigmoid is scaled expression in [0, 1]."""
+        """Return the logits of the reconstruction, (n_cells, n_features). Their sigmoid is scaled expression in [0, 1]."""
         logits_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C, counts)
         return logits_CG
 
     def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator, counts: MinibatchCounts) -> tuple[Tensor, Posterior]:
-        """Logits of the reconstruction of `x_CG` from a sample of its posterior, and the posterior."""
+        """Return the logits of the reconstruction from a sample of the posterior, and the posterior."""
         posterior = self.posterior(x_CG, counts)
         return self.decode(posterior.sample(generator, counts), domain_C, counts), posterior
 
     def _hidden(self, x_CG: Tensor) -> Tensor:
-        """The hidden layer before normalization; of inputs that are nearly all 0, such as peaks, by a sum over the others.
+        """Return the hidden layer before normalization. On the CPU, very sparse inputs such as peaks are summed over their values above 0.
 
-        That takes a fourth of the time of the dense product where 1 of 300 is above 0. It is for processors alone: a GPU would have to
-        wait for the number of values.
+        With 1 of 300 values above 0, this takes a fourth of the time of the dense product. A GPU would have to wait for the number of
+        values.
         """
-        if x_CG.device.type != "cpu" or x_CG.count_nonzero() > NEARLY_EMPTY * x_CG.numel():
+        if x_CG.device.type != "cpu" or x_CG.count_nonzero() > MAX_SUMMED_SHARE * x_CG.numel():
             hidden_CH: Tensor = self.hidden(x_CG)
             return hidden_CH
         cell_N, feature_N = x_CG.nonzero(as_tuple=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.data import CellBatch
-from scalex.model.imputation import check_known
+from scalex.model.imputation import check_domains
 from scalex.projection.query import Query
 from scalex.projection.report import Tally
 from scalex.reference.finished_run import FinishedRun
@@ -36,7 +36,7 @@ class QueryBlocks:
     reference, data
         What is projected into what.
     impute
-        Code of the domain to decode through, as `scalex.model.imputation.decoded_domain` gives it.
+        Code of the domain to decode through, as `scalex.model.imputation.get_domain_code` gives it.
     tally
         What the report says of the blocks that are added to it.
     """
@@ -145,7 +145,7 @@ def reference_blocks(reference: FinishedRun, obs: pd.DataFrame, impute: int | No
     cells = reference.cells
     codes = pd.Index(reference.trained_on.domains).get_indexer(pd.Index(cells.obs["domain"].astype(str)))
     if impute == -1:
-        check_known(cells.obs["domain"].astype(str)[codes < 0].unique(), reference.trained_on.domains)
+        check_domains(cells.obs["domain"].astype(str)[codes < 0].unique(), reference.trained_on.domains)
     for rows in chunks(cells.n_obs, chunk_size):
         block = ad.AnnData(obs=obs.iloc[rows], var=cells.var)
         block.obsm["latent"] = reference.latent[rows]

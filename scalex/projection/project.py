@@ -24,7 +24,7 @@ from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import check_writable, common_types, conform, find_free_suffix
 from scalex.h5ad.uns_values import writable
 from scalex.model.base import AllCells
-from scalex.model.imputation import check_known, decoded_domain, units
+from scalex.model.imputation import check_domains, describe_units, get_domain_code
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
@@ -189,10 +189,10 @@ def _open_blocks(
 ) -> QueryBlocks:
     """See that all that is asked for is there."""
     _check_statistics(statistics)
-    impute_code = decoded_domain(impute, reference.trained_on.domains)
+    impute_code = get_domain_code(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
-        check_known(data.domains, reference.trained_on.domains)
+        check_domains(data.domains, reference.trained_on.domains)
     return QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
 
 
@@ -223,7 +223,7 @@ def _uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters
         uns[INPUT_PCA] = known[INPUT_PCA]
     uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
     if query.impute is not None:
-        uns["scalex"]["impute"] = units(query.reference.trained_on.preprocessor)
+        uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)
     return uns
 
 

@@ -1,4 +1,4 @@
-"""The engine all doors lead to: fit to cells, then embed them."""
+"""Training on cells and embedding them, for the command and the notebook alike."""
 
 from __future__ import annotations
 
@@ -43,42 +43,42 @@ def fit(
     parameters: Mapping[str, Any] | None = None,
     resume_from: str | Path | None = None,
 ) -> AnnData:
-    """Fit preprocessing and model to cells, then embed the cells.
+    """Fit preprocessing and model to cells, and embed the cells.
 
     Parameters
     ----------
     source
-        Where the cells are.
+        The source of the cells.
     recipe
-        How they are preprocessed.
+        The options of their preprocessing.
     module
         The model and the plan of its training.
     trainer
-        Lightning's trainer; its callbacks export, score and draw the result, and must include `LatentExport`.
+        Lightning's trainer. Its callbacks export, score and plot the result. They must include `LatentExport`.
     chunk_size
         Cells embedded at a time.
     seed
-        Seed of the order of training.
+        Seed of the order of the cells.
     parameters
-        What the run was asked for; recorded in the result and in the trackers.
+        Settings of the run, stored in the result and sent to the trackers.
     resume_from
-        A checkpoint written by `Checkpoint`, to go on from.
+        Checkpoint of `Checkpoint` from which training goes on.
 
     Returns
     -------
     AnnData
-        Kept cells x used features, scaled to [0, 1]; obsm["latent"] (n_cells, n_latent); `.raw` normalized expression;
-        obs["domain"]; and what the callbacks add.
+        Kept cells x input features, scaled to [0, 1]; obsm["latent"] (n_cells, n_latent); `.raw`, normalized expression; obs["domain"]; and
+        the results of the callbacks.
 
     Raises
     ------
     ValueError, KeyError, FileNotFoundError
-        If `LatentExport` is not among the callbacks; where the cells are not as the options say.
+        If `LatentExport` is not among the callbacks, or the cells are not as the options say.
     FloatingPointError
         If the loss is not finite.
     """
     check_callbacks(trainer)
-    # A trainer of one device may be one of many that a launcher has started, each with a run of its own.
+    # A launcher may have started many processes, each with its own run and a trainer of one device.
     with ignore_launcher() if trainer.world_size == 1 else nullcontext():
         rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
         return _fit(source, recipe, module, trainer, chunk_size=chunk_size, seed=seed, parameters=parameters, resume_from=resume_from)
@@ -100,47 +100,47 @@ def _fit(
     domains = cells.domain.categories
     logger.info("Cells: %s x %s features, %s domain(s): %s", *_counts(n_cells, n_features, len(domains)), _sizes(cells.domain))
     if n_cells < 2:
-        raise ValueError(f"There is {n_cells} cell: a model needs more than one to learn from.")
+        raise ValueError(f"There is {n_cells} cell: training needs more than one.")
     if len(domains) == 1:
-        logger.warning("There is one domain, so there is nothing to correct: the cells are embedded as they are.")
+        logger.warning("There is one domain, so there are no differences between domains to remove.")
     cache = None
     if cells.cache is not None and cells.identity is not None:
         cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
 
     def fit_recipe() -> FittedRecipe:
-        return (None if cache is None else cache.fitted()) or recipe.fit(cells)
+        return (None if cache is None else cache.load_fitted()) or recipe.fit(cells)
 
-    # One process passes over the cells, and leaves what it finds for the others.
+    # One process fits the recipe and writes the result for the others.
     shared = Path(trainer.default_root_dir) / ".fitted.pt"
     several = trainer.world_size > 1
     with make_once(shared, fit_recipe, FittedRecipe.save, FittedRecipe.load) if several else nullcontext(fit_recipe()) as fitted:
-        data = _data_module(cells, fitted, module, chunk_size=chunk_size, seed=seed, parameters=parameters)
+        data = _make_data(cells, fitted, module, chunk_size=chunk_size, seed=seed, parameters=parameters)
         if cache is not None:
             if not is_first():
                 wait_for(cache.path)
             elif not cache.path.exists():
                 cache.write(data)
             logger.info("Reads the model's inputs from the cache %s", cache.path)
-            data.read_inputs_from(cache.inputs())
+            data.read_inputs_from(cache.open_inputs())
         module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")), data)
         return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
 
 
-def _data_module(cells: Cells, fitted: FittedRecipe, module: Model, **options: Any) -> ScalexDataModule:
-    """The kept cells, if they are enough to learn from, in the minibatches of the module's plan."""
+def _make_data(cells: Cells, fitted: FittedRecipe, module: Model, **options: Any) -> ScalexDataModule:
+    """Make the data module of the kept cells. There must be at least two."""
     if len(fitted.rows) < 2:
         n_cells = len(cells.domain)
-        raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: lower it, a model needs more than one.")
+        raise ValueError(f"{len(fitted.rows)} cell is left of {n_cells:,} after min_features: training needs more than one, so lower it.")
     kept = cells.domain[fitted.rows]
     for domain, count in kept.value_counts().items():
         if count < 2:
-            logger.warning("Domain %s has %d cell(s) after filtering: its own statistics cannot be learnt.", domain, count)
+            logger.warning("Domain %s has %d cell(s) after filtering: its statistics cannot be learned.", domain, count)
     plan = module.hparams
     return ScalexDataModule(cells, fitted, batch_size=plan["batch_size"], sampling=plan["sampling"], **options)
 
 
 def check_callbacks(trainer: Trainer) -> LatentExport:
-    """The callback that keeps the latents, of which there has to be one.
+    """Return the callback that exports the latents.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def check_callbacks(trainer: Trainer) -> LatentExport:
     if export is None:
         names = ", ".join(type(callback).__name__ for callback in callbacks)
         raise ValueError(
-            f"The trainer has no LatentExport, which keeps the latents. Its callbacks: {names}. Add it to them; on the "
+            f"The trainer has no LatentExport, which exports the latents. Its callbacks: {names}. Add it to them; on the "
             "command line: callbacks=[latent_export,...]."
         )
     return export
@@ -165,11 +165,11 @@ def train_and_embed(
     *,
     parameters: Mapping[str, Any] | None = None,
     resume_from: str | Path | None = None,
-    judge: Callable[[AnnData], None] | None = None,
+    before_write: Callable[[AnnData], None] | None = None,
 ) -> AnnData:
-    """Train a module that knows what it is trained on, and embed the cells; the parameters are those of `fit`.
+    """Train a module that knows what it is trained on, and embed the cells; the other parameters are those of `fit`.
 
-    What `judge` says of the embedded cells is written before they are: a folder with ``adata.h5ad`` is that of a finished run.
+    `before_write` is called with the embedded cells before they are written: a folder with ``adata.h5ad`` holds a finished run.
     """
     plan, export = module.hparams, check_callbacks(trainer)
     export.check(data)
@@ -181,9 +181,9 @@ def train_and_embed(
     if data.in_memory:
         keep_freed_memory()
     else:
-        # What is read passes through several threads, and each would keep what it freed: a million cells took 4 GB.
+        # Each reading thread would keep the memory that it freed, 4 GB for a million cells.
         return_freed_memory()
-    with _others_alive(trainer):
+    with _explain_lost_process(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
         with export.embed(module, data, trainer) as adata:
@@ -192,28 +192,28 @@ def train_and_embed(
                 for output in trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(output, Output):
                         output.on_result(result, trainer)
-                if judge is not None:
-                    judge(adata)
+                if before_write is not None:
+                    before_write(adata)
     return adata
 
 
 @contextmanager
-def _others_alive(trainer: Trainer) -> Iterator[None]:
-    """Say what has happened where another of several processes does not answer.
+def _explain_lost_process(trainer: Trainer) -> Iterator[None]:
+    """Explain the error that a lost process causes in the others.
 
     Raises
     ------
     ConnectionError
-        If one has stopped.
+        If another process has stopped.
     """
     try:
         yield
     except RuntimeError as error:
-        # gloo has no type of its own for it.
+        # gloo raises no error type of its own.
         if trainer.world_size == 1 or not (isinstance(error, DistBackendError) or "gloo" in str(error)):
             raise
         raise ConnectionError(
-            f"Another of the {trainer.world_size} processes that train together has stopped: what it said is above, if it could. Go on "
+            f"Another of the {trainer.world_size} processes has stopped. Its message, if it had time for one, is above. Go on "
             f"from the last checkpoint with {format_for_shell('resume', trainer.default_root_dir)}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What a training of cells in files will read, need and take, said before it begins."""
+"""Forecast of reads, memory and time of a training on cells in files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["log_forecast"]
 
 logger = logging.getLogger(__name__)
 
-# Cells that are read, and steps that are taken, to see how long it takes; the first time of each does not count.
-TRIAL_CELLS = 2048
-TRIALS = 3
+# Cells and repetitions of a trial read and step.
+N_TRIAL_CELLS = 2048
+N_TRIALS = 3
 
 
 def log_forecast(module: Model, data: ScalexDataModule, device: torch.device) -> None:
-    """Log what is read how often, how much of it is in memory, and about how long it takes.
+    """Log how often the cells are read, how much memory they take and about how long the training takes.
 
-    The time is that of a trial: some cells are read, and some steps taken with a copy of the model.
+    The time is measured in a trial, which reads some cells and takes some steps with a copy of the model.
 
     Parameters
     ----------
     module
-        Knows what it is trained on.
+        The model, which knows what it is trained on.
     data
         Cells in files.
     device
-        Where the model will be trained.
+        Device of the training.
     """
     assert data.sizes is not None
     plan = module.hparams
@@ -51,22 +51,22 @@ def log_forecast(module: Model, data: ScalexDataModule, device: torch.device) ->
     gigabytes = n_cells * data.values_per_cell * VALUE_BYTES / 1e9
     logger.info(
         "The cells stay in their files: %s cells with %s values each are read %.1f times, %.1f GB an epoch and %.1f GB in all without "
-        "compression (%.1f epochs at most, corrections and embedding); about %.0f MB of them are in memory at a time (dataset.memory_gb)",
+        "compression (%.1f epochs at most, corrections and embedding). About %.0f MB of them are in memory at a time (dataset.memory_gb)",
         f"{n_cells:,}", f"{data.values_per_cell:,.0f}", n_times, gigabytes, n_times * gigabytes, n_epochs, data.sizes.megabytes,
     )  # fmt: skip
-    some = np.arange(min(TRIAL_CELLS, n_cells))
-    per_cell = _seconds(lambda: data.inputs(some)) / len(some)
-    # What is read for the next step is read while this one is taken.
-    training = n_steps * max(_seconds_per_step(module, data, batch_size, device), batch_size * per_cell)
+    some = np.arange(min(N_TRIAL_CELLS, n_cells))
+    per_cell = _measure_seconds(lambda: data.inputs(some)) / len(some)
+    # The next cells are read during a step.
+    training = n_steps * max(_measure_step(module, data, batch_size, device), batch_size * per_cell)
     embedding = n_embedded * n_cells * per_cell
     logger.info(
-        "That takes about %s of training and %s of reading for corrections and embedding, if all goes on as fast as at first; besides that "
-        "there are the corrections' own work, neighbours, UMAP and scores",
-        _spoken(training), _spoken(embedding),
+        "This takes about %s of training and %s of reading for corrections and embedding at the speed of a short trial, without the "
+        "corrections themselves, neighbours, UMAP and scores",
+        _format_time(training), _format_time(embedding),
     )  # fmt: skip
 
 
-def _seconds_per_step(module: Model, data: ScalexDataModule, batch_size: int, device: torch.device) -> float:
+def _measure_step(module: Model, data: ScalexDataModule, batch_size: int, device: torch.device) -> float:
     rows = np.arange(batch_size)
     trial = copy.deepcopy(module).to(device).train()
     optimizer = torch.optim.Adam(trial.parameters(), fused=True)
@@ -80,21 +80,21 @@ def _seconds_per_step(module: Model, data: ScalexDataModule, batch_size: int, de
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
 
-    return _seconds(step)
+    return _measure_seconds(step)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Median time of some repetitions, the first excepted."""
+def _measure_seconds(work: Callable[[], object]) -> float:
+    """Return the median time of some repetitions, without the first."""
     times = []
-    for _ in range(TRIALS + 1):
+    for _ in range(N_TRIALS + 1):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
     return median(times[1:])
 
 
-def _spoken(seconds: float) -> str:
-    """A time in the unit that suits it."""
+def _format_time(seconds: float) -> str:
+    """Format a time in h, min or s."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""The cells of a reference and new ones, for a training that goes on: normalized expression, read in pieces."""
+"""The cells of a reference and new ones for continued training: normalized expression, read in chunks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from scalex.reference.finished_run import FinishedRun
 
 __all__ = ["GrownCells", "open_expression"]
 
-# Columns of obs that a projection added, which say nothing after another training.
-DROPPED = ("leiden", "distance", "outside", "filtered")
+# Columns of obs that a projection added, and that do not hold after another training.
+DROPPED_COLUMNS = ("leiden", "distance", "outside", "filtered")
 
 
 @dataclass(frozen=True)
 class GrownCells:
-    """Old cells and new ones after them. See `scalex.cells.Cells` for the attributes.
+    """Old cells, followed by new ones. See `scalex.cells.Cells` for the attributes.
 
     Parameters
     ----------
     old
-        Normalized expression of the reference's cells, which stays in its file.
+        Normalized expression of the reference's cells, in its file.
     query
         The new cells.
     kept
-        Rows of `query` that are trained on, ascending.
+        Ascending rows of `query` to train on.
     """
 
     old: StoredMatrix
@@ -43,7 +43,7 @@ class GrownCells:
     var: pd.DataFrame
     domain: pd.Categorical
     label: pd.Categorical | None = None
-    # The model's inputs are; expression is read again where it is needed.
+    # The model's inputs are in memory. Expression is read again where it is needed.
     in_memory: bool = True
     memory_gb: float | None = None
     cache: Path | None = None
@@ -51,9 +51,9 @@ class GrownCells:
 
     @classmethod
     def of(cls, reference: FinishedRun, query: Query, kept: NDArray[np.int64], label: str) -> GrownCells:
-        """Put the cells of a reference and the new ones that are kept together; `label` names the column of known types."""
+        """Join the cells of a reference and the kept new ones; `label` names the column of labels."""
         own = reference.cells.obs.assign(projection=pd.Categorical(["reference"] * reference.cells.n_obs, ["reference", "query"]))
-        own = own[[name for name in own if name not in DROPPED]]
+        own = own[[name for name in own if name not in DROPPED_COLUMNS]]
         added = query.cells.obs.iloc[kept].copy()
         added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
         added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
@@ -66,11 +66,11 @@ class GrownCells:
         return cls(open_expression(reference), query, kept, obs, reference.raw_var, domain, known)
 
     def annotation(self, rows: slice) -> pd.DataFrame:
-        """The annotation of a run of cells."""
+        """Return the annotation of a run of cells."""
         return self.obs.iloc[rows]
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Normalized expression of `rows`, (len(rows), n_features) float32; an array of rows ascends, each once."""
+        """Return normalized expression, (len(rows), n_features) float32. An array of rows ascends without repeats."""
         wanted = np.arange(len(self.obs))[rows]
         n_old = self.old.shape[0]
         before, after = wanted[wanted < n_old], wanted[wanted >= n_old] - n_old
@@ -82,12 +82,12 @@ class GrownCells:
 
 
 def open_expression(reference: FinishedRun) -> StoredMatrix:
-    """Normalized expression of a reference's cells, in its file.
+    """Open the normalized expression of a reference's cells.
 
     Raises
     ------
     ValueError
-        If the file holds none, or that of other features.
+        If the file holds none, or has other features.
     """
     path = reference.folder / "adata.h5ad"
     with h5py.File(path) as file:
@@ -95,14 +95,14 @@ def open_expression(reference: FinishedRun) -> StoredMatrix:
     if not has_expression and reference.lineage[-1]["action"] == "projected":
         trained = reference.lineage[0]["folder"]
         raise ValueError(
-            f"{path} holds no expression: cells were added to it by projection. Go on from the version that was trained ({trained}), "
-            "with the cells added since as dataset.path."
+            f"{path} holds no expression, since cells were added to it by projection. Start from the version that was trained ({trained}), "
+            "with the cells added since then as dataset.path."
         )
     if not has_expression:
         raise ValueError(
-            f"{path} holds no expression, since its cells stayed in their files when it was trained (backed). Train it again with "
-            "callbacks.latent_export.expression=true, which writes it block by block."
+            f"{path} holds no expression, since its cells stayed in their files during the training (backed). Train it again with "
+            "callbacks.latent_export.expression=true, which writes expression block by block."
         )
     if not reference.raw_var.index.equals(reference.trained_on.preprocessor.kept_features):
-        raise ValueError(f"The features of raw in {path} are not those of the model beside it.")
+        raise ValueError(f"The features of raw in {path} are not those of the model in the same folder.")
     return StoredMatrix(path, "raw/X")

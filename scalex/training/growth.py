@@ -1,4 +1,4 @@
-"""Continued training: a trained model learns new domains beside the old ones, and says what that did to the old cells."""
+"""Continued training: a trained model learns new domains and reports how the old cells moved."""
 
 from __future__ import annotations
 
@@ -50,61 +50,60 @@ def grow(
     parameters: dict[str, Any] | None = None,
     resume_from: Path | None = None,
 ) -> AnnData:
-    """Go on training a reference's model on its own cells and new ones together.
+    """Train the model of a reference further on its own cells and new ones.
 
-    Preprocessing stays as it is. The decoder gets a row of domain-specific batch norm for each new domain, which starts from the
-    statistics of that domain's cells. The old cells are replayed from the normalized expression in the reference's folder. The result is
-    a run folder like any other, and the next version of the reference, unless the old cells' scores fall too far. The old folder is
-    never changed.
+    Preprocessing does not change. Each new domain gets its row of domain-specific batch norm, which starts from the statistics of its
+    cells. The old cells are read from the normalized expression in the reference's folder. The result is a run folder and the next version
+    of the reference, unless the scores of the old cells fall too far. The old folder does not change.
 
     Parameters
     ----------
     reference
-        The trained model with its cells, from a folder that holds their expression.
+        The trained model with its cells, in a folder that holds their expression.
     source
-        Where the new cells are.
+        The source of the new cells.
     module
-        The plan of the training; with as many latent dimensions and hidden units as the reference.
+        The model and the plan of its training, of the size of the reference's model.
     trainer
         As in `scalex.fit`.
     folder
-        The run folder: ``growth.json`` says how far the old cells moved and their scores before and after.
+        The run folder. Its ``growth.json`` holds how far the old cells moved, and their scores before and after.
     encoder_lr
-        Learning rate of the encoder, as a share of that of the decoder.
+        Learning rate of the encoder in units of the decoder's.
     allowed_fall
-        Most that the total score of the old cells may fall; clusters alone move it by a few hundredths.
+        Largest fall of the old cells' total score. New clusters alone change it by a few hundredths.
     label
-        Column of obs with known cell types, for the scores.
+        Column of obs with labels, for the scores.
     chunk_size, seed, parameters, resume_from
         As in `scalex.fit`.
 
     Returns
     -------
     AnnData
-        As from `scalex.fit`, old cells first; obs["projection"] says which are which ("reference", "query").
+        As from `scalex.fit`, old cells first; obs["projection"] is "reference" or "query".
 
     Raises
     ------
     ValueError
-        If the folder holds no expression, the module is of another size, `LatentExport` is not among the callbacks, or the new cells
-        do not fit the model.
+        If the folder holds no expression, the module has another size, `LatentExport` is not among the callbacks, or the new cells do not
+        fit the model.
     """
     module.check_start(reference.module)
     check_callbacks(trainer)
     if trainer.world_size > 1:
-        raise ValueError("A reference goes on training in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
+        raise ValueError("Continued training runs in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
     query = open_query(reference, source, chunk_size)
     open_expression(reference)
     cells = GrownCells.of(reference, query, _choose_rows(query, chunk_size), label)
     before = reference.trained_on.preprocessor
     after = _with_domains(before, cells, chunk_size)
-    # The joined values are normalized already.
-    as_they_are = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
+    # The joined values are normalized.
+    scaling_alone = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
     plan = module.hparams
     plan["encoder_lr"] = encoder_lr
     data = ScalexDataModule(
         cells,
-        FittedRecipe(as_they_are, np.arange(len(cells.obs))),
+        FittedRecipe(scaling_alone, np.arange(len(cells.obs))),
         batch_size=plan["batch_size"],
         sampling=plan["sampling"],
         chunk_size=chunk_size,
@@ -120,29 +119,29 @@ def grow(
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
 
-    def judge(adata: AnnData) -> None:
-        _judge(reference, adata, folder, allowed_fall, label, seed)
+    def write_growth(adata: AnnData) -> None:
+        _write_growth(reference, adata, folder, allowed_fall, label, seed)
 
-    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, judge=judge)
+    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, before_write=write_growth)
 
 
 def _choose_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
-    """Rows of the new cells that the training filters keep."""
-    least = query.transform.preprocessor.min_features
+    """Return the rows of the new cells that pass the filters of the training."""
+    n_least = query.transform.preprocessor.min_features
     kept = []
     for rows in chunks(query.n_cells, chunk_size):
         values = query.read(rows).values
         assert values is not None
-        kept.append(rows.start + np.flatnonzero(query.transform.count_detected(values) >= least))
-    found = np.concatenate(kept)
-    logger.info("Keeps new cells with >= %d features (min_features): %s of %s", least, f"{len(found):,}", f"{query.n_cells:,}")
-    if len(found) == 0:
-        raise ValueError(f"No new cell has the {least} detected features that the training of the reference asked for (min_features).")
-    return found
+        kept.append(rows.start + np.flatnonzero(query.transform.count_detected(values) >= n_least))
+    chosen = np.concatenate(kept)
+    logger.info("Keeps new cells with >= %d features (min_features): %s of %s", n_least, f"{len(chosen):,}", f"{query.n_cells:,}")
+    if len(chosen) == 0:
+        raise ValueError(f"No new cell has the {n_least} detected features that the reference's training asked for (min_features).")
+    return chosen
 
 
 def _with_domains(before: Preprocessor, cells: GrownCells, chunk_size: int) -> Preprocessor:
-    """The preprocessor that knows the new domains too; what it does to cells of the old ones stays the same."""
+    """Return the preprocessor with the new domains. Cells of the old ones are preprocessed as before."""
     n_old, domain = cells.old.shape[0], np.asarray(cells.domain)
     added = [name for name in cells.query.domains if name not in before.domains and (domain[n_old:] == name).any()]
     columns = before.kept_features.get_indexer(before.features)
@@ -155,36 +154,37 @@ def _with_domains(before: Preprocessor, cells: GrownCells, chunk_size: int) -> P
             if own.shape[0]:
                 np.maximum(row, own.max(0).toarray().ravel(), out=row)
     if before.scaling == "global":
-        # Values above the largest of the old cells are clipped, as at any projection.
+        # Values above the old cells' largest are clipped, as in any projection.
         largest = np.minimum(largest, before.maximum.max(0))
     return replace(before, domains=(*before.domains, *added), maximum=np.vstack([before.maximum, largest]))
 
 
-def _judge(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:
-    """Report what the training did to the old cells; where it did too much, see that the folder is no reference."""
+def _write_growth(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: float, label: str, seed: int) -> None:
+    """Report how the old cells moved. Where their score fell too far, the folder does not become a reference."""
     n_old = reference.cells.n_obs
-    now = np.asarray(adata.obsm["latent"][:n_old])
-    moved = np.linalg.norm(now - reference.latent, axis=1) / reference.latent_map().unit
-    was, scored = _scores(reference, reference.latent, label, seed), _scores(reference, now, label, seed)
-    fall = was["total"] - scored["total"]
+    latent = np.asarray(adata.obsm["latent"][:n_old])
+    moved = np.linalg.norm(latent - reference.latent, axis=1) / reference.latent_map().unit
+    before, after = (_compute_scores(reference, values, label, seed) for values in (reference.latent, latent))
+    fall = before["total"] - after["total"]
     accepted = bool(fall <= allowed_fall)
     numbers = {
         "n_old": n_old,
         "n_new": adata.n_obs - n_old,
         "moved": {"median": float(np.median(moved)), "quantile_0.9": float(np.quantile(moved, 0.9))},
         "unit": "median distance of the reference's own cells to their nearest others",
-        "scores_before": was,
-        "scores_after": scored,
+        "scores_before": before,
+        "scores_after": after,
         "allowed_fall": allowed_fall,
         "accepted": accepted,
     }
     logger.info(
-        "The old cells moved by %.2f (median; 1 = %s); their total score was %.3f and is %.3f", numbers["moved"]["median"],
-        numbers["unit"], was["total"], scored["total"],
+        "The old cells moved by %.2f (median; 1 = %s). Their total score was %.3f and is %.3f", numbers["moved"]["median"],
+        numbers["unit"], before["total"], after["total"],
     )  # fmt: skip
     if accepted:
         write_lineage(folder, reference.lineage, "trained on", adata.n_obs)
-    _write_growth(folder, numbers)
+    with atomic_write(folder / GROWTH) as path:
+        path.write_text(json.dumps(numbers, indent=2))
     if accepted:
         return
     logger.warning(
@@ -193,13 +193,8 @@ def _judge(reference: FinishedRun, adata: AnnData, folder: Path, allowed_fall: f
     )  # fmt: skip
 
 
-def _write_growth(folder: Path, numbers: dict[str, Any]) -> None:
-    with atomic_write(folder / GROWTH) as path:
-        path.write_text(json.dumps(numbers, indent=2))
-
-
-def _scores(reference: FinishedRun, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:
-    """Scores of the old cells alone, by the same means before and after."""
+def _compute_scores(reference: FinishedRun, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:
+    """Return the scores of the old cells alone, computed in the same way before and after."""
     obs = reference.cells.obs
     cells = AnnData(obs=pd.DataFrame(index=obs.index), obsm={"latent": latent})
     add_clusters(cells, n_neighbors=30, seed=seed)

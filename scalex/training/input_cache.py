@@ -1,4 +1,4 @@
-"""What the model gets of all cells, in one file: made once for all runs that want the same of the same cells."""
+"""A file of the model's inputs, shared by runs with the same cells and preprocessing."""
 
 from __future__ import annotations
 
@@ -26,45 +26,42 @@ FORMAT = 1
 
 
 class InputCache:
-    """The inputs of kept cells and the preprocessing that made them, as an .h5ad file.
+    """Inputs of the kept cells and their preprocessing in an .h5ad file.
 
-    The file is called after all that it depends on, so that other cells or options have another one; it is there whole or not at all.
+    The name of the file is a hash of what it depends on, so that other cells or options have another file. It is written whole.
 
     Parameters
     ----------
     folder
-        Where the file is.
+        Folder of the file.
     depends_on
-        Says what the inputs are made of: sources with size and time, and options.
+        Text that identifies the sources, with size and time, and the options.
     """
 
     def __init__(self, folder: str | Path, depends_on: str) -> None:
         digest = hashlib.sha256(f"{FORMAT}\n{depends_on}".encode()).hexdigest()
         self.path = Path(folder) / f"inputs-{digest[:20]}.h5ad"
 
-    def fitted(self) -> FittedRecipe | None:
-        """The preprocessing; None if there is no file yet. One that cannot be read is removed."""
+    def load_fitted(self) -> FittedRecipe | None:
+        """Load the preprocessing; None if there is no file. An unreadable file is removed."""
         if not self.path.exists():
             return None
         try:
             with h5py.File(self.path) as file:
-                found = FittedRecipe.load(io.BytesIO(file["uns/fitted"][()].tobytes()))
+                fitted = FittedRecipe.load(io.BytesIO(file["uns/fitted"][()].tobytes()))
                 StoredMatrix(self.path, "X")
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            logger.warning("The cache %s cannot be read (%s): it is made again.", self.path, error)
+            logger.warning("The cache %s cannot be read (%s): it is written again.", self.path, error)
             self.path.unlink()
             return None
-        return found
+        return fitted
 
-    def inputs(self) -> StoredMatrix:
-        """The inputs, (n_kept, n_features), a row for each kept cell."""
+    def open_inputs(self) -> StoredMatrix:
+        """Open the inputs of the kept cells, (n_cells, n_features)."""
         return StoredMatrix(self.path, "X")
 
     def write(self, data: ScalexDataModule) -> None:
-        """Read all kept cells of a data module once, and write what the model gets of them.
-
-        Of several runs that do so at once each writes a file of its own; the first one stays.
-        """
+        """Write the inputs of all kept cells. Of several runs that write at once, the first to end leaves its file."""
         logger.info("Writes the inputs of %s cells to the cache %s", f"{len(data.rows):,}", self.path)
         with atomic_create(self.path) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file)

@@ -130,7 +130,7 @@ def test_a_run_does_not_go_on_with_other_cells(demo_in_memory: InMemoryCells, tm
     module, data = make(demo_in_memory)
     make_trainer(Checkpoint(tmp_path), max_epochs=1).fit(module, datamodule=data)
     other, data = make(AnnDataSource(path=demo_cells(300, 500, 2)).open())
-    with pytest.raises(ValueError, match=r"not those this run began with .* Begin a new run"):
+    with pytest.raises(ValueError, match=r"differ from those of the run's start .* Start a new run"):
         make_trainer(max_epochs=2, enable_checkpointing=False).fit(
             other, datamodule=data, ckpt_path=tmp_path / "checkpoint" / "last.ckpt", weights_only=True
         )

@@ -63,8 +63,8 @@ def test_targets_keep_the_units_of_the_latents() -> None:
 
 def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, domain, kind = make_cells({(d, k): 300 for d in (0, 1) for k in range(3)} | {(2, 0): 12})
-    monkeypatch.setattr(correction, "MOST_CELLS", 500)
-    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    monkeypatch.setattr(correction, "MAX_CELLS", 500)
+    monkeypatch.setattr(correction, "MIN_DOMAIN_CELLS", 10)
     rows = sample_rows(domain, torch.Generator().manual_seed(0))
     assert (rows.diff() > 0).all()
     assert torch.bincount(domain[rows]).tolist()[2] == 10
@@ -75,7 +75,7 @@ def test_many_cells_follow_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sample_of_many_domains_is_not_larger_than_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correction, "MOST_CELLS", 500)
+    monkeypatch.setattr(correction, "MAX_CELLS", 500)
     domain = torch.cat([torch.arange(100).repeat_interleave(20), torch.full((3000,), 100)])
     rows = sample_rows(domain, torch.Generator().manual_seed(0))
     assert len(rows) <= 1000
@@ -102,8 +102,8 @@ def test_a_cell_without_a_label_counts_as_what_its_neighbours_are(monkeypatch: p
     expected = KNeighborsClassifier(correction.N_NEIGHBORS).fit(cells[1::2], kind[1::2]).predict(cells[::2])
     assert torch.equal(found[1::2], label[1::2])
     assert (found[::2].numpy() == expected).all()
-    monkeypatch.setattr(correction, "MOST_CELLS", 90)
-    monkeypatch.setattr(correction, "LEAST_OF_A_DOMAIN", 10)
+    monkeypatch.setattr(correction, "MAX_CELLS", 90)
+    monkeypatch.setattr(correction, "MIN_DOMAIN_CELLS", 10)
     of_sample = complete_types(cells, label, torch.Generator().manual_seed(1))
     assert 0.9 < (of_sample == found).float().mean() < 1
 

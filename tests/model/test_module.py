@@ -18,7 +18,7 @@ from scalex.cells import AnnDataSource
 from scalex.data import CellBatch, ScalexDataModule
 from scalex.demo import demo_cells
 from scalex.model.correction_plan import CorrectionPlan
-from scalex.model.inference import LEAST_ROWS
+from scalex.model.inference import MIN_ROWS
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import MinibatchCounts, SparseRows
@@ -80,7 +80,7 @@ def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
     module = make_module().eval()
     batch = make_batch(300)
     whole = latents(module, batch)
-    for size in (1, 2, 7, LEAST_ROWS, 250):
+    for size in (1, 2, 7, MIN_ROWS, 250):
         assert torch.equal(latents(module, some_of(batch, slice(size))), whole[:size])
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     assert torch.equal(latents(module, some_of(batch, order)), whole[order])
@@ -227,7 +227,7 @@ def test_a_domain_of_one_cell_is_trained_with() -> None:
         ({"schedule": "cosine"}, "schedule='cosine': allowed are constant, one_cycle"),
         ({"statistics": "batch"}, "statistics='batch': allowed are running, domain"),
         ({"n_latent": 0}, "n_latent=0: it must be at least 1"),
-        ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: shares of the training are needed, from 0 up to, but not, 1, rising"),
+        ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: it must be rising shares of the training, at least 0 and below 1"),
         ({"correct_at": [0.5, 0.2]}, "correct_at=.*rising"),
         ({"correction_weight": -1}, "correction_weight=-1: it must be at least 0"),
         ({"use_labels": True}, "use_labels=True: labels take part in the corrections, of which correct_at allows none"),
@@ -329,9 +329,9 @@ def test_targets_are_made_when_they_are_due() -> None:
 
 
 def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalex.model.correction.MOST_CELLS", 60)
-    monkeypatch.setattr("scalex.model.correction_plan.MOST_CELLS", 60)
-    monkeypatch.setattr("scalex.model.correction.LEAST_OF_A_DOMAIN", 10)
+    monkeypatch.setattr("scalex.model.correction.MAX_CELLS", 60)
+    monkeypatch.setattr("scalex.model.correction_plan.MAX_CELLS", 60)
+    monkeypatch.setattr("scalex.model.correction.MIN_DOMAIN_CELLS", 10)
     data = make_data(batch_size=50)
     targets = {}
     for n_draws in (199, 200):
@@ -356,9 +356,9 @@ def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: 
 def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:
     plan = CorrectionPlan([0.5, 0.8], 0)
     # 100 steps of 1,000 cells: 30,000 are drawn between the corrections, 20,000 after the second.
-    assert [plan.n_embeddings(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
-    assert CorrectionPlan([0.5, 0.8], 0, use_labels=True).n_embeddings(100, 1000, 30_001) == 2
-    assert CorrectionPlan([], 0).n_embeddings(100, 1000, 30_001) == 0
+    assert [plan.count_embeddings(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
+    assert CorrectionPlan([0.5, 0.8], 0, use_labels=True).count_embeddings(100, 1000, 30_001) == 2
+    assert CorrectionPlan([], 0).count_embeddings(100, 1000, 30_001) == 0
 
 
 @pytest.mark.parametrize("use_labels", [False, True])
@@ -382,7 +382,7 @@ def test_corrections_get_what_they_need(monkeypatch: pytest.MonkeyPatch, use_lab
 
 def test_labels_are_asked_for_where_there_are_none() -> None:
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], use_labels=True)
-    with pytest.raises(ValueError, match=r"model.use_labels=true, and no cell has a known type: .*dataset.label_key"):
+    with pytest.raises(ValueError, match=r"model.use_labels=true, but no cell has a label: .*dataset.label_key"):
         train(module, make_data(batch_size=50), max_epochs=1)
 
 
@@ -419,5 +419,5 @@ def test_corrections_ask_for_the_cells() -> None:
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], max_steps=4)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))
     trainer = Trainer(accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(ValueError, match="set_trained_on was given no cells: give it the data module"):
+    with pytest.raises(ValueError, match="correct_at needs the training cells, and set_trained_on was given none: give it the data module"):
         trainer.fit(module, datamodule=data)

@@ -309,7 +309,9 @@ def test_a_folder_without_expression_is_an_error_that_names_the_one_with_it(refe
     (tmp_path / "projected").mkdir()
     project_to(tmp_path / "projected", reference, AnnDataSource(path=trained.query[:30].copy()), append=True)
     without = Reference.load(tmp_path / "projected")
-    with pytest.raises(ValueError, match=r"holds no expression: cells were added to it by projection\. Go on from the .* trained \(run\)"):
+    with pytest.raises(
+        ValueError, match=r"holds no expression, since cells were added to it by projection\. Start from the .* trained \(run\)"
+    ):
         grow_to(tmp_path / "grown", without, trained.query)
 
 
@@ -372,5 +374,5 @@ def test_expression_of_another_model_is_an_error(trained: Any, tmp_path: Path) -
     adata = ad.read_h5ad(folder / "adata.h5ad")
     adata.raw = adata.raw[:, ::-1].to_adata() if hasattr(adata.raw[:, ::-1], "to_adata") else adata.raw.to_adata()[:, ::-1]
     adata.write_h5ad(folder / "adata.h5ad")
-    with pytest.raises(ValueError, match=r"The features of raw in .*adata\.h5ad are not those of the model beside it"):
+    with pytest.raises(ValueError, match=r"The features of raw in .*adata\.h5ad are not those of the model in the same folder"):
         grow_to(tmp_path / "grown", Reference.load(folder), trained.query)
