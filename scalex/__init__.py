@@ -51,7 +51,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Torch, Lightning and scanpy take seconds to import: each name brings only what it needs, when it is first used.
+    # Torch, Lightning and scanpy take seconds to import. A name imports what it needs at its first use.
     if name not in _HOME:
         raise AttributeError(f"module 'scalex' has no attribute {name!r}. It has: {', '.join(__all__)}")
     return getattr(import_module(f"scalex.{_HOME[name]}"), name)

@@ -76,80 +76,79 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
-    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` trains by a shorter one
-    (``model=scalex``), which reaches the same scores in a fraction of the time.
+    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` trains the shorter
+    ``model=scalex``, which reaches the same scores in a fraction of the time.
 
     Parameters
     ----------
     data_list
-        An AnnData, a path, or a list of them; each file and each AnnData is a source. Paths are those of .h5ad files, zarr stores, text
-        (.csv, .tsv, .txt and their .gz), 10x folders of .mtx files and 10x .h5, ``file.h5mu/modality`` and .loom; globs
-        (``data/*.h5ad``); and names of what is in ``~/.scalex/``.
+        An AnnData, a path, or a list of them. Each file and each AnnData is a source. Paths are .h5ad files, zarr stores, text (.csv, .tsv,
+        .txt, also with .gz), 10x folders of .mtx files, 10x .h5, ``file.h5mu/modality``, .loom, globs (``data/*.h5ad``) and names of files
+        in ``~/.scalex/``.
     batch_categories
-        Names of the sources, one each. None: the files' names without ending; 0, 1, ... for AnnData objects.
+        Names of the sources. None: the files' names without ending; 0, 1, ... for AnnData objects.
     profile
-        "RNA": counts of genes. "ATAC": counts of peaks. "ADT": counts of surface proteins, of which all are used.
+        "RNA": counts of genes. "ATAC": counts of peaks. "ADT": counts of surface proteins, all of which are used.
     batch_name
-        Column of obs that holds each cell's domain; several columns, separated by commas, are joined. With the default, several
-        sources are the domains, and a single source without that column is one domain.
+        Column of obs that holds each cell's domain. Several columns, separated by commas, are joined. With the default, several sources
+        are the domains, and a single source without that column is one domain.
     min_features
-        Cells with fewer detected features are left out. Where it is not given, it is 600 with "RNA", 100 with "ATAC" and 1 with "ADT".
+        Cells with fewer detected features are left out. The default is 600 with "RNA", 100 with "ATAC" and 1 with "ADT".
     min_cells
         Features detected in fewer cells are left out.
     target_sum
-        Counts per cell after normalization. None: 10,000, as the published package has it. For the median of the cells, which scanpy
-        takes for None, give ``np.median(adata.X.sum(1))``.
+        Counts per cell after normalization. None: 10,000, as in the published package. scanpy's None is the median of the cells,
+        ``np.median(adata.X.sum(1))``.
     n_top_features
-        How many features to use, the most variable genes or the most accessible peaks; or a list of them; or a text file with one a
+        Number of features to use, the most variable genes or the most accessible peaks; or a list of them; or a text file with one per
         line. None: 2,000 genes, 30,000 peaks.
     join
-        Features that all sources have ("inner") or that any has ("outer").
+        Use the features of all sources ("inner") or of any source ("outer").
     batch_key
-        Column of obs in which the source of each cell is written when there are several.
+        Column of obs to which the source of each cell is written, if there are several.
     processed
-        The matrix is ready: it is used as it is, only scaled.
+        The values are processed already and are only scaled.
     fraction, n_obs
-        Use a random share, or a random number, of the cells, of each domain its share.
+        Use a random share or a random number of the cells, with the same share of each domain.
     use_layer
-        Another layer, or an entry of obsm, as the input; it is used as it is, only scaled.
+        A layer or an entry of obsm to use as the input. Its values are only scaled.
     backed
-        Leave cells in their .h5ad files and read them piece by piece, so that memory does not grow with their matrix. The result then has
-        latents and annotation, but no expression.
+        Leave cells in their .h5ad files and zarr stores, and read them in runs of rows, so that memory does not grow with the matrix. The
+        result then has latents and annotation, but no expression.
     batch_size
-        Most cells in a training minibatch.
+        Largest number of cells in a minibatch.
     lr
         Learning rate.
     max_iteration
-        Training steps at most; one minibatch is one step.
+        Largest number of training steps, one minibatch each.
     seed
-        Seed of everything random.
+        Seed of all random numbers.
     gpu
-        Index of the GPU, where there is one.
+        Index of the GPU, if there is one.
     outdir
-        Folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more; it must not hold another run's results.
+        Run folder for ``adata.h5ad``, ``checkpoint/``, ``log.txt``, ``umap.pdf`` and more. It must not hold the results of another run.
         None: nothing is written.
     projection
-        The folder of a finished run: nothing is trained, the cells are projected into its space. Its features and preprocessing are used;
-        what filters and chooses features here is not. With `outdir`, a report of how well they fit is written there.
+        Folder of a finished run. Nothing is trained; the cells are projected into its space with its preprocessing, and the arguments that
+        filter or choose features have no effect. With `outdir`, a report of how well the cells fit is written there.
     repeat
-        With `projection`: return the projected cells alone. Otherwise those of the reference come first (obs["projection"]), and there is
-        no X.
+        With `projection`, return the projected cells alone. Otherwise the cells of the reference come first (obs["projection"]), and there
+        is no X.
     impute
-        Add layers["impute"], normalized expression as the model decodes it: through each cell's own domain (True), or through the
-        domain of this name.
+        Add layers["impute"], normalized expression decoded through each cell's own domain (True) or through the domain of this name.
     chunk_size
-        Cells embedded at a time.
+        Number of cells that are embedded at a time.
     ignore_umap
         No UMAP, no clusters, no pictures.
     verbose
-        Say what is being done, and show a progress bar.
+        Show log lines and a progress bar.
     assess
-        Score the result: ``adata.uns["scalex"]["scores"]``.
+        Score the result in ``adata.uns["scalex"]["scores"]``.
     show
         Show the UMAP.
     eval
-        Encoder statistics at inference. True: the running ones of training, so that a cell's latent depends on that cell alone.
-        False: those of all cells of its domain.
+        Encoder statistics at inference. True: the running ones of the training, so that a cell's latent depends on that cell alone. False:
+        those of all cells of its domain.
     num_workers
         Has no effect: cells in memory are gathered faster than worker processes could send them.
     keep_mt
@@ -157,20 +156,20 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     binarize, normalization
         Of "ATAC": see `AtacRecipe`.
     cell_type
-        Column of obs with known cell types, for plots and scores.
+        Column of obs with labels, for plots and scores.
     transpose, feature_type, var_names_from, match_peaks
-        How files are read and joined: see `AnnDataSource`.
+        Options of reading and joining files; see `AnnDataSource`.
 
     Returns
     -------
     AnnData
-        Kept cells x used features, scaled to [0, 1]. obsm["latent"] (n_cells, 10); obs["domain"]; `.raw` normalized expression of all
-        kept features; unless `ignore_umap`, obsm["X_umap"] and obs["leiden"].
+        Kept cells x input features, scaled to [0, 1]; obsm["latent"] (n_cells, 10); obs["domain"]; `.raw`, normalized expression of all
+        kept features; and, unless `ignore_umap`, obsm["X_umap"] and obs["leiden"].
 
     Raises
     ------
     ValueError, KeyError, FileNotFoundError, FileExistsError
-        Where the data or the folder are not as the arguments say.
+        If the data or the folder are not as the arguments say.
 
     Examples
     --------
@@ -241,32 +240,32 @@ def _project(projection: str | Path, source: AnnDataSource, folder: Path | None,
 
 
 def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str = "celltype") -> NDArray[Any]:
-    """Say what type each query cell is, by the types of reference cells.
+    """Give each query cell a label of the reference, or "unknown".
 
     Parameters
     ----------
     ref
-        Cells with obsm[`rep`] and obs[`label`]; a cell without label does not count. Where obs["domain"] is there, the probability is
-        calibrated on its domains.
+        Cells with obsm[`rep`] and obs[`label`]. Cells without a label have no effect. If there is obs["domain"], probabilities are
+        calibrated across its domains.
     query
-        Cells with obsm[`rep`] of the same model. Gets in obs the columns that `LabelTransfer.predict` gives, named after `label`:
-        the label found, how sure it is, the runner-up and more.
+        Cells with obsm[`rep`] of the same model. The columns of `LabelTransfer.predict` are added to its obs, with `label` before their
+        names: the label, its probability, the runner-up and more.
     rep
-        Key of the latents in obsm of both.
+        Key of the latents in both obsm.
     label
         Column of obs of `ref`.
 
     Returns
     -------
     ndarray
-        (n_query,) labels, "unknown" where a cell's type is not in the reference.
+        (n_query,) labels; "unknown" for cells of other types than the reference's.
 
     Raises
     ------
     KeyError
-        If the latents or the labels are not there.
+        If there are no such latents or labels.
     ValueError
-        If no reference cell has a label, or the latents do not belong together.
+        If no reference cell has a label, or the latents have different dimensions.
 
     Examples
     --------
@@ -284,11 +283,11 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
     if label not in ref.obs:
         raise KeyError(f"label={label!r} is not in obs of ref. Columns: {', '.join(map(str, ref.obs.columns))}.")
     domain = pd.Categorical(ref.obs["domain"]) if "domain" in ref.obs else None
-    # The inputs' components tell more; they are there where both come from the same model, by a training and a projection.
-    both = [adata.obsm[INPUT_PCA] if rep == "latent" and INPUT_PCA in adata.obsm else None for adata in (ref, query)]
-    components = (None, None) if any(part is None for part in both) else both
+    # Components of the inputs separate types better. They are there if both come from the same model, by training and projection.
+    pca = [adata.obsm[INPUT_PCA] if rep == "latent" and INPUT_PCA in adata.obsm else None for adata in (ref, query)]
+    components = (None, None) if any(part is None for part in pca) else pca
     transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]), components[0], domain=domain)
-    found = transfer.predict(np.asarray(query.obsm[rep]), components[1])
-    for name, column in found.items():
+    predicted = transfer.predict(np.asarray(query.obsm[rep]), components[1])
+    for name, column in predicted.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
-    return np.asarray(found["label"].astype(str), dtype=object)
+    return np.asarray(predicted["label"].astype(str), dtype=object)
