@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,19 +38,12 @@ class FinishedRun:
         Where it was loaded from.
     module
         The trained model.
-    cells
-        The cells without their expression: obs, var, obsm["latent"] and, where the run made them, obsm["X_umap"], obs["leiden"] and the
-        neighbour graph.
-    raw_var
-        Annotation of all features that are worth keeping as normalized expression.
     lineage
         The versions that led to this one, oldest first; each with "folder", "action", "n_cells" and "version".
     """
 
     folder: Path
     module: Model
-    cells: ad.AnnData
-    raw_var: pd.DataFrame
     lineage: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -83,14 +79,39 @@ class FinishedRun:
             )
         module = load_model(checkpoint)
         assert module.trained_on is not None
-        cells, raw_var = _without_expression(adata, module.trained_on.preprocessor.kept_features)
-        n_latent = module.hparams["n_latent"]
-        if "latent" not in cells.obsm or cells.obsm["latent"].shape[1] != n_latent:
-            raise ValueError(f"{adata} does not belong to the model beside it: it needs obsm['latent'] of {n_latent} dimensions.")
+        _check_latent(adata, module.hparams["n_latent"])
         versions = read_json(folder / LINEAGE) or [
             describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)
         ]
-        return cls(folder, module, cells, raw_var, tuple(versions))
+        return cls(folder, module, tuple(versions))
+
+    @cached_property
+    def cells(self) -> ad.AnnData:
+        """The cells without their expression: obs, var, obsm["latent"] and, if the run has them, UMAP, clusters and neighbour graph.
+
+        They are read at their first use: embedding new cells does not need them.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        with _open_adata(self.folder / "adata.h5ad") as file:
+            optional = [name for name in ("varm", "obsp", "uns") if name in file]
+            parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", *optional)}
+        obs = parts["obs"]
+        for name in obs.select_dtypes(object):
+            # Text that came from a query; "" stands for a missing value.
+            obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
+        return ad.AnnData(**parts)
+
+    @cached_property
+    def raw_var(self) -> pd.DataFrame:
+        """Annotation of the kept features, from raw if the run has it."""
+        with _open_adata(self.folder / "adata.h5ad") as file:
+            if isinstance(file.get("raw"), h5py.Group):
+                return ad.io.read_elem(file["raw/var"])
+        return pd.DataFrame(index=self.trained_on.preprocessor.kept_features)
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -177,17 +198,20 @@ class FinishedRun:
         return LatentMap.fit(self.latent, umap=umap, cluster=cluster)
 
 
-def _without_expression(path: Path, kept_features: pd.Index) -> tuple[ad.AnnData, pd.DataFrame]:
-    """All of an .h5ad file but X, raw.X and layers; and the annotation of the features of raw, which are the `kept_features` ones."""
+@contextmanager
+def _open_adata(path: Path) -> Iterator[h5py.File]:
+    """Open an AnnData file, and explain what fails while it is open."""
     try:
         with h5py.File(path) as file:
-            parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", "varm", "obsp", "uns") if name in file}
-            has_raw = isinstance(file.get("raw"), h5py.Group)
-            raw_var = ad.io.read_elem(file["raw/var"]) if has_raw else pd.DataFrame(index=kept_features)
+            yield file
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error
-    obs = parts["obs"]
-    for name in obs.select_dtypes(object):
-        # Text that came from a query; "" is what a cell lacks.
-        obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
-    return ad.AnnData(**parts), raw_var
+
+
+def _check_latent(path: Path, n_latent: int) -> None:
+    """Check that a file holds latents of a model with `n_latent` dimensions."""
+    with _open_adata(path) as file:
+        latent = file.get("obsm/latent")
+        shape: tuple[int, ...] = latent.shape if isinstance(latent, h5py.Dataset) else ()
+    if len(shape) != 2 or shape[1] != n_latent:
+        raise ValueError(f"{path} does not belong to the model in the same folder: it needs obsm['latent'] of {n_latent} dimensions.")

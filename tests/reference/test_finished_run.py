@@ -114,6 +114,16 @@ def test_expression_is_never_read(trained: Any, reference: Reference, folder: Pa
     assert (found.raw.X != expected.raw.X).nnz == 0
 
 
+def test_embedding_reads_no_cells_of_the_reference(trained: Any, reference: Reference, folder: Path) -> None:
+    with h5py.File(folder / "adata.h5ad", "r+") as file:
+        for name in ("obs", "var", "uns", "obsp", "raw/var"):
+            del file[name]
+    damaged = Reference.load(folder)
+    np.testing.assert_array_equal(damaged.embed(trained.query), reference.embed(trained.query))
+    with pytest.raises(ValueError, match=r"adata\.h5ad is not a readable AnnData file \(.*obs"):
+        damaged.project(trained.query)
+
+
 def test_a_folder_without_raw_projects_the_same(trained: Any, reference: Reference, folder: Path) -> None:
     with h5py.File(folder / "adata.h5ad", "r+") as file:
         del file["X"], file["raw"]
@@ -188,12 +198,14 @@ class TestNoReference:
         adata = ad.read_h5ad(folder / "adata.h5ad")
         adata.obsm["latent"] = adata.obsm["latent"][:, :7]
         adata.write_h5ad(folder / "adata.h5ad")
-        with pytest.raises(ValueError, match=r"does not belong to the model beside it: it needs obsm\['latent'\] of 10 dimensions"):
+        with pytest.raises(
+            ValueError, match=r"does not belong to the model in the same folder: it needs obsm\['latent'\] of 10 dimensions"
+        ):
             Reference.load(folder)
 
     def test_cells_without_latents(self, folder: Path, demo: AnnData) -> None:
         demo.write_h5ad(folder / "adata.h5ad")
-        with pytest.raises(ValueError, match="does not belong to the model beside it"):
+        with pytest.raises(ValueError, match="does not belong to the model in the same folder"):
             Reference.load(folder)
 
     @pytest.mark.parametrize("content", [b"", b"a text", b"\x89HDF\r\n\x1a\n and then nothing"])
