@@ -159,7 +159,7 @@ def fitting(options: Options, folder: Path) -> Table:
             if name == "cache":
                 cache = InputCache(folder, path.name)
                 cache.write(data)
-                data.read_inputs_from(cache.inputs())
+                data.read_inputs_from(cache.open_inputs())
             module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
             module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
             modules[name] = LightningSteps(module, data, options.steps)

@@ -120,8 +120,10 @@ def slurm(task: int, **variables: str) -> dict[str, str]:
     return {f"SLURM_{name}": value for name, value in (STEP | own | variables).items()}
 
 
+# The port of a process group follows from the job: each process that runs tests has its own.
+JOB_ID = str(1234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 STEP = {
-    "NTASKS": "2", "NODEID": "0", "NODELIST": "localhost", "JOB_NODELIST": "localhost", "JOB_ID": "1234", "STEP_ID": "0",
+    "NTASKS": "2", "NODEID": "0", "NODELIST": "localhost", "JOB_NODELIST": "localhost", "JOB_ID": JOB_ID, "STEP_ID": "0",
     "JOB_NAME": "train",
 }  # fmt: skip
 

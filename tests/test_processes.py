@@ -95,7 +95,7 @@ def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_ano
         [torchrun(0) | {"TORCHELASTIC_RUN_ID": "c"}, torchrun(1) | {"TORCHELASTIC_RUN_ID": "c"}],
         [slurm(0), slurm(1)],
         [slurm(0, STEP_ID="1"), slurm(1, STEP_ID="1")],
-        [slurm(0, JOB_ID="1235"), slurm(1, JOB_ID="1235")],
+        [slurm(0, JOB_ID="99"), slurm(1, JOB_ID="99")],
         [slurm(0, RESTART_COUNT="1"), slurm(1, RESTART_COUNT="1")],
         [{}, {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1234"}],
     ]
@@ -262,7 +262,7 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
 @pytest.mark.slow
 def test_torchrun_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
     failed_before(tmp_path / "run")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "train.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "train.py")]
     command += settings(tmp_path / "run", cells, devices=2)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]

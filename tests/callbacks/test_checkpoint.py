@@ -110,7 +110,7 @@ def test_a_run_goes_on_with_the_targets_it_had(
     demo_in_memory: InMemoryCells, tmp_path: Path, epoch: int, of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if of == "those that are drawn":
-        monkeypatch.setattr("scalex.model.correction.MOST_CELLS", 60)
+        monkeypatch.setattr("scalex.model.correction.MAX_CELLS", 60)
         monkeypatch.setattr("scalex.model.correction_plan.CorrectionPlan.takes_all", lambda *_: False)
     options = {"lr": 1e-2, "correct_at": [0.5, 0.75], "schedule": "one_cycle"}
     whole, data = make(demo_in_memory, **options)

@@ -83,7 +83,7 @@ def test_lightning_starts_them_for_each_projection_of_a_sweep(query: list[str], 
 def test_torchrun_starts_more_than_there_are_chunks(query: list[str], tmp_path: Path) -> None:
     arguments = [*query, "chunk_size=20000"]
     run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "project.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "project.py")]
     command += [*arguments, *TOGETHER, "output=two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
