@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import yaml
-from hydra.utils import instantiate
+from commands import run_command
 
 from scalex.cells.stores import STORES
 from scalex.formats.read import READERS
@@ -56,7 +56,12 @@ def test_parts_of_each_kind_work_together(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "gaussian" / "adata.h5ad").exists()
 
 
-def test_a_tracker(tmp_path: Path) -> None:
+def test_a_tracker_gets_the_losses(tmp_path: Path) -> None:
+    (tmp_path / "more" / "logger").mkdir(parents=True)
     (text,) = blocks("yaml")
-    (node,) = yaml.safe_load(text.replace("${output}", str(tmp_path))).values()
-    assert instantiate(node).save_dir == str(tmp_path)
+    (tmp_path / "more" / "logger" / "csv_logs.yaml").write_text(text)
+    settings = ["dataset.n_cells=200", "model=small", "model.max_steps=3", "callbacks=[latent_export]", "trainer=cpu", "output=run"]
+    done = run_command("train.py", f"hydra.searchpath=[file://{tmp_path / 'more'}]", "logger=csv_logs", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "run" / "lightning_logs").rglob("metrics.csv")
+    assert pd.read_csv(log)["train/loss"].gt(0).all()
