@@ -19,8 +19,8 @@ from lightning import Callback, Trainer
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import check_writable
-from scalex.h5ad.scratch_table import KeptRows
-from scalex.h5ad.uns_values import writable
+from scalex.h5ad.scratch_table import ScratchTable
+from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import Model
 from scalex.model.imputation import get_domain_code
 from scalex.model.inference import on_device
@@ -71,7 +71,7 @@ class LatentExport(Callback):
         get_domain_code(self.impute, data.domains)
         if self.path is not None:
             # Columns that come from a file can be written to one.
-            check_writable(data.cells.annotation(slice(0, len(data.cells.domain) if data.in_memory else 1)))
+            check_writable(data.cells.read_obs(slice(0, len(data.cells.domain) if data.in_memory else 1)))
             check_writable(data.cells.var)
 
     @contextmanager
@@ -90,7 +90,7 @@ class LatentExport(Callback):
                 latent[rows] = latent_CZ.cpu().numpy()
                 if pca is not None and coordinates is not None:
                     found = pca.coordinates(batch.rows.csr())
-                    if isinstance(coordinates, KeptRows):
+                    if isinstance(coordinates, ScratchTable):
                         coordinates.write(int(rows[0]), found)
                     else:
                         coordinates[rows] = found
@@ -119,7 +119,7 @@ class LatentExport(Callback):
         return found
 
     @contextmanager
-    def _coordinates(self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None) -> Iterator[np.ndarray | KeptRows | None]:
+    def _coordinates(self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None) -> Iterator[np.ndarray | ScratchTable | None]:
         """Where the cells' coordinates in the components go: memory, or a file that is removed at the end."""
         if pca is None:
             yield None
@@ -128,7 +128,7 @@ class LatentExport(Callback):
         if data.in_memory or self.path is None:
             yield np.zeros((len(data.rows), n_components), np.float32)
             return
-        kept = KeptRows(self.path.with_name(".input_pca"), n_components)
+        kept = ScratchTable(self.path.with_name(".input_pca"), n_components)
         try:
             yield kept
         finally:
@@ -137,7 +137,7 @@ class LatentExport(Callback):
                 kept.remove()
 
     def _write(
-        self, target: Path, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | KeptRows | None
+        self, target: Path, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> None:
         if data.in_memory:
             # Text that repeats, as anndata writes it. Of cells in files nobody knows whether it does.
@@ -162,13 +162,13 @@ class LatentExport(Callback):
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
     def _block(
-        self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | KeptRows | None
+        self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> AnnData:
         """A run of cells, with what is not in memory."""
         obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}
         block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
         if not data.in_memory:
-            if isinstance(coordinates, KeptRows):
+            if isinstance(coordinates, ScratchTable):
                 block.obsm[INPUT_PCA] = coordinates.read(rows)
             self._add_values(block, rows, data, module)
             return block
@@ -198,5 +198,5 @@ def _as_anndata(data: ScalexDataModule) -> ad.AnnData:
         logger.warning("obs['domain'] of the input is replaced by the domains of the training.")
     obs["domain"] = domain
     adata = ad.AnnData(obs=obs, var=cells.var.loc[preprocessor.features].copy())
-    adata.uns["scalex"] = {"version": version("scalex"), "parameters": writable(data.parameters)}
+    adata.uns["scalex"] = {"version": version("scalex"), "parameters": convert_to_uns(data.parameters)}
     return adata

@@ -1,4 +1,4 @@
-"""Where cells come from."""
+"""Cells, and the sources from which they are opened."""
 
 from scalex.cells.backed import BackedCells
 from scalex.cells.in_memory import InMemoryCells

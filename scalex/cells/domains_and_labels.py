@@ -1,4 +1,4 @@
-"""The domain and the known type of each cell, from columns of its annotation."""
+"""The domain and the label of each cell, from columns of obs."""
 
 from __future__ import annotations
 
@@ -10,58 +10,78 @@ import pandas as pd
 
 from scalex.features.names import format_names
 
-__all__ = ["columns_of", "domains", "labels"]
+__all__ = ["find_domains", "find_labels", "split_batch_key"]
 
 logger = logging.getLogger(__name__)
 
 
-def columns_of(batch_key: str) -> list[str]:
-    """The columns that `batch_key` names."""
+def split_batch_key(batch_key: str) -> list[str]:
+    """Return the columns that `batch_key` names."""
     return [column.strip() for column in batch_key.split(",")]
 
 
-def labels(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
-    """Known types; a cell without one stays without."""
+def find_labels(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
+    """Return the label of each cell, (n_cells,), missing where the column has no value; None if no cell has a label."""
     if label_key not in obs or obs[label_key].isna().all():
         return None
     return _join_text([pd.Categorical(obs[label_key])])
 
 
-def domains(
+def find_domains(
     obs: pd.DataFrame,
     batch_key: str | None,
     source_key: str,
     *,
     several: bool,
-    columns: Sequence[str] | None = None,
-    name_of: Callable[[int], str] | None = None,
+    columns: Sequence[str],
+    get_name: Callable[[int], str],
 ) -> pd.Categorical:
-    """Domain of each cell. Where obs is not read whole, `columns` are those it has and `name_of` gives a cell's name."""
-    there = list(obs.columns) if columns is None else columns
+    """Return the domain of each cell, (n_cells,).
+
+    Parameters
+    ----------
+    obs
+        The columns of the annotation that may hold domains.
+    batch_key, source_key
+        As in `AnnDataSource`.
+    several
+        Whether the cells come from several sources.
+    columns
+        All columns of the annotation, for messages.
+    get_name
+        Function that returns the name of the cell in a row, for messages.
+
+    Raises
+    ------
+    KeyError
+        If `batch_key` names an absent column.
+    ValueError
+        If a cell has no domain.
+    """
     if batch_key is None:
         if not several and source_key not in obs:
             logger.warning(
                 "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
-                source_key, format_names(there, 20),
+                source_key, format_names(columns, 20),
             )  # fmt: skip
             return pd.Categorical(["all"] * len(obs))
         batch_key = source_key
-    keys = columns_of(batch_key)
+    keys = split_batch_key(batch_key)
     for column in keys:
         if column not in obs:
-            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {format_names(there, 20)}.")
+            raise KeyError(f"batch_key={column!r} is not in obs. Columns: {format_names(columns, 20)}.")
     missing = obs[keys].isna().any(axis=1)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
-        first = obs.index[row] if name_of is None else name_of(row)
         raise ValueError(
-            f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {first}): fill the column or remove those cells."
+            f"{int(missing.sum())} cells have no value in obs[{batch_key!r}] (first: {get_name(row)}): fill the column, or remove those "
+            "cells."
         )
     return _join_text([pd.Categorical(obs[key]) for key in keys])
 
 
 def _join_text(columns: Sequence[pd.Categorical]) -> pd.Categorical:
-    """The text of several columns joined with "_", without making a string for each cell; missing where the first is."""
+    """Join the text of columns with "_", by category and not by cell. The result is missing where the first column is."""
     codes, inverse = np.unique(np.stack([column.codes for column in columns], axis=1), axis=0, return_inverse=True)
     known = codes[:, 0] >= 0
     text = ["_".join(str(column.categories[c]) for column, c in zip(columns, row, strict=True)) for row in codes[known]]

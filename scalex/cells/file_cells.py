@@ -1,4 +1,4 @@
-"""Matrix and annotation of the cells of one AnnData in a file, read from it in runs of rows."""
+"""Cells of an AnnData in a file, read in runs of rows."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from scalex.cells.protocol import Matrix
 from scalex.h5ad.csc_to_csr import convert_to_rows
 from scalex.h5ad.matrix import AnnDataFile, StoredMatrix
 
-__all__ = ["NotInRunsError", "file_store"]
+__all__ = ["NotBackableError", "open_anndata_file"]
 
 
-class NotInRunsError(Exception):
-    """Why cells cannot be read in runs of rows, and have to be read into memory."""
+class NotBackableError(Exception):
+    """Reason why cells cannot stay in their file and are read into memory."""
 
 
-def file_store(
+def open_anndata_file(
     open_file: Callable[[], AnnDataFile], layer: str, source: str, cache: Path | None = None, annotation: ad.AnnData | None = None
 ) -> OneSource:
-    """The cells of a file, which stay there.
+    """Open the cells of a file, which stay there.
 
     Parameters
     ----------
     open_file
-        Opens it.
+        Function that opens the file.
     layer
         "X", or the name of a layer.
     source
-        Whose cells they are, for messages.
+        Name of the source, for messages.
     cache
-        Folder in which a matrix that is stored by columns is kept by rows.
+        Folder for the rows of a matrix that is stored by columns; None: such a matrix is not opened.
     annotation
-        An object with obs and var that are used instead of the file's.
+        AnnData whose obs and var replace those of the file.
 
     Raises
     ------
-    NotInRunsError
-        If that cannot be.
+    NotBackableError
+        If the file cannot be read in runs of rows.
     ValueError
-        The parts of the file do not fit together.
+        If the parts of the file do not fit together.
     """
     name = layer if layer == "X" else f"layers/{layer}"
     try:
         file = open_file()
-        reason = _why_not(file.open(), name, cache)
+        reason = _find_obstacle(file.open(), name, cache)
     except (OSError, KeyError, ValueError):
-        reason = "it is no AnnData in a known format"
+        reason = "it is not an AnnData in a known format"
     if reason is not None:
-        raise NotInRunsError(reason)
+        raise NotBackableError(reason)
     matrix: Matrix = StoredMatrix(file, name)
     if cache is not None and file.open()[name].attrs.get("encoding-type") == "csc_matrix":
         matrix = convert_to_rows(StoredMatrix(file, name), cache)
     if annotation is None:
-        with file.reading("var"):
+        with file.explain_errors("var"):
             var = ad.io.read_elem(file.open()["var"])
         store = OneSource(matrix, FileTable(file, source), var, in_memory=False)
     else:
@@ -73,17 +73,17 @@ def file_store(
     return store
 
 
-def _why_not(group: Any, name: str, cache: Path | None) -> str | None:
-    """Why an AnnData in a file cannot be read in runs of rows; None if it can."""
+def _find_obstacle(group: Any, name: str, cache: Path | None) -> str | None:
+    """Return why an AnnData in a file cannot be read in runs of rows; None if it can."""
     if name not in group:
         return f"{name} is not in it"
     stored, obs = group[name], group["obs"]
     if is_array := not hasattr(stored, "keys"):
         if stored.shape is None or len(stored.shape) != 2:
-            return f"{name} is not a table of cells and features"
+            return f"{name} is not a matrix of cells and features"
     elif stored.attrs.get("encoding-type") == "csc_matrix":
         if cache is None:
-            return f"{name} is stored by columns; name a folder as cache, and it is written there by rows, once"
+            return f"{name} is stored by columns; set cache to a folder, in which it is stored by rows once"
     elif stored.attrs.get("encoding-type") != "csr_matrix":
         return f"{name} is stored as {stored.attrs.get('encoding-type', 'an old format')}, not by rows"
     if obs.attrs.get("encoding-type") != "dataframe" or "__categories" in obs:

@@ -1,4 +1,4 @@
-"""The annotation of the cells of a file, read from it in runs of rows."""
+"""Annotation of the cells of a file, read in runs of rows."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from scalex.system.chunks import chunks
 
 __all__ = ["FileTable"]
 
-# Rows that are in memory at a time, where all are gone through.
-PIECE_ROWS = 100_000
+# Rows that are in memory at a time.
+CHUNK_ROWS = 100_000
 
 
 class FileTable:
-    """The annotation of the cells of a file. See `Table` for what it offers.
+    """Annotation of the cells of a file. See `Table` for the attributes and methods.
 
-    Its names are made unique; of them no more is kept than which were changed.
+    Repeated names get suffixes. Only the rows and numbers of these names stay in memory.
 
     Parameters
     ----------
     file
         The file.
     source
-        Whose cells they are, for messages.
+        Name of the source, for messages.
     """
 
     def __init__(self, file: AnnDataFile, source: str) -> None:
@@ -39,47 +39,47 @@ class FileTable:
         self.n_rows = int(table[self._index].shape[0])
         self._renamed: NDArray[np.int64] = np.empty(0, np.int64)
         self._number: NDArray[np.int64] = np.empty(0, np.int64)
-        hashes = self.name_hashes()
+        hashes = self.hash_names()
         if len(np.unique(hashes)) < self.n_rows:
-            given = self.names(slice(0, self.n_rows))
-            made = make_unique(pd.DataFrame(index=given), "cell", source).index
-            self._renamed = np.flatnonzero(made != given)
-            self._number = np.array([int(made[row][len(given[row]) + 1 :]) for row in self._renamed], np.int64)
+            names = self.read_names(slice(0, self.n_rows))
+            unique = make_unique(pd.DataFrame(index=names), "cell", source).index
+            self._renamed = np.flatnonzero(unique != names)
+            self._number = np.array([int(unique[row][len(names[row]) + 1 :]) for row in self._renamed], np.int64)
 
-    def rows(self, rows: slice) -> pd.DataFrame:
-        """A run of rows, with all columns."""
-        rows = self._run(rows)
-        found: pd.DataFrame = self._file.read_rows("obs", rows)
-        found.index = self._unique(found.index, rows)
-        return found
+    def read(self, rows: slice) -> pd.DataFrame:
+        """Read a run of rows, with all columns."""
+        rows = self._clip(rows)
+        obs: pd.DataFrame = self._file.read_rows("obs", rows)
+        obs.index = self._make_unique(obs.index, rows)
+        return obs
 
-    def names(self, rows: slice) -> pd.Index:
-        """Names of a run of cells."""
-        rows = self._run(rows)
-        return self._unique(pd.Index(self._file.read_rows(f"obs/{self._index}", rows), dtype=object), rows)
+    def read_names(self, rows: slice) -> pd.Index:
+        """Read the names of a run of cells."""
+        rows = self._clip(rows)
+        return self._make_unique(pd.Index(self._file.read_rows(f"obs/{self._index}", rows), dtype=object), rows)
 
-    def name_hashes(self) -> NDArray[np.uint64]:
-        """(n_rows,) a number for each name, which no other name has, as good as certainly."""
+    def hash_names(self) -> NDArray[np.uint64]:
+        """Return a hash of each name, (n_rows,). Collisions are practically impossible."""
         hashes = np.empty(self.n_rows, np.uint64)
-        for rows in chunks(self.n_rows, PIECE_ROWS):
-            hashes[rows] = pd.util.hash_array(self.names(rows).to_numpy(object), categorize=False)
+        for rows in chunks(self.n_rows, CHUNK_ROWS):
+            hashes[rows] = pd.util.hash_array(self.read_names(rows).to_numpy(object), categorize=False)
         return hashes
 
-    def column(self, name: str) -> Iterator[pd.Series]:
-        """A column piece by piece, without names; there is at least one piece."""
-        for rows in list(chunks(self.n_rows, PIECE_ROWS)) or [slice(0, 0)]:
+    def iter_column(self, name: str) -> Iterator[pd.Series]:
+        """Yield a column in one or more chunks, without cell names."""
+        for rows in list(chunks(self.n_rows, CHUNK_ROWS)) or [slice(0, 0)]:
             yield pd.Series(self._file.read_rows(f"obs/{name}", rows))
 
-    def _run(self, rows: slice) -> slice:
+    def _clip(self, rows: slice) -> slice:
         first, stop, _ = rows.indices(self.n_rows)
         return slice(first, max(first, stop))
 
-    def _unique(self, names: pd.Index, rows: slice) -> pd.Index:
-        """Names as stored, of these rows, with the numbers that make them unique."""
+    def _make_unique(self, names: pd.Index, rows: slice) -> pd.Index:
+        """Add the suffixes to the stored names of these rows."""
         first, stop = np.searchsorted(self._renamed, [rows.start, rows.stop])
         if first == stop:
             return names
-        made = names.to_numpy(object, copy=True)
-        at = self._renamed[first:stop] - rows.start
-        made[at] = [f"{name}-{number}" for name, number in zip(made[at], self._number[first:stop], strict=True)]
-        return pd.Index(made, name=names.name)
+        unique = names.to_numpy(object, copy=True)
+        position = self._renamed[first:stop] - rows.start
+        unique[position] = [f"{name}-{number}" for name, number in zip(unique[position], self._number[first:stop], strict=True)]
+        return pd.Index(unique, name=names.name)

@@ -1,4 +1,4 @@
-"""Cells of an .h5ad file, read from it in runs of rows."""
+"""Cells of an .h5ad file, read in runs of rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import anndata as ad
 
-from scalex.cells.file_cells import file_store
+from scalex.cells.file_cells import open_anndata_file
 from scalex.cells.one_source import OneSource
 from scalex.h5ad.open_file import StoredFile
 
-__all__ = ["h5ad_store"]
+__all__ = ["open_h5ad"]
 
 
-def h5ad_store(path: Path, layer: str, source: str, cache: Path | None = None, annotation: ad.AnnData | None = None) -> OneSource:
-    """The cells of an .h5ad file; see `scalex.cells.file_cells.file_store`."""
-    return file_store(lambda: StoredFile(path), layer, source, cache, annotation)
+def open_h5ad(path: Path, layer: str, source: str, cache: Path | None = None, annotation: ad.AnnData | None = None) -> OneSource:
+    """Open the cells of an .h5ad file. See `scalex.cells.file_cells.open_anndata_file`."""
+    return open_anndata_file(lambda: StoredFile(path), layer, source, cache, annotation)

@@ -15,7 +15,7 @@ from scalex.cells.one_source import OneSource
 from scalex.features.joining import make_writable
 from scalex.features.names import format_names, make_unique
 
-__all__ = ["InMemoryCells", "MemoryTable", "memory_store"]
+__all__ = ["InMemoryCells", "MemoryTable", "open_anndata"]
 
 
 @dataclass(frozen=True)
@@ -35,44 +35,44 @@ class InMemoryCells:
 
     @property
     def in_memory(self) -> bool:
-        """They are."""
+        """True."""
         return True
 
     @property
     def memory_gb(self) -> None:
-        """Nothing is read."""
+        """None: nothing is read during training."""
         return
 
     @property
     def cache(self) -> None:
-        """Nothing is kept."""
+        """None: nothing is kept."""
         return
 
     @property
     def identity(self) -> None:
-        """It is not known."""
+        """None: unknown."""
         return
 
-    def annotation(self, rows: slice) -> pd.DataFrame:
-        """The annotation of a run of cells."""
+    def read_obs(self, rows: slice) -> pd.DataFrame:
+        """Return the annotation of a run of cells."""
         return self.obs.iloc[rows]
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Stored values of `rows`, (len(rows), n_features) float32."""
+        """Return the stored values of `rows`, (len(rows), n_features) float32."""
         return self.matrix[rows]
 
 
 class MemoryTable:
-    """The annotation of the cells of an AnnData. See `Table` for what it offers.
+    """Annotation of the cells of an AnnData. See `Table` for the attributes and methods.
 
     Parameters
     ----------
     obs
         The annotation.
     source
-        Whose cells they are, for messages.
+        Name of the source, for messages.
     is_joined
-        The table becomes a part of another, so its columns of objects become categories or truth values.
+        Whether the table is joined with others. Its columns of objects then become categories or booleans.
     """
 
     def __init__(self, obs: pd.DataFrame, source: str, *, is_joined: bool = False) -> None:
@@ -81,21 +81,21 @@ class MemoryTable:
         self.columns = list(self._obs.columns)
         self.n_rows = len(self._obs)
 
-    def rows(self, rows: slice) -> pd.DataFrame:
-        """A run of rows, with all columns."""
+    def read(self, rows: slice) -> pd.DataFrame:
+        """Return a run of rows, with all columns."""
         return self._obs.iloc[rows].copy()
 
-    def names(self, rows: slice) -> pd.Index:
-        """Names of a run of cells."""
+    def read_names(self, rows: slice) -> pd.Index:
+        """Return the names of a run of cells."""
         return self._obs.index[rows]
 
-    def name_hashes(self) -> NDArray[np.uint64]:
-        """(n_rows,) a number for each name, which no other name has, as good as certainly."""
+    def hash_names(self) -> NDArray[np.uint64]:
+        """Return a hash of each name, (n_rows,). Collisions are practically impossible."""
         hashes: NDArray[np.uint64] = pd.util.hash_array(self._obs.index.to_numpy(object), categorize=False)
         return hashes
 
-    def column(self, name: str) -> Iterator[pd.Series]:
-        """A column, without names, in one piece."""
+    def iter_column(self, name: str) -> Iterator[pd.Series]:
+        """Yield a column in one chunk, without cell names."""
         yield self._obs[name].reset_index(drop=True)
 
 
@@ -109,31 +109,31 @@ class _MemoryMatrix:
         return n_cells, n_features
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        # All of them are not copied.
+        # Indexing would copy the whole matrix.
         whole = isinstance(rows, slice) and rows.indices(self.shape[0]) == (0, self.shape[0], 1)
         return self.values if whole else self.values[rows]
 
 
-def memory_store(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool) -> OneSource:
-    """The cells of an AnnData with one of its matrices, as CSR float32.
+def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool) -> OneSource:
+    """Open the cells of an AnnData, with one of its matrices as CSR float32.
 
     Parameters
     ----------
     adata
-        The cells, which stay as they are.
+        The cells. They are not changed.
     layer
         "X", or the name of a layer or of an entry of obsm.
     source
-        What they are called in messages.
+        Name of the source, for messages.
     is_joined
-        Whether other sources are joined to them.
+        Whether other sources are joined to it.
 
     Raises
     ------
     KeyError
-        There is no such matrix.
+        If the matrix does not exist.
     ValueError
-        X is empty.
+        If X is empty.
     """
     var = adata.var
     if layer == "X":

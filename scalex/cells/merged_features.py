@@ -1,4 +1,4 @@
-"""Cells whose features are merged into others."""
+"""Cells whose features are merged."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["MergedFeatures"]
 
 @dataclass(frozen=True)
 class MergedFeatures:
-    """Cells with other features, of which each is the sum of some of their own. See `Cells` for the attributes.
+    """Cells with new features, each the sum of some of the old ones. See `Cells` for the attributes.
 
     Parameters
     ----------
     cells
-        Whose features they are.
+        Cells with the old features.
     var
-        The new features.
+        Annotation of the new features.
     position
-        (n_features,) which of the new ones each of the features of `cells` belongs to; -1: none.
+        (n_features,) position of the new feature to which each feature of `cells` is added; -1: none.
     """
 
     cells: Cells
@@ -35,7 +35,7 @@ class MergedFeatures:
 
     @property
     def obs(self) -> pd.DataFrame:
-        """The annotation of the cells."""
+        """Annotation of the cells."""
         return self.cells.obs
 
     @property
@@ -50,30 +50,30 @@ class MergedFeatures:
 
     @property
     def in_memory(self) -> bool:
-        """Whether those cells are."""
+        """As in `cells`."""
         return self.cells.in_memory
 
     @property
     def memory_gb(self) -> float | None:
-        """Memory that reading them may take."""
+        """As in `cells`."""
         return self.cells.memory_gb
 
     @property
     def cache(self) -> Path | None:
-        """Folder for what is made of them."""
+        """As in `cells`."""
         return self.cells.cache
 
     @property
     def identity(self) -> None:
-        """It is not known."""
+        """None: unknown."""
         return
 
-    def annotation(self, rows: slice) -> pd.DataFrame:
-        """The annotation of a run of cells."""
-        return self.cells.annotation(rows)
+    def read_obs(self, rows: slice) -> pd.DataFrame:
+        """Read the annotation of a run of cells."""
+        return self.cells.read_obs(rows)
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Values of `rows`, (len(rows), n_features) float32."""
+        """Read the values of `rows`, (len(rows), n_new_features) float32."""
         kept = np.flatnonzero(self.position >= 0)
         shape = (len(self.position), len(self.var))
         merge = sparse.csr_matrix((np.ones(len(kept), np.float32), (kept, self.position[kept])), shape=shape)

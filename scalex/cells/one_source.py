@@ -1,4 +1,4 @@
-"""The cells of one source."""
+"""Cells of one source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rest of the project needs to know of cells, wherever they lie."""
+"""Interfaces of cells, which may be in memory or in files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["CellSource", "Cells", "Matrix", "Store", "Table"]
 
 
 class Cells(Protocol):
-    """Cells x features, each cell in one domain; the matrix, and the annotation where it is large, are read in runs of rows."""
+    """Cells x features, with the domain of each cell. The matrix, and a large annotation, are read in runs of rows."""
 
     @property
     def obs(self) -> pd.DataFrame:
-        """(n_cells, ...) annotation of the cells; the index holds unique cell names."""
+        """(n_cells, ...) annotation of the cells. The index holds unique cell names."""
         ...
 
     @property
     def var(self) -> pd.DataFrame:
-        """(n_features, ...) annotation of the features; the index holds unique feature names."""
+        """(n_features, ...) annotation of the features. The index holds unique feature names."""
         ...
 
     @property
@@ -34,40 +34,40 @@ class Cells(Protocol):
 
     @property
     def label(self) -> pd.Categorical | None:
-        """(n_cells,) known type of each cell, or None."""
+        """(n_cells,) known type of each cell; None if there are no labels."""
         ...
 
     @property
     def in_memory(self) -> bool:
-        """Whether what the model gets of them is kept in memory, else it is read again each time."""
+        """Whether the model's inputs are kept in memory. Otherwise they are read again each time."""
         ...
 
     @property
     def memory_gb(self) -> float | None:
-        """Memory that reading them may take while they are trained on, in GB; None: a quarter of what is free then."""
+        """Memory that reading may take during training, in GB; None: a quarter of the free memory."""
         ...
 
     @property
     def cache(self) -> Path | None:
-        """Folder for what is made of them and takes long; None: nothing is kept."""
+        """Folder for results that take long to compute; None: nothing is kept."""
         ...
 
     @property
     def identity(self) -> str | None:
-        """Text that says which cells they are, to name what is kept of them; None: it is not known."""
+        """Text that identifies the cells, to name their files in the cache; None: unknown."""
         ...
 
-    def annotation(self, rows: slice) -> pd.DataFrame:
-        """(len(rows), ...) a run of rows of `obs`."""
+    def read_obs(self, rows: slice) -> pd.DataFrame:
+        """Read a run of rows of `obs`, (len(rows), ...)."""
         ...
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Stored values of `rows`, (len(rows), n_features) float32."""
+        """Read the stored values of `rows`, (len(rows), n_features) float32."""
         ...
 
 
 class CellSource(Protocol):
-    """The options from which cells are opened; making one reads nothing."""
+    """Options from which cells are opened. Creating one reads nothing."""
 
     def open(self) -> Cells:
         """Open the cells.
@@ -75,13 +75,13 @@ class CellSource(Protocol):
         Raises
         ------
         FileNotFoundError, KeyError, ValueError
-            Where the source does not hold what the options name.
+            If the source does not hold what the options name.
         """
         ...
 
 
 class Matrix(Protocol):
-    """The values of some cells, read in runs of rows."""
+    """Values of cells, read in runs of rows."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,12 +89,12 @@ class Matrix(Protocol):
         ...
 
     def read(self, rows: slice | NDArray[np.int64]) -> sparse.csr_matrix:
-        """Stored values of `rows`, (len(rows), n_features) float32, columns ascending; an array of rows ascends, each once."""
+        """Read the stored values of a slice or of ascending, distinct rows: (len(rows), n_features) float32, columns ascending."""
         ...
 
 
 class Table(Protocol):
-    """The annotation of some cells, read in runs of rows."""
+    """Annotation of cells, read in runs of rows."""
 
     @property
     def columns(self) -> list[str]:
@@ -106,25 +106,25 @@ class Table(Protocol):
         """Number of cells."""
         ...
 
-    def rows(self, rows: slice) -> pd.DataFrame:
-        """A run of rows, with all columns."""
+    def read(self, rows: slice) -> pd.DataFrame:
+        """Read a run of rows, with all columns."""
         ...
 
-    def names(self, rows: slice) -> pd.Index:
-        """Names of a run of cells, none of them repeated in the table."""
+    def read_names(self, rows: slice) -> pd.Index:
+        """Read the names of a run of cells. They are unique within the table."""
         ...
 
-    def name_hashes(self) -> NDArray[np.uint64]:
-        """(n_rows,) a number for each name, which no other name has, as good as certainly."""
+    def hash_names(self) -> NDArray[np.uint64]:
+        """Return a hash of each name, (n_rows,). Collisions are practically impossible."""
         ...
 
-    def column(self, name: str) -> Iterator[pd.Series]:
-        """A column piece by piece, without names; there is at least one piece."""
+    def iter_column(self, name: str) -> Iterator[pd.Series]:
+        """Yield a column in one or more chunks, without cell names."""
         ...
 
 
 class Store(Protocol):
-    """Cells before their domains are known: those of one source, or of several that are joined."""
+    """Cells of one source, or of several that are joined, without their domains."""
 
     @property
     def matrix(self) -> Matrix:
@@ -138,7 +138,7 @@ class Store(Protocol):
 
     @property
     def var(self) -> pd.DataFrame:
-        """(n_features, ...) annotation of the features; the index holds unique feature names."""
+        """(n_features, ...) annotation of the features. The index holds unique feature names."""
         ...
 
     @property

@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells.backed import BackedCells, read_rows
-from scalex.cells.domains_and_labels import columns_of, domains, labels
-from scalex.cells.file_cells import NotInRunsError
-from scalex.cells.h5ad_cells import h5ad_store
-from scalex.cells.in_memory import InMemoryCells, memory_store
+from scalex.cells.domains_and_labels import find_domains, find_labels, split_batch_key
+from scalex.cells.file_cells import NotBackableError
+from scalex.cells.h5ad_cells import open_h5ad
+from scalex.cells.in_memory import InMemoryCells, open_anndata
 from scalex.cells.joined import JoinedCells
 from scalex.cells.joined_obs import read_column
 from scalex.cells.one_source import OneSource
@@ -27,13 +27,13 @@ from scalex.cells.protocol import Cells, Store
 from scalex.cells.stores import open_store
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
-from scalex.formats import ReadOptions, find_sources, inside_h5mu, name_of_source, read_cells
+from scalex.formats import ReadOptions, find_sources, name_source, read_cells, split_h5mu_path
 
 __all__ = ["AnnDataSource"]
 
 logger = logging.getLogger(__name__)
 
-One: TypeAlias = str | Path | ad.AnnData
+Source: TypeAlias = str | Path | ad.AnnData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,45 +44,45 @@ class AnnDataSource:
     ----------
     path
         A file or folder of cells (see `scalex.formats.FORMATS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
-        of them. Each file and object is a source. The matrix of objects that were opened with ``backed="r"`` stays in their files.
+        of them. Each file and object is a source. An AnnData that was opened with ``backed="r"`` keeps its matrix in its file.
     batch_key
-        Column of obs that holds each cell's domain; several columns, separated by commas, are joined with "_".
-        None: several sources are the domains; a single source's domains are its column `source_key` where there is one, and
-        otherwise it is one domain.
+        Column of obs that holds the domain of each cell. Several columns, separated by commas, are joined with "_".
+        None: several sources are the domains; a single source takes its domains from column `source_key`, or is one domain if it has no
+        such column.
     batch_categories
-        Names of the sources, one each. None: the files' names without ending; 0, 1, ... for AnnData objects.
+        Name of each source. None: the names of files without extension, and 0, 1, ... for AnnData objects.
     source_key
-        Column of obs in which the source of each cell is written when there are several.
+        Column of obs for the name of each cell's source, if there are several sources.
     join
-        Features that all sources have ("inner"), or that any has ("outer", absent ones are 0).
+        Features that all sources have ("inner"), or that any source has ("outer"; they are 0 in the other sources).
     layer
         "X", or the name of a layer or of an obsm entry to use as the matrix.
     transpose
-        Text files have a row for each feature and a column for each cell (False), or the other way (True).
+        Text files have a row for each feature and a column for each cell (False), or a row for each cell (True).
     feature_type
-        Of 10x files with several types of features, the one to use; None: "Gene Expression".
+        The type of features to use from 10x files with several types; None: "Gene Expression".
     var_names_from
-        Column of var whose text are the names of the features, in sources that have it; None: the index of var.
+        Column of var that holds the names of the features, in the sources that have it; None: the index of var.
     match_peaks
-        Peaks of several sources are the same if their names are ("exact"), or those that overlap are united and their counts added
-        ("overlap"). In a projection each peak counts for the one of the reference that it overlaps most.
+        "exact": peaks of several sources are the same if their names are equal. "overlap": overlapping peaks are merged and their counts
+        added; in a projection, each peak counts for the peak of the reference that it overlaps most.
     label_key
-        Column of obs with known cell types, for scores and plots; not used in training. May be absent.
+        Column of obs with known cell types, for scores and plots, not for training. It may be absent.
     fraction, n_obs
-        Use a random share, in (0, 1], or a random number of the cells, of each domain its share.
+        Use a random sample of the cells: a share in (0, 1], or a number. All domains are sampled in proportion to their cells.
     seed
-        Seed of that choice.
+        Seed of the sample.
     backed
-        Leave the matrix and the annotation of .h5ad files and .zarr stores where they are and read them in runs of rows: those with a CSR
-        or dense matrix, or with a CSC matrix and `cache`. Other sources are read into memory, with a message.
+        Leave the matrix and the annotation of .h5ad files and .zarr stores on disk and read them in runs of rows. The matrix must be CSR or
+        dense, or CSC if `cache` is set. Other sources are read into memory, with a message.
     memory_gb
-        Memory that reading may take while cells that stay in their files are trained on, in GB; None: a quarter of what is free then.
+        Memory that reading cells on disk may take during training, in GB; None: a quarter of the free memory.
     cache
-        Folder in which the model's inputs of such cells are kept for later runs with the same sources and preprocessing; a matrix
-        that is stored by columns is kept there by rows.
+        Folder that keeps the model's inputs of cells on disk, for later runs with the same sources and preprocessing. A matrix that is
+        stored by columns is kept there by rows.
     """
 
-    path: One | Sequence[One]
+    path: Source | Sequence[Source]
     batch_key: str | None = None
     batch_categories: Sequence[str] | None = None
     source_key: str = "batch"
@@ -124,141 +124,142 @@ class AnnDataSource:
         Raises
         ------
         FileNotFoundError
-            A file does not exist.
+            If a file does not exist.
         KeyError
-            A column, layer or obsm entry is not there; the message lists those that are.
+            If a column, layer or obsm entry is absent; the message lists those that exist.
         ValueError
-            A file is not an AnnData, the sources share no feature, or a cell has no domain.
+            If a file is not readable, the sources share no feature, or a cell has no domain.
         """
-        given = [self.path] if isinstance(self.path, str | Path | ad.AnnData) else list(self.path)
-        paths: list[Path | ad.AnnData] = []
-        for one in given:
-            paths.extend([one] if isinstance(one, ad.AnnData) else find_sources(one))
-        if len(paths) > 1 and self.batch_key is not None and self.source_key in columns_of(self.batch_key):
+        sources: list[Path | ad.AnnData] = []
+        for entry in [self.path] if isinstance(self.path, str | Path | ad.AnnData) else self.path:
+            sources.extend([entry] if isinstance(entry, ad.AnnData) else find_sources(entry))
+        several = len(sources) > 1
+        if several and self.batch_key is not None and self.source_key in split_batch_key(self.batch_key):
             raise ValueError(
-                f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave "
-                "batch_key out to have the sources as domains, or set source_key to another name to keep the column of the sources."
+                f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave out "
+                "batch_key to use the sources as domains, or set source_key to another name to keep the column of the sources."
             )
-        names = _source_names(paths, self.batch_categories)
-        # Cells that were opened in their file are meant to stay there.
-        in_files = self.backed or all(isinstance(one, ad.AnnData) and one.isbacked for one in paths)
-        several = len(paths) > 1
-        # One after the other: of each that is read into memory no more than the matrix that is used stays.
-        stores: list[Store] = [self._open_one(one, name, in_files, several) for one, name in zip(paths, names, strict=True)]
+        names = _name_sources(sources, self.batch_categories)
+        # AnnData objects that were opened with backed="r" are meant to stay in their files.
+        in_files = self.backed or all(isinstance(source, ad.AnnData) and source.isbacked for source in sources)
+        # Sources are opened one by one, and each keeps only its matrix in memory.
+        stores: list[Store] = [self._open_source(source, name, in_files, several) for source, name in zip(sources, names, strict=True)]
         column = self.var_names_from
         if column is not None and not any(column in store.var for store in stores):
-            there = dict.fromkeys(str(name) for store in stores for name in store.var.columns)
-            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(there, 20)}.")
+            columns = dict.fromkeys(str(name) for store in stores for name in store.var.columns)
+            raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(columns, 20)}.")
         join: Any = {"join": self.join, "source_key": self.source_key, "match_peaks": self.match_peaks}
         store = JoinedCells(stores, names, **join) if several else stores[0]
         n_cells, n_features = store.matrix.shape
         if n_cells == 0 or n_features == 0:
             raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {n_features}.")
         table = store.table
-        wanted = {self.label_key, *columns_of(self.batch_key or self.source_key)}
-        obs = pd.DataFrame({name: read_column(table, name) for name in table.columns if name in wanted}, index=range(n_cells))
-        domain = domains(
+        keys = {self.label_key, *split_batch_key(self.batch_key or self.source_key)}
+        obs = pd.DataFrame({name: read_column(table, name) for name in table.columns if name in keys}, index=range(n_cells))
+        domain = find_domains(
             obs,
             self.batch_key,
             self.source_key,
             several=several,
             columns=table.columns,
-            name_of=lambda row: table.names(slice(row, row + 1))[0],
+            get_name=lambda row: table.read_names(slice(row, row + 1))[0],
         )
-        label = labels(obs, self.label_key)
+        label = find_labels(obs, self.label_key)
         rows = self._sample(domain)
         if rows is not None:
             domain, label = domain[rows].remove_unused_categories(), None if label is None else label[rows].remove_unused_categories()
         if store.in_memory:
             kept = slice(0, n_cells) if rows is None else rows
-            annotation = table.rows(kept) if isinstance(kept, slice) else read_rows(table, kept)
+            annotation = table.read(kept) if isinstance(kept, slice) else read_rows(table, kept)
             return InMemoryCells(store.matrix.read(kept), annotation, store.var, domain, label)
-        # The annotation of objects may be others than that of the files, after which a cache is called.
-        identity = (
-            None if any(isinstance(one, ad.AnnData) for one in paths) else self._identity([one for one in paths if isinstance(one, Path)])
-        )
+        # Files do not identify the cells of AnnData objects, whose annotation may have been changed.
+        paths = [source for source in sources if isinstance(source, Path)]
+        identity = self._identify(paths) if len(paths) == len(sources) else None
         cache = None if self.cache is None or identity is None else Path(self.cache)
         return BackedCells(store, domain, label, rows, self.memory_gb, cache, identity)
 
-    def _open_one(self, one: Path | ad.AnnData, name: str, in_file: bool, several: bool) -> OneSource:
-        """The cells of one source, in its file if they can stay there, with unique names of their features."""
-        store = self._open_in_file(one, name, several) if in_file else None
+    def _open_source(self, source: Path | ad.AnnData, name: str, in_file: bool, several: bool) -> OneSource:
+        """Open the cells of one source, in its file if they can stay there, with unique names of features."""
+        store = self._open_in_file(source, name, several) if in_file else None
         if store is None:
-            if isinstance(one, Path):
-                logger.info("Reads %s", one)
-                adata = read_cells(one, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
+            if isinstance(source, Path):
+                logger.info("Reads %s", source)
+                adata = read_cells(source, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
             else:
-                adata = one.to_memory() if one.isbacked else one
-            store = memory_store(adata, self.layer, name, is_joined=several)
+                adata = source.to_memory() if source.isbacked else source
+            store = open_anndata(adata, self.layer, name, is_joined=several)
             logger.info("Read %s: %s x %s", name, *(f"{n:,}" for n in store.matrix.shape))
         var = rename_by_column(store.var, column=self.var_names_from, source=name, several=several)
         return replace(store, var=make_unique(var, "feature", name))
 
-    def _open_in_file(self, one: Path | ad.AnnData, name: str, several: bool) -> OneSource | None:
+    def _open_in_file(self, source: Path | ad.AnnData, name: str, several: bool) -> OneSource | None:
         cache = None if self.cache is None else Path(self.cache)
         try:
-            store = open_store(one, self.layer, name, cache) if isinstance(one, Path) else _open_backed(one, self.layer, name, cache)
-        except NotInRunsError as reason:
+            if isinstance(source, Path):
+                store = open_store(source, self.layer, name, cache)
+            else:
+                store = _open_backed_anndata(source, self.layer, name, cache)
+        except NotBackableError as reason:
             logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
             return None
-        logger.info("Opened %s: %s x %s; it stays on disk", getattr(one, "filename", one), *(f"{n:,}" for n in store.matrix.shape))
+        logger.info("Opened %s: %s x %s; it stays on disk", getattr(source, "filename", source), *(f"{n:,}" for n in store.matrix.shape))
         return store
 
-    def _identity(self, paths: Sequence[Path]) -> str:
-        """Which cells these are, as text."""
-        states = [state for path in paths for state in _state(path)]
+    def _identify(self, paths: Sequence[Path]) -> str:
+        """Return text that identifies the cells."""
+        states = [state for path in paths for state in _read_state(path)]
         categories = None if self.batch_categories is None else [str(name) for name in self.batch_categories]
         options = (self.batch_key, categories, self.source_key, self.join, self.layer, self.var_names_from, self.match_peaks)
-        # The seed is that of the choice: without one it changes nothing.
-        chosen = None if self.fraction is None and self.n_obs is None else (self.fraction, self.n_obs, self.seed)
-        return json.dumps([states, options, chosen])
+        # Without a sample the seed has no effect.
+        sample = None if self.fraction is None and self.n_obs is None else (self.fraction, self.n_obs, self.seed)
+        return json.dumps([states, options, sample])
 
     def _sample(self, domain: pd.Categorical) -> NDArray[np.int64] | None:
-        """Rows of the cells to use, ascending, of each domain its share; None: all."""
+        """Return the rows of the sample, ascending, in proportion to the cells of each domain; None: all cells are used."""
         n_cells = len(domain)
-        wanted = self.n_obs if self.n_obs is not None else None if self.fraction is None else max(1, round(self.fraction * n_cells))
-        if wanted is None or wanted >= n_cells:
+        n_sampled = self.n_obs if self.n_obs is not None else None if self.fraction is None else max(1, round(self.fraction * n_cells))
+        if n_sampled is None or n_sampled >= n_cells:
             return None
         rng = np.random.default_rng(self.seed)
-        # The cells in random order, domain by domain; of them as many as are wanted, at equal distances.
+        # Cells at equal distances, after all were brought into random order within each domain.
         order = rng.permutation(n_cells)
         order = order[np.argsort(domain.codes[order], kind="stable")]
-        at = ((np.arange(wanted) + rng.random()) * (n_cells / wanted)).astype(np.int64)
-        logger.info("Sampled %s of %s cells", f"{wanted:,}", f"{n_cells:,}")
-        return np.sort(order[np.minimum(at, n_cells - 1)])
+        position = ((np.arange(n_sampled) + rng.random()) * (n_cells / n_sampled)).astype(np.int64)
+        logger.info("Sampled %s of %s cells", f"{n_sampled:,}", f"{n_cells:,}")
+        return np.sort(order[np.minimum(position, n_cells - 1)])
 
 
-def _open_backed(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
-    """The cells of an AnnData that was opened in its file, with the annotation of the object, which may have been changed since."""
+def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
+    """Open the cells of an AnnData whose matrix is in a file. The annotation is that of the object, which may have been changed."""
     if not adata.isbacked:
-        raise NotInRunsError("it is there already")
+        raise NotBackableError("it is already in memory")
     if adata.is_view:
-        raise NotInRunsError("of a view of cells in a file, its rows are read")
-    return h5ad_store(Path(str(adata.filename)), layer, name, cache, adata)
+        raise NotBackableError("it is a view of an AnnData in a file")
+    return open_h5ad(Path(str(adata.filename)), layer, name, cache, adata)
 
 
-def _state(path: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of a file, or of each file of a folder."""
-    modality = inside_h5mu(path)
+def _read_state(path: Path) -> list[tuple[str, int, int]]:
+    """Return path, size in bytes and modification time in ns of a file, or of each file in a folder."""
+    modality = split_h5mu_path(path)
     path = path if modality is None else modality[0]
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _source_names(paths: Sequence[Path | ad.AnnData], categories: Sequence[str] | None) -> list[str]:
+def _name_sources(sources: Sequence[Path | ad.AnnData], categories: Sequence[str] | None) -> list[str]:
     if categories is not None:
-        if len(categories) != len(paths):
-            raise ValueError(f"batch_categories has {len(categories)} names for {len(paths)} sources: give one each.")
+        if len(categories) != len(sources):
+            raise ValueError(f"batch_categories has {len(categories)} names for {len(sources)} sources: give one name for each source.")
         names = [str(category) for category in categories]
         if len(set(names)) < len(names):
-            raise ValueError(f"batch_categories={names}: each source needs a name of its own.")
+            raise ValueError(f"batch_categories={names}: each source needs its own name.")
         return names
-    names = [str(i) if isinstance(one, ad.AnnData) else name_of_source(one) for i, one in enumerate(paths)]
+    names = [str(i) if isinstance(source, ad.AnnData) else name_source(source) for i, source in enumerate(sources)]
     repeated = {name for name, count in Counter(names).items() if count > 1}
-    files = [one.absolute() for one, name in zip(paths, names, strict=True) if name in repeated and isinstance(one, Path)]
-    # Folders of the same name, as Cell Ranger gives them, are called by the first folder above them that tells them apart.
+    files = [source.absolute() for source, name in zip(sources, names, strict=True) if name in repeated and isinstance(source, Path)]
+    # Sources with the same name, such as the folders of Cell Ranger, get the name of the lowest parent folder that distinguishes them.
     for level in range(min((len(file.parents) for file in files), default=0)):
-        above = {file: file.parents[level].name for file in files}
-        if len(set(above.values()) | set(names)) == len(files) + len(set(names)):
-            return [above[one.absolute()] if name in repeated else name for one, name in zip(paths, names, strict=True)]
+        parents = {file: file.parents[level].name for file in files}
+        if len(set(parents.values()) | set(names)) == len(files) + len(set(names)):
+            return [parents[source.absolute()] if name in repeated else name for source, name in zip(sources, names, strict=True)]
     return [f"{name}-{i}" if name in repeated else name for i, name in enumerate(names)]

@@ -1,29 +1,29 @@
-"""Stores of cells that are read in runs of rows: to add one, write a function that opens it, and name it here."""
+"""Stores of cells that are read in runs of rows. To add one, write a function that opens it and add it to `STORES`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from scalex.cells.file_cells import NotInRunsError
-from scalex.cells.h5ad_cells import h5ad_store
+from scalex.cells.file_cells import NotBackableError
+from scalex.cells.h5ad_cells import open_h5ad
 from scalex.cells.one_source import OneSource
-from scalex.cells.zarr_cells import zarr_store
+from scalex.cells.zarr_cells import open_zarr
 from scalex.formats.zarr_store import is_zarr_folder
 
 __all__ = ["STORES", "open_store"]
 
 
-class OpenStore(Protocol):
-    """Open the cells of a path, with a matrix, what they are called in messages, and a folder for what is made of them."""
+class StoreOpener(Protocol):
+    """Function that opens the cells of a path. `layer` names the matrix, `source` the source in messages."""
 
     def __call__(self, path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
-        """Open them; see `scalex.cells.file_cells.file_store` for what it raises."""
+        """Open the cells. See `scalex.cells.file_cells.open_anndata_file` for the parameters and errors."""
         ...
 
 
-# By the ending of the file or folder.
-STORES: dict[str, OpenStore] = {".h5ad": h5ad_store, ".zarr": zarr_store, ".zarr.zip": zarr_store}
+# By the extension of the file or folder.
+STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr.zip": open_zarr}
 
 
 def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
@@ -31,11 +31,11 @@ def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -
 
     Raises
     ------
-    NotInRunsError
-        If they have to be read into memory.
+    NotBackableError
+        If the cells cannot be read in runs of rows.
     """
     name = ".zarr" if path.is_dir() and is_zarr_folder(path) else path.name
-    found = [ending for ending in STORES if name.endswith(ending)]
-    if not found:
-        raise NotInRunsError(f"only {', '.join(STORES)} are read in runs of rows")
-    return STORES[found[0]](path, layer, source, cache)
+    for extension, open_cells in STORES.items():
+        if name.endswith(extension):
+            return open_cells(path, layer, source, cache)
+    raise NotBackableError(f"only {', '.join(STORES)} are read in runs of rows")

@@ -1,4 +1,4 @@
-"""Cells of a zarr store, read from it in runs of rows."""
+"""Cells of a zarr store, read in runs of rows."""
 
 from __future__ import annotations
 
@@ -13,91 +13,91 @@ import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 
-from scalex.cells.file_cells import file_store
+from scalex.cells.file_cells import open_anndata_file
 from scalex.cells.one_source import OneSource
 from scalex.formats.zarr_store import check_zarr, open_zarr_group
-from scalex.h5ad.open_file import check_state
+from scalex.h5ad.open_file import check_unchanged
 
-__all__ = ["ZarrFile", "zarr_store"]
+__all__ = ["ZarrFile", "open_zarr"]
 
-# Folders within each other in which the files of an array lie, as in layers/counts/data/c.
-DEPTH = 4
+# Levels of nested folders that hold the files of an array: layers/counts/data/c.
+N_LEVELS = 4
 
 
 class ZarrFile:
-    """An AnnData in a zarr folder or .zip, which has to stay as it is for as long as it is read. See `AnnDataFile` for what it offers.
+    """AnnData in a zarr folder or .zip, which must not change while it is read. See `AnnDataFile` for the attributes and methods.
 
     Parameters
     ----------
     path
-        Where it is.
+        The folder or .zip.
 
     Raises
     ------
     ValueError
-        If it is no zarr store, or files of it are missing.
+        If it is not a zarr store, or if files are missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._folders = _find_folders(self.path)
-        self._was = self._state(self.path)
+        self._expected_state = self._read_state(self.path)
         self._group: Any = open_zarr_group(self.path)
         check_zarr(self._group, self.path)
-        self.identity = "\n".join(map(str, (self.path, *self._was)))
+        self.identity = "\n".join(map(str, (self.path, *self._expected_state)))
 
     def open(self) -> Any:
-        """The group at the root.
+        """Return the group at the root.
 
         Raises
         ------
         OSError
-            The store is gone, or is not the one that it was when this object was made.
+            If the store is gone or has changed since this object was created.
         """
-        check_state(self.path, self._state, self._was)
+        check_unchanged(self.path, self._read_state, self._expected_state)
         return self._group
 
-    def values(self, name: str) -> _ZarrValues:
-        """The values of an array."""
+    def open_values(self, name: str) -> _ZarrValues:
+        """Return an array, to read its values."""
         return _ZarrValues(self, name, self.open()[name])
 
     def read_rows(self, name: str, rows: slice) -> Any:
-        """Some rows of an element, as anndata reads them: they are copied to a store in memory, from which it reads."""
+        """Read some rows of an element. They are copied to a store in memory, which anndata then reads."""
         import zarr
         from zarr.storage import MemoryStore
 
         copy = zarr.create_group(MemoryStore())
-        with self.reading(f"{name}, rows {rows.start} to {rows.stop - 1},"):
+        with self.explain_errors(f"{name}, rows {rows.start} to {rows.stop - 1},"):
             _copy_rows(self.open()[name], copy, "rows", rows)
             return ad.io.read_elem(copy["rows"])
 
     @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
-        """Name the store and what is read from it where that fails.
+    def explain_errors(self, what: str) -> Iterator[None]:
+        """Turn errors of reading into one that names the store and what is read.
 
         Raises
         ------
         OSError
-            zarr cannot read it.
+            If the body fails to read the store.
         """
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            check_state(self.path, self._state, self._was)
+            check_unchanged(self.path, self._read_state, self._expected_state)
             raise OSError(
-                f"{self.path}: {what} cannot be read ({error}). The store is damaged, or compressed by a method that is not installed "
-                "here: copy it again from where it came, or write it again."
+                f"{self.path}: {what} cannot be read ({error}). The store is damaged, or compressed by a method that is not "
+                "installed: copy it again from its origin, or write it again."
             ) from error
 
-    def _state(self, path: Path) -> tuple[int, ...]:
-        """When files of the store were last added, removed or replaced: the times of its folders, of a .zip that of the file."""
-        first = path.stat()
-        return max(folder.stat().st_mtime_ns for folder in self._folders), first.st_size, first.st_ino
+    def _read_state(self, path: Path) -> tuple[int, ...]:
+        """Return when files were last added, removed or replaced, by the times of the folders or of the .zip, with its size and inode."""
+        status = path.stat()
+        return max(folder.stat().st_mtime_ns for folder in self._folders), status.st_size, status.st_ino
 
 
-def zarr_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
-    """The cells of a zarr store; see `scalex.cells.file_cells.file_store`."""
-    return file_store(lambda: ZarrFile(path), layer, source, cache)
+def open_zarr(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
+    """Open the cells of a zarr store. See `scalex.cells.file_cells.open_anndata_file`."""
+    return open_anndata_file(lambda: ZarrFile(path), layer, source, cache)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class _ZarrValues:
         return shape
 
     @property
-    def gap(self) -> int:
-        # A chunk is read whole, however little of it is asked for.
+    def max_gap(self) -> int:
+        # zarr always reads whole chunks.
         return int(np.prod(self.array.chunks))
 
     def read_direct(self, values: NDArray[Any], part: slice) -> None:
@@ -127,11 +127,11 @@ class _ZarrValues:
 
 
 def _find_folders(path: Path) -> list[Path]:
-    """The store and the folders within it in which files of its arrays lie; of a .zip the file."""
+    """Return the store and the folders within it that hold files of arrays; only the file of a .zip."""
     folders = [path]
-    for depth in range(DEPTH if path.is_dir() else 0):
-        above = [folder for folder in folders if len(folder.parts) == len(path.parts) + depth]
-        folders += [Path(entry) for folder in above for entry in os.scandir(folder) if entry.is_dir()]
+    for level in range(N_LEVELS if path.is_dir() else 0):
+        parents = [folder for folder in folders if len(folder.parts) == len(path.parts) + level]
+        folders += [Path(entry) for parent in parents for entry in os.scandir(parent) if entry.is_dir()]
     return folders
 
 

@@ -1,6 +1,6 @@
-"""Files of cells, each format read by the library that owns it."""
+"""Reading of files of cells, each format by its own library."""
 
 from scalex.formats.read import FORMATS, ReadOptions, read_cells
-from scalex.formats.sources import find_sources, inside_h5mu, name_of_source
+from scalex.formats.sources import find_sources, name_source, split_h5mu_path
 
-__all__ = ["FORMATS", "ReadOptions", "inside_h5mu", "find_sources", "name_of_source", "read_cells"]
+__all__ = ["FORMATS", "ReadOptions", "find_sources", "name_source", "read_cells", "split_h5mu_path"]

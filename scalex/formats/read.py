@@ -1,4 +1,4 @@
-"""One source of cells, of any format, as an AnnData."""
+"""Reading of a source of cells, in any format, as an AnnData."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import scanpy as sc
 import torch
 from scipy import sparse
 
-from scalex.formats.sources import inside_h5mu
+from scalex.formats.sources import split_h5mu_path
 from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
-from scalex.formats.text import ENDINGS as TEXT_ENDINGS
+from scalex.formats.text import EXTENSIONS as TEXT_EXTENSIONS
 from scalex.formats.text import read_text
-from scalex.formats.types import of_one_type
+from scalex.formats.types import select_feature_type
 from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
 __all__ = ["FORMATS", "READERS", "ReadOptions", "Reader", "read_cells"]
@@ -27,22 +27,21 @@ FORMATS = (
     "file.h5mu/modality, .loom"
 )
 
-
-# As loompy's own conventions have it, and as anndata writes them.
+# Names by the conventions of loompy, and those that anndata writes.
 LOOM_CELLS = ("CellID", "obs_names")
 LOOM_FEATURES = ("Gene", "var_names", "Accession")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What formats other than AnnData's own leave open.
+    """Options of formats that do not determine the cells by themselves.
 
     Attributes
     ----------
     transpose
-        Text files: False, a row for each feature and a column for each cell; True, the other way.
+        Text files have a row for each feature and a column for each cell (False), or a row for each cell (True).
     feature_type
-        10x files with several types of features: the one to use; None: "Gene Expression".
+        The type of features to use from 10x files with several types; None: "Gene Expression".
     """
 
     transpose: bool = False
@@ -58,22 +57,21 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     Parameters
     ----------
     path
-        As `find_sources` gives it.
+        The file or folder, or ``file.h5mu/modality``.
     options
-        How to read it.
+        Options of its format.
 
     Returns
     -------
     AnnData
-        Cells x features, with names as they are in the file.
+        Cells x features, with the names in the file.
 
     Raises
     ------
     ValueError
-        If the format is not known, the file is damaged or its parts do not fit together, or it needs a package that is not
-        installed; the message says what to do.
+        If the format is unknown, the file is damaged, its parts do not fit together, or a package is not installed.
     """
-    modality = inside_h5mu(path)
+    modality = split_h5mu_path(path)
     if modality is not None:
         return _read_h5mu(*modality)
     return _find_reader(path)(path, options)
@@ -82,25 +80,25 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
 def _find_reader(path: Path) -> Reader:
     if path.is_dir() and is_zarr_folder(path):
         return READERS[".zarr"]
-    found = [ending for ending in READERS if path.name.lower().endswith(ending)]
-    if found:
-        return READERS[max(found, key=len)]
+    extensions = [extension for extension in READERS if path.name.lower().endswith(extension)]
+    if extensions:
+        return READERS[max(extensions, key=len)]
     if path.is_dir() and is_tenx_folder(path):
         return _read_tenx
     if path.is_dir():
-        there = sorted(one.name for one in path.iterdir())
+        names = sorted(file.name for file in path.iterdir())
         raise ValueError(
             f"{path} is a folder that holds neither a zarr store nor a 10x matrix (matrix.mtx, barcodes.tsv, features.tsv), but "
-            f"{', '.join(there[:5]) or 'nothing'}. For several files give a list or a glob, such as {path}/*.h5ad."
+            f"{', '.join(names[:5]) or 'nothing'}. For several files, give a list or a glob such as {path}/*.h5ad."
         )
-    raise ValueError(f"{path}: cells cannot be read from this format. Known are {FORMATS}.")
+    raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {FORMATS}.")
 
 
 def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
-    """What is read; damage is told in plain words."""
+    """Call `read` and check the matrices. Errors are turned into one that names the file."""
     try:
         adata = read()
-        # scipy takes these as they are, and writes beyond its memory where a column is none.
+        # scipy does not check stored columns, and writes outside its memory if one is outside the matrix.
         for matrix in (adata.X, *adata.layers.values()):
             if isinstance(matrix, sparse.spmatrix | sparse.sparray):
                 matrix.check_format(full_check=True)
@@ -108,8 +106,8 @@ def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.A
         raise
     except Exception as error:
         raise ValueError(
-            f"{path} is not a readable {kind} file ({type(error).__name__}: {error}). It may be cut off or damaged: copy it again from "
-            "where it came, or write it again."
+            f"{path} is not a readable {kind} file ({type(error).__name__}: {error}). It may be truncated or damaged: copy it again "
+            "from its origin, or write it again."
         ) from error
     return adata
 
@@ -132,28 +130,29 @@ def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
 
 def _read_h5ad(path: Path) -> ad.AnnData:
     with h5py.File(path) as file:
-        # Without var, anndata numbers the features.
-        lacking = [name for name in ("obs", "var") if name not in file]
-        if lacking:
-            raise KeyError(f"it holds no {' and no '.join(lacking)}, but {', '.join(list(file)[:8]) or 'nothing'}")
+        # Without var, anndata would number the features.
+        missing = [name for name in ("obs", "var") if name not in file]
+        if missing:
+            raise KeyError(f"it holds no {' and no '.join(missing)}, but {', '.join(list(file)[:8]) or 'nothing'}")
     return ad.read_h5ad(path)
 
 
 def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
-    other = _other_format(path)
+    other = _detect_other_format(path)
     if other is not None:
-        raise ValueError(f"{path} is called as the files of Cell Ranger are, but is a {other} file. Rename it to {path.stem}{other}.")
+        raise ValueError(f"{path} is named like a file of Cell Ranger, but is a {other} file. Rename it to {path.stem}{other}.")
     adata = _read_checked(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
-    return of_one_type(adata, options.feature_type, path)
+    return select_feature_type(adata, options.feature_type, path)
 
 
-def _other_format(path: Path) -> str | None:
-    """The ending that a .h5 file should have, where it is of another format."""
+def _detect_other_format(path: Path) -> str | None:
+    """Return the extension that a .h5 file of another format should have; None if it may be of Cell Ranger."""
+    extensions = {"mod": ".h5mu", "obs": ".h5ad", "col_attrs": ".loom"}
     try:
         with h5py.File(path) as file:
-            return next((ending for name, ending in (("mod", ".h5mu"), ("obs", ".h5ad"), ("col_attrs", ".loom")) if name in file), None)
+            return next((extension for name, extension in extensions.items() if name in file), None)
     except OSError:
-        # Told when it is read.
+        # Reading the file will raise the error.
         return None
 
 
@@ -164,65 +163,67 @@ def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
     except ImportError as error:
         raise ValueError(f"{path}: .loom files are read by loompy, which is not installed: pip install 'scalex[loom]'.") from error
     finally:
-        # loompy compiles something for all cores when it is imported, after which torch would use them all, and its sums be others.
+        # The import of loompy makes torch use all cores, which would change the bits of its sums.
         torch.set_num_threads(n_threads)
-    cells, features = _loom_names(path)
+    cells, features = _find_loom_names(path)
     return _read_checked(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
 
 
-def _loom_names(path: Path) -> tuple[str, str]:
-    """Under what the names of cells and features are in a .loom file."""
+def _find_loom_names(path: Path) -> tuple[str, str]:
+    """Return the attributes of a .loom file that hold the names of cells and of features."""
     names = []
-    for what, group, usual in (("cells", "col_attrs", LOOM_CELLS), ("features", "row_attrs", LOOM_FEATURES)):
+    for kind, group, candidates in (("cells", "col_attrs", LOOM_CELLS), ("features", "row_attrs", LOOM_FEATURES)):
         try:
             with h5py.File(path) as file:
-                there = list(file[group])
+                attributes = list(file[group])
         except (OSError, KeyError) as error:
-            raise ValueError(f"{path} is not a readable .loom file ({error}). It may be cut off or damaged: copy it again.") from error
-        found = [name for name in usual if name in there]
-        if not found:
+            raise ValueError(f"{path} is not a readable .loom file ({error}). It may be truncated or damaged: copy it again.") from error
+        name = next((name for name in candidates if name in attributes), None)
+        if name is None:
             raise ValueError(
-                f"{path} has no names of its {what}: they are looked for in {group} as {' or '.join(usual)}, and there is: "
-                f"{', '.join(there) or 'nothing'}."
+                f"{path} has no names of {kind}: {group} needs {' or '.join(candidates)}, but holds {', '.join(attributes) or 'nothing'}. "
+                "Rename the attribute that holds them."
             )
-        names.append(found[0])
+        names.append(name)
     return names[0], names[1]
 
 
 def _read_only_modality(path: Path, options: ReadOptions) -> ad.AnnData:
-    there = _modalities(path)
-    if len(there) > 1:
-        raise ValueError(f"{path} holds several modalities: name one of them, as in {path}/{there[0]}. There is: {', '.join(there)}.")
-    return _read_h5mu(path, there[0])
+    modalities = _list_modalities(path)
+    if len(modalities) > 1:
+        raise ValueError(f"{path} holds several modalities: {', '.join(modalities)}. Name one of them, as in {path}/{modalities[0]}.")
+    return _read_h5mu(path, modalities[0])
 
 
 def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
     import mudata
 
-    there = _modalities(path)
-    if modality not in there:
-        raise ValueError(f"{path} has no modality {modality!r}. There is: {', '.join(there)}; name one of them, as in {path}/{there[0]}.")
+    modalities = _list_modalities(path)
+    if modality not in modalities:
+        raise ValueError(
+            f"{path} has no modality {modality!r}. Modalities: {', '.join(modalities)}. Name one of them, as in {path}/{modalities[0]}."
+        )
     return _read_checked(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
 
 
-def _modalities(path: Path) -> list[str]:
+def _list_modalities(path: Path) -> list[str]:
     try:
         with h5py.File(path) as file:
-            there = list(file["mod"])
+            modalities = list(file["mod"])
     except (OSError, KeyError) as error:
         raise ValueError(f"{path} is not a readable .h5mu file ({error}). Copy it again, or write it with MuData.write.") from error
-    if not there:
-        raise ValueError(f"{path} holds no modality.")
-    return there
+    if not modalities:
+        raise ValueError(f"{path} holds no modality. Write it again with MuData.write.")
+    return modalities
 
 
-# By the end of a file's name, in lower case; of several that fit, the longest counts. To add a format, write a reader and name it here.
+# By the extension of the file, in lower case; the longest match counts. To add a format, write a reader and add it here.
 READERS: dict[str, Reader] = {
     ".h5ad": _read_anndata,
     ".zarr": _read_zarr,
     ".zarr.zip": _read_zarr,
     ".h5": _read_tenx_h5,
-    **dict.fromkeys(TEXT_ENDINGS, _read_table),
+    **dict.fromkeys(TEXT_EXTENSIONS, _read_table),
     ".mtx": _read_tenx,
     ".mtx.gz": _read_tenx,
     ".loom": _read_loom,

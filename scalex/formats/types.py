@@ -1,4 +1,4 @@
-"""Files that hold features of several types: genes, proteins, peaks."""
+"""Selection of features by type: genes, proteins, peaks."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from pathlib import Path
 
 import anndata as ad
 
-__all__ = ["of_one_type"]
+__all__ = ["select_feature_type"]
 
 logger = logging.getLogger(__name__)
 
-USUAL = "Gene Expression"
+DEFAULT_TYPE = "Gene Expression"
 
 
-def of_one_type(adata: ad.AnnData, wanted: str | None, path: Path) -> ad.AnnData:
-    """The cells with the features of one type.
+def select_feature_type(adata: ad.AnnData, feature_type: str | None, path: Path) -> ad.AnnData:
+    """Return the cells with the features of one type.
 
     Parameters
     ----------
     adata
-        With var["feature_types"], or features of one type alone.
-    wanted
-        The type; None: the only one, or "Gene Expression".
+        Cells with the types of features in var["feature_types"]. Without that column, all features have one type.
+    feature_type
+        The type; None: the only type, or "Gene Expression".
     path
-        Where they are from, for messages.
+        Path of the file, for messages.
 
     Raises
     ------
     ValueError
-        If there is no such feature; the message lists the types that there are.
+        If no feature has this type; the message lists the types.
     """
     if "feature_types" not in adata.var:
-        if wanted is not None:
-            raise ValueError(f"feature_type={wanted!r}: {path} does not say of which type its features are. Leave feature_type out.")
+        if feature_type is not None:
+            raise ValueError(f"feature_type={feature_type!r}: {path} does not give the types of its features. Leave out feature_type.")
         return adata
     counts = adata.var["feature_types"].value_counts()
-    there = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    if wanted is None:
+    types = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if feature_type is None:
         if len(counts) == 1:
             return adata
-        wanted = USUAL
-    if wanted not in counts.index:
-        raise ValueError(f"{path} has no features of type {wanted!r}. There is: {there}; choose one with feature_type.")
+        feature_type = DEFAULT_TYPE
+    if feature_type not in counts.index:
+        raise ValueError(f"{path} has no features of type {feature_type!r}. Types: {types}. Choose one with feature_type.")
     if len(counts) > 1:
-        logger.info("%s: uses the features of type %s (feature_type), of: %s", path, wanted, there)
-    return adata[:, (adata.var["feature_types"] == wanted).to_numpy()].copy()
+        logger.info("%s: uses the features of type %s (feature_type), of: %s", path, feature_type, types)
+    return adata[:, (adata.var["feature_types"] == feature_type).to_numpy()].copy()

@@ -1,4 +1,4 @@
-"""AnnData in zarr: a folder of many files, or a .zip of them."""
+"""AnnData in a zarr store: a folder of many files, or a .zip."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import anndata as ad
 
 __all__ = ["check_zarr", "is_zarr_folder", "open_zarr_group", "read_zarr"]
 
-# The files of which one is at the top of each store, of zarr's formats 2 and 3.
-TOP = (".zgroup", "zarr.json")
+# Each group of a store has one of these files, in formats 2 and 3 of zarr.
+GROUP_FILES = (".zgroup", "zarr.json")
 
 
 def is_zarr_folder(folder: Path) -> bool:
-    """Whether a folder, whatever it is called, is a group of a zarr store."""
-    return any((folder / name).is_file() for name in TOP)
+    """Return whether a folder, of any name, is a group of a zarr store."""
+    return any((folder / name).is_file() for name in GROUP_FILES)
 
 
 def read_zarr(path: Path) -> ad.AnnData:
@@ -26,7 +26,7 @@ def read_zarr(path: Path) -> ad.AnnData:
     Raises
     ------
     ValueError
-        If it is no zarr store or one of something else, or files are missing from the folder.
+        If it is not a zarr store, holds no AnnData, or if files are missing or truncated.
     """
     group = open_zarr_group(path)
     try:
@@ -37,88 +37,91 @@ def read_zarr(path: Path) -> ad.AnnData:
 
 
 def open_zarr_group(path: Path) -> Any:
-    """The group at the root of a zarr folder or .zip.
+    """Open the group at the root of a zarr folder or .zip.
 
     Raises
     ------
     ValueError
-        If it is no zarr store.
+        If it is not a zarr store.
     """
     import zarr
     from zarr.storage import ZipStore
 
     if path.is_dir():
         if not is_zarr_folder(path):
-            raise ValueError(f"it is a folder with neither {' nor '.join(TOP)} in it, and so no zarr store")
+            raise ValueError(f"the folder holds neither {' nor '.join(GROUP_FILES)}, so it is not a zarr store")
         return zarr.open_group(path, mode="r")
-    with ZipFile(path) as packed:
-        if not set(TOP) & set(packed.namelist()):
-            raise ValueError(f"neither {' nor '.join(TOP)} is at its top: zip what is in the zarr folder, and not the folder itself")
+    with ZipFile(path) as archive:
+        if not set(GROUP_FILES) & set(archive.namelist()):
+            raise ValueError(
+                f"neither {' nor '.join(GROUP_FILES)} is at the top: zip the contents of the zarr folder, not the folder itself"
+            )
     return zarr.open_group(ZipStore(path, mode="r"), mode="r")
 
 
 def check_zarr(group: Any, path: Path) -> None:
-    """See that a store has obs and var, and, if it is a folder, that no file of the matrices and the names is missing.
+    """Check that a store holds obs and var. In a folder, also check that its files are complete.
 
-    zarr reads 0, and no name, for what is not there. Of annotation and dense matrices, whose files may be left out where all is 0, it is
-    seen that each array is there. No file may be cut off.
+    zarr reads 0 or "" from missing files. Sparse matrices and names must have all files. Annotation and dense matrices may have no files
+    for zeros, so each array only needs its folder. Files that blosc compressed must not be truncated.
 
     Raises
     ------
     ValueError
-        If something is missing.
+        If something is missing or truncated.
     """
-    if lacking := [name for name in ("obs", "var") if name not in group]:
-        raise ValueError(f"it holds no {' and no '.join(lacking)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
+    if missing := [name for name in ("obs", "var") if name not in group]:
+        raise ValueError(f"it holds no {' and no '.join(missing)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
     if path.is_dir():
-        _check_whole(group, path)
+        _check_complete(group, path)
 
 
-def _check_whole(group: Any, folder: Path) -> None:
-    for name, array, is_full in _arrays(group):
+def _check_complete(group: Any, folder: Path) -> None:
+    for name, array, is_full in _list_arrays(group):
         if not (folder / name).is_dir() or (is_full and array.nchunks_initialized < array.nchunks):
-            raise ValueError(f"files of {name} are missing: not all of the folder was copied, or it was not written to its end")
-        for file in _compressed_by_blosc(array, folder / name):
-            if _is_cut_off(file):
-                raise ValueError(f"{file.relative_to(folder)} is cut off")
+            raise ValueError(f"files of {name} are missing: the folder was not copied or written completely")
+        for file in _list_blosc_files(array, folder / name):
+            if _is_truncated(file):
+                raise ValueError(f"{file.relative_to(folder)} is truncated")
 
 
-def _arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
-    """The arrays that are read, and whether all their files have to be there."""
+def _list_arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
+    """Yield the name of each array that is read, the array, and whether all its files must exist."""
     for kind in ("obs", "var"):
-        for name, array in _below(group[kind]):
+        for name, array in _walk_arrays(group[kind]):
             yield f"{kind}/{name}", array, name == group[kind].attrs.get("_index")
     matrices = ["X"] if "X" in group else []
     if "layers" in group:
         matrices += [f"layers/{name}" for name in group["layers"]]
     for name in matrices:
-        arrays = dict(_below(group[name])) if hasattr(group[name], "keys") else {"": group[name]}
+        arrays = dict(_walk_arrays(group[name])) if hasattr(group[name], "keys") else {"": group[name]}
         is_sparse = group[name].attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
-        # zarr leaves out files in which all is 0, as are the places of the values if these are few and all in the first column.
+        # zarr writes no files for zeros. The indices of a few values are all 0 if the values are in the first column.
         is_full = is_sparse and arrays["data"].shape[0] > arrays["indptr"].shape[0]
         for part, array in arrays.items():
             yield f"{name}/{part}".rstrip("/"), array, is_full
 
 
-def _compressed_by_blosc(array: Any, folder: Path) -> list[Path]:
-    """The files of an array, if it is blosc that has compressed them one by one."""
+def _list_blosc_files(array: Any, folder: Path) -> list[Path]:
+    """Return the files of an array, if blosc has compressed each of them; otherwise nothing."""
     codecs = array.compressors if hasattr(array, "compressors") else [array.compressor]
     if getattr(array, "shards", None) is not None or not any("blosc" in type(codec).__name__.lower() for codec in codecs):
         return []
     return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".") and file.name != "zarr.json"]
 
 
-def _is_cut_off(file: Path) -> bool:
-    """Whether a file is shorter than blosc says at its beginning; blosc itself would read on in the memory behind it."""
-    with file.open("rb") as opened:
-        header = opened.read(16)
-    return len(header) < 16 or int.from_bytes(header[12:], "little") > file.stat().st_size
+def _is_truncated(path: Path) -> bool:
+    """Return whether a file is shorter than its blosc header says. blosc itself would read beyond the end of its memory."""
+    with path.open("rb") as file:
+        header = file.read(16)
+    return len(header) < 16 or int.from_bytes(header[12:], "little") > path.stat().st_size
 
 
-def _below(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+def _walk_arrays(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name and the array of each array in a group and its subgroups."""
     for name in group:
         member = group[name]
         if hasattr(member, "keys"):
-            yield from _below(member, f"{above}{name}/")
+            yield from _walk_arrays(member, f"{prefix}{name}/")
         else:
-            yield above + name, member
+            yield prefix + name, member

@@ -1,1 +1,1 @@
-"""AnnData on disk, read and written in pieces."""
+"""AnnData in files, read and written in blocks of rows."""

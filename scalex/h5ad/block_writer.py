@@ -1,4 +1,4 @@
-"""An AnnData written to an HDF5 file block by block, so that only one block is in memory."""
+"""Writing of an AnnData to an HDF5 file block by block, with one block in memory."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 __all__ = ["BlockWriter"]
 
-# What has a row for each cell; all else is the same in each block and written with the first.
+# Elements with a row for each cell. Others are the same in each block and are written with the first.
 PER_CELL = ("X", "layers", "obs", "obsm")
 
 
 class BlockWriter:
-    """Write cells to the root of a file as anndata does, a block at a time.
+    """Writer of cells to the root of a file, block by block, in the layout of anndata.
 
-    Each block is laid out by anndata itself in a file in memory; its datasets are then added to those of the file.
+    anndata writes each block to a file in memory. The datasets of that file are then appended to those on disk.
 
     Parameters
     ----------
     file
-        An empty file, open for writing.
+        Empty file, open for writing.
     compression
-        Of the datasets that grow.
+        Compression of the datasets with a row for each cell.
     """
 
     def __init__(self, file: h5py.File, *, compression: str | None = None) -> None:
@@ -34,26 +34,26 @@ class BlockWriter:
         self.n_cells = 0
 
     def append(self, block: ad.AnnData) -> None:
-        """Add cells. Blocks agree in everything but their rows: features, columns of obs and their types, categories, obsm, layers."""
-        with h5py.File("block", "w", driver="core", backing_store=False) as laid_out:
-            ad.io.write_elem(laid_out, "block", block)
-            source = laid_out["block"]
+        """Append cells. Blocks must have the same features, layers, obsm, columns of obs, types and categories."""
+        with h5py.File("block", "w", driver="core", backing_store=False) as staging:
+            ad.io.write_elem(staging, "block", block)
+            source = staging["block"]
             if self.n_cells == 0:
-                self._begin(source)
+                self._write_first(source)
             else:
                 for name in PER_CELL:
                     if not _is_null(source.get(name)):
-                        _append(self._file[name], source[name])
+                        _append_rows(self._file[name], source[name])
                 if not _is_null(source.get("raw")):
-                    _append(self._file["raw/X"], source["raw/X"])
+                    _append_rows(self._file["raw/X"], source["raw/X"])
         self.n_cells += block.n_obs
 
     def finish(self, **elements: Mapping[str, Any]) -> None:
-        """Write whole elements, such as uns and obsp, once all cells are there."""
+        """Write whole elements, such as uns and obsp, after the last block."""
         for name, element in elements.items():
             ad.io.write_elem(self._file, name, dict(element))
 
-    def _begin(self, source: h5py.Group) -> None:
+    def _write_first(self, source: h5py.Group) -> None:
         self._file.attrs.update(source.attrs)
         for name, element in source.items():
             if _is_null(element):
@@ -72,7 +72,7 @@ class BlockWriter:
                 source.copy(element, self._file, name)
 
     def _create(self, parent: h5py.Group, name: str, element: h5py.Group | h5py.Dataset) -> None:
-        """Copy an element so that it can grow."""
+        """Copy an element to datasets that can grow."""
         kind = parent.attrs.get("encoding-type")
         if name == "categories" and kind == "categorical":
             element.parent.copy(element, parent, name)
@@ -83,7 +83,7 @@ class BlockWriter:
             for part in element:
                 self._create(group, part, element[part])
             return
-        # A file may come to hold more values than a 32-bit row pointer can count.
+        # The file may grow to more values than 32-bit row pointers can count.
         dtype = np.dtype(np.int64) if name == "indptr" and kind == "csr_matrix" else element.dtype
         dataset = parent.create_dataset(
             name,
@@ -97,11 +97,11 @@ class BlockWriter:
 
 
 def _is_null(element: h5py.Group | h5py.Dataset | None) -> bool:
-    """Whether it stands for None, as anndata writes an AnnData without X or raw (some versions leave it out)."""
+    """Return whether an element is None, as for an AnnData without X or raw. Some versions of anndata write it and others do not."""
     return element is None or (isinstance(element, h5py.Dataset) and element.shape is None)
 
 
-def _append(target: h5py.Group | h5py.Dataset, source: h5py.Group | h5py.Dataset) -> None:
+def _append_rows(target: h5py.Group | h5py.Dataset, source: h5py.Group | h5py.Dataset) -> None:
     if isinstance(target, h5py.Dataset):
         n_before = target.shape[0]
         target.resize(n_before + source.shape[0], axis=0)
@@ -115,4 +115,4 @@ def _append(target: h5py.Group | h5py.Dataset, source: h5py.Group | h5py.Dataset
         if name == "categories" and target.attrs.get("encoding-type") == "categorical":
             assert list(target[name][()]) == list(source[name][()]), f"blocks differ in the categories of {target.name}"
         else:
-            _append(target[name], source[name])
+            _append_rows(target[name], source[name])

@@ -1,4 +1,4 @@
-"""Columns of obs of several groups of cells, brought to the same types so that they can stand in one table."""
+"""Common types for the columns of several tables, so that they can be joined."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_extension_array_dtype, is_numeric_dtype, is_object_dtype
 
-__all__ = ["check_writable", "common_types", "conform", "find_free_suffix"]
+__all__ = ["check_writable", "find_common_types", "conform", "find_free_suffix"]
 
 
-def common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
-    """For each column that any of the tables has, a type that holds the values of all, and missing ones where a table lacks it.
+def find_common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
+    """Return a type for each column of the tables that holds the values of all, and missing values if a table does not have the column.
 
-    Categories are joined; numbers become floating point where values are missing; what has no common type becomes text.
+    Categories are united, numbers become floating point if values are missing, and types that have nothing in common become text.
     """
     names = dict.fromkeys(name for table in tables for name in table.columns)
-    return {name: _common([t[name].dtype if name in t else None for t in tables]) for name in names}
+    return {name: _find_common_type([t[name].dtype if name in t else None for t in tables]) for name in names}
 
 
-def _common(dtypes: Sequence[Any]) -> Any:
-    there = [dtype for dtype in dtypes if dtype is not None]
-    lacking = len(there) < len(dtypes)
-    if any(isinstance(dtype, pd.CategoricalDtype) for dtype in there):
-        if not all(isinstance(dtype, pd.CategoricalDtype) for dtype in there):
+def _find_common_type(dtypes: Sequence[Any]) -> Any:
+    known = [dtype for dtype in dtypes if dtype is not None]
+    is_missing = len(known) < len(dtypes)
+    if any(isinstance(dtype, pd.CategoricalDtype) for dtype in known):
+        if not all(isinstance(dtype, pd.CategoricalDtype) for dtype in known):
             return np.dtype(object)
-        same = all(dtype == there[0] for dtype in there)
-        return there[0] if same else pd.CategoricalDtype(list(dict.fromkeys(str(c) for dtype in there for c in dtype.categories)))
-    if all(isinstance(dtype, np.dtype) and dtype.kind == "b" for dtype in there):
-        return pd.BooleanDtype() if lacking else np.dtype(bool)
-    if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in there):
-        common = np.result_type(*there)
-        return np.result_type(common, np.float32) if lacking else common
-    if any(is_extension_array_dtype(dtype) for dtype in there):
-        # Types that can hold missing values, with their like that cannot.
-        kinds = {dtype if is_extension_array_dtype(dtype) else pd.array(np.zeros(1, dtype)).dtype for dtype in there}
+        same = all(dtype == known[0] for dtype in known)
+        return known[0] if same else pd.CategoricalDtype(list(dict.fromkeys(str(c) for dtype in known for c in dtype.categories)))
+    if all(isinstance(dtype, np.dtype) and dtype.kind == "b" for dtype in known):
+        return pd.BooleanDtype() if is_missing else np.dtype(bool)
+    if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in known):
+        common = np.result_type(*known)
+        return np.result_type(common, np.float32) if is_missing else common
+    if any(is_extension_array_dtype(dtype) for dtype in known):
+        # Each NumPy type is replaced by the nullable type for the same values.
+        kinds = {dtype if is_extension_array_dtype(dtype) else pd.array(np.zeros(1, dtype)).dtype for dtype in known}
         if len(kinds) == 1:
             return kinds.pop()
         if all(is_numeric_dtype(kind) and not is_bool_dtype(kind) for kind in kinds):
@@ -47,17 +47,17 @@ def _common(dtypes: Sequence[Any]) -> Any:
 
 
 def conform(table: pd.DataFrame, types: dict[str, Any]) -> pd.DataFrame:
-    """The table with these columns of these types, in this order; what it lacks is missing, and "" where the type is text."""
-    return pd.DataFrame({name: _column(table.get(name), dtype, table.index) for name, dtype in types.items()}, index=table.index)
+    """Return the table with these columns and types, in this order. Values of absent columns are missing, or "" if the type is text."""
+    return pd.DataFrame({name: _convert_column(table.get(name), dtype, table.index) for name, dtype in types.items()}, index=table.index)
 
 
-def _column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
+def _convert_column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
     if isinstance(dtype, pd.CategoricalDtype):
         if values is None:
             return pd.Series(pd.Categorical.from_codes(np.full(len(index), -1), dtype=dtype), index=index)
         if values.dtype == dtype and list(values.cat.categories) == list(dtype.categories):
             return values
-        # By categories and not by cells, of which there may be many more.
+        # There may be many more cells than categories.
         position = dtype.categories.get_indexer(values.cat.categories.astype(str))
         codes = np.append(position, -1)[values.cat.codes]
         return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=index)
@@ -70,29 +70,29 @@ def _column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:
     return values.astype(dtype)
 
 
-def find_free_suffix(taken: pd.Index, names: Callable[[], Iterable[pd.Index]]) -> str:
-    """What to add to the names of new cells so that none is taken: nothing, or "-query" as often as needed.
+def find_free_suffix(old: pd.Index, read_new: Callable[[], Iterable[pd.Index]]) -> str:
+    """Return the suffix that makes the names of new cells differ from the old names: "", or "-query" as often as needed.
 
     Parameters
     ----------
-    taken
-        Names that are there.
-    names
-        Gives the new names, run by run, as often as it is asked.
+    old
+        Names of the old cells.
+    read_new
+        Function that returns the names of the new cells, in chunks. It may be called several times.
     """
     suffix = ""
-    while any((run.astype(str) + suffix).isin(taken).any() for run in names()):
+    while any((names.astype(str) + suffix).isin(old).any() for names in read_new()):
         suffix += "-query"
     return suffix
 
 
 def check_writable(table: pd.DataFrame) -> None:
-    """See that .h5ad can hold every column.
+    """Check that each column can be written to .h5ad.
 
     Raises
     ------
     ValueError
-        Naming the column that it cannot hold.
+        If a column cannot be written; the message names it.
     """
     with h5py.File("check", "w", driver="core", backing_store=False) as file:
         for column in table:

@@ -1,4 +1,4 @@
-"""A file that is read for a long time, by several threads and processes."""
+"""An HDF5 file that several threads and processes read over a long time."""
 
 from __future__ import annotations
 
@@ -13,121 +13,117 @@ import h5py
 
 from scalex.h5ad.values import StoredValues
 
-__all__ = ["StoredFile", "check_state"]
+__all__ = ["StoredFile", "check_unchanged"]
 
 T = TypeVar("T")
 
 
 class StoredFile:
-    """An HDF5 file that has to stay as it is for as long as it is read.
+    """HDF5 file that must not change while it is read.
 
-    Each process opens it for itself at its first use: neither a copy of this object by pickle nor a fork shares an open file.
+    Each process opens the file at its first use. Neither a pickled copy of this object nor a fork shares an open file.
 
     Parameters
     ----------
     path
-        Where it is.
+        Path of the file.
 
     Attributes
     ----------
     identity : str
-        Path, size in bytes and time of the file, a line each.
+        Path, size in bytes and modification time in ns of the file, one per line.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
-        self._was = _state(self.path)
+        self._expected_state = _read_state(self.path)
         self._opened: tuple[int, h5py.File] | None = None
-        modified, size, _ = self._was
+        modified, size, _ = self._expected_state
         self.identity = f"{self.path}\n{size}\n{modified}"
 
     def open(self) -> h5py.File:
-        """The open file; to be asked for before each read.
+        """Return the open file. Call this before each read.
 
         Raises
         ------
         OSError
-            The file is gone, or is not the one that it was when this object was made.
+            If the file is gone or has changed since this object was created.
         """
         self._check()
         opened, process = self._opened, os.getpid()
         if opened is None or opened[0] != process:
             if opened is not None:
-                # Else HDF5 would go on with what was open before the fork.
+                # Otherwise HDF5 would use the file that was open before the fork.
                 opened[1].close()
             self._opened = opened = (process, h5py.File(self.path))
         return opened[1]
 
-    def descriptor(self) -> int:
-        """The open file's descriptor, to read bytes at a place of it; raises as `open` does."""
+    def get_descriptor(self) -> int:
+        """Return the descriptor of the open file. Raises the errors of `open`."""
         return int(self.open().id.get_vfd_handle())
 
-    def values(self, name: str) -> StoredValues:
-        """The values of a dataset."""
+    def open_values(self, name: str) -> StoredValues:
+        """Return a dataset, to read its values."""
         return StoredValues(self, name)
 
     def read_rows(self, name: str, rows: slice) -> Any:
-        """Some rows of an element, as anndata reads them.
-
-        The rows of each of its datasets are copied to a file in memory with the same layout, so that each kind of element is read by
-        anndata itself.
-        """
+        """Read some rows of an element. They are copied to a file in memory, which anndata then reads."""
         stored = self.open()[name]
         with (
-            self.reading(f"{name}, rows {rows.start} to {rows.stop - 1},"),
+            self.explain_errors(f"{name}, rows {rows.start} to {rows.stop - 1},"),
             h5py.File("r", "w", driver="core", backing_store=False) as file,
         ):
             _copy_rows(stored, file, "rows", rows)
             return ad.io.read_elem(file["rows"])
 
     @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
-        """Name the file and what is read from it where that fails.
+    def explain_errors(self, what: str) -> Iterator[None]:
+        """Turn errors of reading into one that names the file and what is read.
 
         Raises
         ------
         OSError
-            HDF5 cannot read it.
+            If the body fails to read the file.
         """
         try:
             yield
         except (OSError, RuntimeError) as error:
             self._check()
             raise OSError(
-                f"{self.path}: {what} cannot be read ({error}). The file is damaged, or compressed by a method that is not installed "
-                "here: copy it again from where it came, or write it again."
+                f"{self.path}: {what} cannot be read ({error}). The file is damaged, or compressed by a method that is not "
+                "installed: copy it again from its origin, or write it again."
             ) from error
 
     def _check(self) -> None:
-        check_state(self.path, _state, self._was)
+        check_unchanged(self.path, _read_state, self._expected_state)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+def _read_state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def check_state(path: Path, state: Callable[[Path], T], was: T) -> None:
-    """See that a file is the one that it was.
+def check_unchanged(path: Path, read_state: Callable[[Path], T], expected: T) -> None:
+    """Check that a file is in the expected state.
 
     Raises
     ------
     OSError
-        If it is gone, or was changed.
+        If the file is gone or has changed.
     """
     try:
-        now = state(path)
+        state = read_state(path)
     except OSError as error:
         raise OSError(
-            f"{path} is gone ({error.strerror}), but cells are still to be read from it. Put it back, and begin the run again."
+            f"{path} is gone ({error.strerror}), but cells still have to be read from it. Put it back, and start the run again."
         ) from error
-    if now != was:
+    if state != expected:
         raise OSError(
-            f"{path} changed while it was being read. Leave it as it is until the run is over, and begin the run again, since its cells "
-            "may be others now."
+            f"{path} changed while it was being read, and its cells may differ now. Start the run again, and do not change the file until "
+            "the run ends."
         )
 
 

@@ -1,4 +1,4 @@
-"""Values of many cells that wait in a file until they are written with the results."""
+"""A temporary table in a file, for values that are written with the results later."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 from scalex.system.atomic_files import explain_full_disk
 
-__all__ = ["KeptRows"]
+__all__ = ["ScratchTable"]
 
 
-class KeptRows:
-    """A table of float32 in a file; of it nothing stays in memory, and several processes may write their own rows at once.
+class ScratchTable:
+    """Table of float32 in a file. Nothing stays in memory, and several processes may write their own rows at the same time.
 
     Parameters
     ----------
     path
         The file.
     n_columns
-        Of the table.
+        Number of columns.
     """
 
     def __init__(self, path: Path, n_columns: int) -> None:
@@ -28,12 +28,12 @@ class KeptRows:
         self._n_columns = n_columns
 
     def write(self, first: int, values: NDArray[np.float32]) -> None:
-        """Keep (n_rows, n_columns) values, those of the rows from `first` on.
+        """Write (n_rows, n_columns) values to the rows from `first` on.
 
         Raises
         ------
         OSError
-            If there is no room for them.
+            If the disk has no space for them.
         """
         with explain_full_disk(self._path):
             self._path.touch()
@@ -42,10 +42,9 @@ class KeptRows:
                 file.write(np.ascontiguousarray(values, np.float32).tobytes())
 
     def read(self, rows: slice) -> NDArray[np.float32]:
-        """The values of a run of rows, (n_rows, n_columns)."""
+        """Read the values of a run of rows, (n_rows, n_columns)."""
         n_values = (rows.stop - rows.start) * self._n_columns
-        found = np.fromfile(self._path, np.float32, n_values, offset=rows.start * self._row_bytes)
-        return found.reshape(-1, self._n_columns)
+        return np.fromfile(self._path, np.float32, n_values, offset=rows.start * self._row_bytes).reshape(-1, self._n_columns)
 
     def remove(self) -> None:
         """Delete the file."""

@@ -34,7 +34,7 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
     row = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1
     raise ValueError(
         f"{int(bad.sum())} values are negative, infinite or not a number; the first is {rows.data[at]} in cell "
-        f"{cells.annotation(slice(row, row + 1)).index[0]}, feature {cells.var.index[rows.indices[at]]}. Values must be finite and >= 0: "
+        f"{cells.read_obs(slice(row, row + 1)).index[0]}, feature {cells.var.index[rows.indices[at]]}. Values must be finite and >= 0: "
         "use counts, or log-normalized values that are not centred with preprocess=none."
     )
 

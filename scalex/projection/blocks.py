@@ -98,7 +98,7 @@ class QueryBlocks:
         """The columns of obs and the places on the UMAP of a run of cells."""
         n_cells = rows.stop - rows.start
         placed = self._map.place(latent)
-        obs = self.data.cells.annotation(rows).copy()
+        obs = self.data.cells.read_obs(rows).copy()
         obs.index = obs.index.astype(str)
         obs["domain"] = pd.Categorical.from_codes(self.data.domain(rows), categories=list(self.data.domains))
         obs["projection"] = constant("query", n_cells)

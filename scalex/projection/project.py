@@ -21,8 +21,8 @@ from scalex.cells import CellSource
 from scalex.data import CellBatch
 from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
-from scalex.h5ad.common_columns import check_writable, common_types, conform, find_free_suffix
-from scalex.h5ad.uns_values import writable
+from scalex.h5ad.common_columns import check_writable, conform, find_common_types, find_free_suffix
+from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import AllCells
 from scalex.model.imputation import check_domains, describe_units, get_domain_code
 from scalex.model.inference import on_device
@@ -139,11 +139,11 @@ def project(
     own, types, suffix = reference.cells.obs, None, ""
     if repeat:
         # Columns that come from a file can be written to one.
-        check_writable(data.cells.annotation(slice(0, data.n_cells if data.cells.in_memory else 1)))
+        check_writable(data.cells.read_obs(slice(0, data.n_cells if data.cells.in_memory else 1)))
     else:
         own = own.assign(projection=constant("reference", reference.cells.n_obs))
-        types = common_types([own, query.example_obs()])
-        suffix = find_free_suffix(own.index, lambda: (data.cells.annotation(rows).index for rows in chunks(data.n_cells, 100_000)))
+        types = find_common_types([own, query.example_obs()])
+        suffix = find_free_suffix(own.index, lambda: (data.cells.read_obs(rows).index for rows in chunks(data.n_cells, 100_000)))
     with connect(trainer) as group, _progress(data) as bar:
         if types is not None:
             for block in reference_blocks(reference, conform(own, types), query.impute, chunk_size):
@@ -221,7 +221,11 @@ def _uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters
     uns, known = dict(kept), query.reference.cells.uns
     if INPUT_PCA in known:
         uns[INPUT_PCA] = known[INPUT_PCA]
-    uns["scalex"] = {"version": version("scalex"), "parameters": writable(parameters or {}), "projection": writable(report.numbers)}
+    uns["scalex"] = {
+        "version": version("scalex"),
+        "parameters": convert_to_uns(parameters or {}),
+        "projection": convert_to_uns(report.numbers),
+    }
     if query.impute is not None:
         uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)
     return uns

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import StoredMatrix
-from scalex.h5ad.common_columns import common_types, conform, find_free_suffix
+from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 
@@ -57,7 +57,7 @@ class GrownCells:
         added = query.cells.obs.iloc[kept].copy()
         added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
         added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
-        types = common_types([own, added])
+        types = find_common_types([own, added])
         added.index = added.index.astype(str)
         added.index = added.index + find_free_suffix(own.index, lambda: [added.index])
         obs = pd.concat([conform(own, types), conform(added, types)])
@@ -65,7 +65,7 @@ class GrownCells:
         domain = pd.Categorical(obs["domain"].astype(str))
         return cls(open_expression(reference), query, kept, obs, reference.raw_var, domain, known)
 
-    def annotation(self, rows: slice) -> pd.DataFrame:
+    def read_obs(self, rows: slice) -> pd.DataFrame:
         """Return the annotation of a run of cells."""
         return self.obs.iloc[rows]
 

@@ -33,7 +33,7 @@ ROWS: dict[str, slice | NDArray[np.int64]] = {
 
 @pytest.fixture
 def annotated(demo: AnnData) -> AnnData:
-    """Demo cells with columns of every kind in obs."""
+    """Demo cells with columns of every type in obs."""
     n = demo.n_obs
     rng = np.random.default_rng(0)
     demo.obs["text"] = [f"note {i}" for i in range(n)]
@@ -47,13 +47,13 @@ def annotated(demo: AnnData) -> AnnData:
     return demo
 
 
-def written(adata: AnnData, folder: Path) -> Path:
+def write(adata: AnnData, folder: Path) -> Path:
     path = folder / "cells.h5ad"
     adata.write_h5ad(path)
     return path
 
 
-def opened(path: Any, **options: Any) -> tuple[BackedCells, InMemoryCells]:
+def open_both(path: Any, **options: Any) -> tuple[BackedCells, InMemoryCells]:
     backed, in_memory = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
     assert isinstance(backed, BackedCells)
     assert isinstance(in_memory, InMemoryCells)
@@ -89,14 +89,14 @@ def assert_same(backed: BackedCells, in_memory: InMemoryCells) -> None:
     ],
     ids=["csr", "csr array", "dense", "dense int64", "csr int32", "csr float64"],
 )
-def test_cells_on_disk_are_the_cells_in_memory(annotated: AnnData, tmp_path: Path, kind: Callable[[Any], Any]) -> None:
+def test_cells_on_disk_equal_cells_in_memory(annotated: AnnData, tmp_path: Path, kind: Callable[[Any], Any]) -> None:
     annotated.X = kind(annotated.X.toarray())
-    assert_same(*opened(written(annotated, tmp_path), batch_key="batch"))
+    assert_same(*open_both(write(annotated, tmp_path), batch_key="batch"))
 
 
-def test_a_layer_is_read_from_disk_too(annotated: AnnData, tmp_path: Path) -> None:
+def test_a_layer_is_read_from_disk(annotated: AnnData, tmp_path: Path) -> None:
     annotated.layers["double"] = annotated.X * 2
-    backed, in_memory = opened(written(annotated, tmp_path), layer="double", batch_key="batch,stage")
+    backed, in_memory = open_both(write(annotated, tmp_path), layer="double", batch_key="batch,stage")
     assert_same(backed, in_memory)
     assert backed.read(slice(0, 9)).sum() == 2 * annotated.X[:9].sum()
     assert "domain0_early" in backed.domain.categories
@@ -108,16 +108,16 @@ def test_values_stored_twice_are_added(demo: AnnData, tmp_path: Path, compressio
     twice = sparse.csr_matrix((np.repeat(first.data, 2), np.repeat(first.indices, 2), 2 * first.indptr), shape=first.shape)
     path = tmp_path / "cells.h5ad"
     AnnData(twice, obs=demo.obs[:3], var=demo.var).write_h5ad(path, compression=compression)
-    backed, in_memory = opened(path)
+    backed, in_memory = open_both(path)
     np.testing.assert_array_equal(backed.read(slice(None)).toarray(), 2 * first.toarray())
     np.testing.assert_array_equal(in_memory.matrix.toarray(), 2 * first.toarray())
 
 
 @pytest.mark.parametrize("rows", [slice(0, 300), slice(17, 60), slice(5, 6), slice(290, 400), slice(0, 0)])
-def test_a_run_of_annotation_is_those_rows_of_the_table(annotated: AnnData, tmp_path: Path, rows: slice) -> None:
-    backed, in_memory = opened(written(annotated, tmp_path))
-    found = backed.annotation(rows)
-    pd.testing.assert_frame_equal(found, in_memory.annotation(rows))
+def test_a_run_of_annotation_equals_the_rows_of_the_table(annotated: AnnData, tmp_path: Path, rows: slice) -> None:
+    backed, in_memory = open_both(write(annotated, tmp_path))
+    found = backed.read_obs(rows)
+    pd.testing.assert_frame_equal(found, in_memory.read_obs(rows))
     assert list(found["stage"].cat.categories) == ["early", "late"]
     assert found["stage"].cat.ordered
 
@@ -125,47 +125,47 @@ def test_a_run_of_annotation_is_those_rows_of_the_table(annotated: AnnData, tmp_
 @pytest.mark.parametrize("name", ["categories", "codes", "values", "mask", "indptr", "_index_"])
 def test_columns_may_have_any_name(demo: AnnData, tmp_path: Path, name: str) -> None:
     demo.obs[name] = [f"text {i}" for i in range(300)]
-    backed, in_memory = opened(written(demo, tmp_path))
-    pd.testing.assert_frame_equal(backed.annotation(slice(10, 20)), in_memory.annotation(slice(10, 20)))
+    backed, in_memory = open_both(write(demo, tmp_path))
+    pd.testing.assert_frame_equal(backed.read_obs(slice(10, 20)), in_memory.read_obs(slice(10, 20)))
 
 
-def test_rows_of_any_table_of_a_file(annotated: AnnData, tmp_path: Path) -> None:
+def test_rows_of_any_table_are_read(annotated: AnnData, tmp_path: Path) -> None:
     annotated.var["kind"] = pd.Categorical(np.where(np.arange(500) % 2, "odd", "even"))
-    file = StoredFile(written(annotated, tmp_path))
+    file = StoredFile(write(annotated, tmp_path))
     pd.testing.assert_frame_equal(file.read_rows("var", slice(100, 130)), annotated.var[100:130])
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_names_of_features_are_made_unique(demo: AnnData, tmp_path: Path) -> None:
     demo.var_names = ["twice", "twice", *demo.var_names[2:]]
-    backed, in_memory = opened(written(demo, tmp_path))
+    backed, in_memory = open_both(write(demo, tmp_path))
     assert list(backed.var.index[:2]) == list(in_memory.var.index[:2]) == ["twice", "twice-1"]
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique", "ignore:Suffix used")
-@pytest.mark.parametrize("piece_rows", [40, 100_000])
+@pytest.mark.parametrize("chunk_rows", [40, 100_000])
 def test_names_of_cells_are_made_unique(
-    annotated: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, piece_rows: int, monkeypatch: pytest.MonkeyPatch
+    annotated: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_obs, "PIECE_ROWS", piece_rows)
+    monkeypatch.setattr(file_obs, "CHUNK_ROWS", chunk_rows)
     annotated.obs_names = ["x", "x-1", *["x"] * 70, "é", "é", *annotated.obs_names[74:]]
     annotated.obs_names.name = "barcode"
-    backed, in_memory = opened(written(annotated, tmp_path))
+    backed, in_memory = open_both(write(annotated, tmp_path))
     assert list(in_memory.obs.index[[2, 71, 73]]) == ["x-2", "x-71", "é-1"]
     pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
     for rows in (slice(0, 2), slice(1, 4), slice(60, 90), slice(73, 74), slice(200, 300)):
-        pd.testing.assert_frame_equal(backed.annotation(rows), in_memory.annotation(rows))
+        pd.testing.assert_frame_equal(backed.read_obs(rows), in_memory.read_obs(rows))
     assert caplog.text.count("cells: 2 cell names are not unique (x, é); repeats get the suffixes -1, -2, ...") == 2
 
 
 def test_cells_can_be_pickled(annotated: AnnData, tmp_path: Path) -> None:
-    backed, in_memory = opened(written(annotated, tmp_path), batch_key="batch")
+    backed, in_memory = open_both(write(annotated, tmp_path), batch_key="batch")
     backed.read(slice(0, 3))
     assert_same(pickle.loads(pickle.dumps(backed)), in_memory)
 
 
-def test_another_number_of_cells_than_the_annotation_has_is_refused(demo: AnnData, tmp_path: Path) -> None:
-    path = written(demo, tmp_path)
+def test_a_matrix_and_annotation_of_different_lengths_are_refused(demo: AnnData, tmp_path: Path) -> None:
+    path = write(demo, tmp_path)
     with h5py.File(path, "r+") as file:
         del file["X"]
         ad.io.write_elem(file, "X", demo.X[:-1])
@@ -173,12 +173,12 @@ def test_another_number_of_cells_than_the_annotation_has_is_refused(demo: AnnDat
         AnnDataSource(path=path, backed=True).open()
 
 
-def test_annotation_of_a_file_that_changed_is_not_read(demo: AnnData, tmp_path: Path) -> None:
-    backed, _ = opened(written(demo, tmp_path))
+def test_annotation_of_a_changed_file_is_not_read(demo: AnnData, tmp_path: Path) -> None:
+    backed, _ = open_both(write(demo, tmp_path))
     (tmp_path / "cells.h5ad").unlink()
     demo.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(OSError, match=r"cells\.h5ad changed while it was being read"):
-        backed.annotation(slice(0, 3))
+        backed.read_obs(slice(0, 3))
 
 
 def test_annotation_that_cannot_be_decompressed_is_named(demo: AnnData, tmp_path: Path) -> None:
@@ -191,19 +191,19 @@ def test_annotation_that_cannot_be_decompressed_is_named(demo: AnnData, tmp_path
         raw.write(b"\xff" * chunk.size)
     cells = AnnDataSource(path=path, backed=True).open()
     with pytest.raises(OSError, match=r"cells\.h5ad: obs, rows 20 to 39, cannot be read \(.*\)\. The file is damaged"):
-        cells.annotation(slice(20, 40))
+        cells.read_obs(slice(20, 40))
 
 
-def test_a_single_domain_and_no_label(demo: AnnData, tmp_path: Path) -> None:
+def test_cells_without_columns_form_one_domain_without_labels(demo: AnnData, tmp_path: Path) -> None:
     del demo.obs["batch"], demo.obs["cell_type"]
-    backed, in_memory = opened(written(demo, tmp_path))
+    backed, in_memory = open_both(write(demo, tmp_path))
     assert set(backed.domain) == set(in_memory.domain) == {"all"}
     assert backed.label is None
 
 
-def test_only_the_columns_that_are_asked_for_are_read_at_once(annotated: AnnData, tmp_path: Path) -> None:
-    """A column that is not asked for may be broken, as long as nobody reads it."""
-    path = written(annotated, tmp_path)
+def test_opening_reads_only_the_columns_of_domains_and_labels(annotated: AnnData, tmp_path: Path) -> None:
+    """Another column may be broken as long as nobody reads it."""
+    path = write(annotated, tmp_path)
     with h5py.File(path, "r+") as file:
         file["obs/size"].attrs["encoding-type"] = "of the future"
     cells = AnnDataSource(path=path, batch_key="batch", backed=True).open()
@@ -211,24 +211,24 @@ def test_only_the_columns_that_are_asked_for_are_read_at_once(annotated: AnnData
 
 
 @pytest.mark.parametrize(
-    ("path_of", "options", "reason"),
+    ("get_path", "options", "reason"),
     [
-        (lambda adata, path: adata, {}, "it is there already"),
+        (lambda adata, path: adata, {}, "it is already in memory"),
         (
             lambda adata, path: path,
             {"layer": "by column"},
-            "layers/by column is stored by columns; name a folder as cache",
+            "layers/by column is stored by columns; set cache to a folder",
         ),
         (lambda adata, path: path, {"layer": "embedding"}, "layers/embedding is not in it"),
     ],
 )
-def test_what_cannot_stay_on_disk_is_read_and_said(
-    demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, path_of: Any, options: dict[str, Any], reason: str
+def test_cells_that_cannot_stay_on_disk_are_read_with_a_message(
+    demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, get_path: Any, options: dict[str, Any], reason: str
 ) -> None:
     caplog.set_level(logging.INFO)
     demo.layers["by column"] = sparse.csc_matrix(demo.X)
     demo.obsm["embedding"] = np.random.default_rng(0).random((300, 4))
-    path = path_of(demo, written(demo, tmp_path))
+    path = get_path(demo, write(demo, tmp_path))
     cells, expected = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
     assert isinstance(cells, InMemoryCells)
     assert isinstance(expected, InMemoryCells)
@@ -238,11 +238,11 @@ def test_what_cannot_stay_on_disk_is_read_and_said(
 
 
 @pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
-def test_a_table_in_an_old_format_is_read_and_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_annotation_in_an_old_format_is_read_with_a_message(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    path = written(demo, tmp_path)
+    path = write(demo, tmp_path)
     with h5py.File(path, "r+") as file:
-        # As anndata wrote categories before version 0.8: apart from their codes.
+        # Before version 0.8, anndata stored categories apart from their codes.
         group = file["obs"].create_group("__categories")
         for name in ("batch", "cell_type"):
             codes, categories = file[f"obs/{name}/codes"][()], file[f"obs/{name}/categories"][()]
@@ -259,9 +259,9 @@ def test_a_table_in_an_old_format_is_read_and_said(demo: AnnData, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:Transforming to str index")
-def test_cells_whose_names_are_numbers_are_read_and_said(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cells_with_numbers_as_names_are_read_with_a_message(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    path = written(demo, tmp_path)
+    path = write(demo, tmp_path)
     with h5py.File(path, "r+") as file:
         del file["obs/_index"]
         ad.io.write_elem(file, "obs/_index", np.arange(300))
@@ -270,34 +270,34 @@ def test_cells_whose_names_are_numbers_are_read_and_said(demo: AnnData, tmp_path
 
 
 @pytest.mark.parametrize("backed", [True, False])
-class TestErrorsAreThoseOfReadingIntoMemory:
-    def test_no_such_file(self, tmp_path: Path, backed: bool) -> None:
+class TestErrorsAreTheSameOnDiskAndInMemory:
+    def test_missing_file(self, tmp_path: Path, backed: bool) -> None:
         with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.h5ad"):
             AnnDataSource(path=tmp_path / "none.h5ad", backed=backed).open()
 
-    def test_no_such_layer(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    def test_unknown_layer(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
         with pytest.raises(KeyError, match="layer='counts' is not in cells"):
-            AnnDataSource(path=written(demo, tmp_path), layer="counts", backed=backed).open()
+            AnnDataSource(path=write(demo, tmp_path), layer="counts", backed=backed).open()
 
-    def test_no_such_domain(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    def test_unknown_batch_key(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
         with pytest.raises(KeyError, match=r"batch_key='donor' is not in obs\. Columns: batch, cell_type, path"):
-            AnnDataSource(path=written(demo, tmp_path), batch_key="donor", backed=backed).open()
+            AnnDataSource(path=write(demo, tmp_path), batch_key="donor", backed=backed).open()
 
-    def test_a_cell_without_domain(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    def test_cell_without_domain(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
         demo.obs.loc["cell7", "batch"] = np.nan
         with pytest.raises(ValueError, match=r"1 cells have no value in obs\['batch'\] \(first: cell7\)"):
-            AnnDataSource(path=written(demo, tmp_path), batch_key="batch", backed=backed).open()
+            AnnDataSource(path=write(demo, tmp_path), batch_key="batch", backed=backed).open()
 
-    def test_no_expression(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    def test_empty_matrix(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
         adata = AnnData(obs=demo.obs, var=demo.var, layers={"counts": demo.X})
         with pytest.raises(ValueError, match=r"cells: X is empty\. Layers: counts; choose one with layer="):
-            AnnDataSource(path=written(adata, tmp_path), backed=backed).open()
+            AnnDataSource(path=write(adata, tmp_path), backed=backed).open()
 
-    def test_no_cell(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    def test_no_cells(self, demo: AnnData, tmp_path: Path, backed: bool) -> None:
         with pytest.raises(ValueError, match="There is no cell or no feature: the matrix is 0 x 500"):
-            AnnDataSource(path=written(demo[:0].copy(), tmp_path), backed=backed).open()
+            AnnDataSource(path=write(demo[:0].copy(), tmp_path), backed=backed).open()
 
-    def test_no_anndata(self, tmp_path: Path, backed: bool) -> None:
+    def test_text_file(self, tmp_path: Path, backed: bool) -> None:
         (tmp_path / "cells.h5ad").write_text("a text")
         with pytest.raises(ValueError, match=r"cells\.h5ad is not a readable AnnData file"):
             AnnDataSource(path=tmp_path / "cells.h5ad", backed=backed).open()

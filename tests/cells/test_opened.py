@@ -1,4 +1,4 @@
-"""AnnData objects whose matrix stays in a file: those that were opened with ``backed="r"``."""
+"""AnnData objects that were opened with ``backed="r"``, whose matrix stays in a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def path(demo: AnnData, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("backed", [False, True])
 @pytest.mark.parametrize("mode", ["r", "r+"])
-def test_the_matrix_is_read_from_the_file_and_the_annotation_is_that_of_the_object(
-    path: Path, demo: AnnData, backed: bool, mode: Any
-) -> None:
+def test_the_matrix_comes_from_the_file_and_the_annotation_from_the_object(path: Path, demo: AnnData, backed: bool, mode: Any) -> None:
     opened = ad.read_h5ad(path, backed=mode)
     opened.obs["new"] = pd.Categorical([f"d{i % 2}" for i in range(300)])
     cells = AnnDataSource(path=opened, batch_key="new", backed=backed).open()
@@ -35,25 +33,25 @@ def test_the_matrix_is_read_from_the_file_and_the_annotation_is_that_of_the_obje
     assert list(cells.domain.categories) == ["d0", "d1"]
     assert list(cells.obs.index) == list(demo.obs_names)
     np.testing.assert_array_equal(cells.read(slice(10, 50)).toarray(), demo.X[10:50].toarray())
-    assert "new" in cells.annotation(slice(0, 3))
+    assert "new" in cells.read_obs(slice(0, 3))
 
 
-def test_a_list_of_them_is_joined_in_their_files(path: Path, demo: AnnData, tmp_path: Path) -> None:
+def test_a_list_is_joined_on_disk(path: Path, demo: AnnData, tmp_path: Path) -> None:
     demo[:100, ::-1].copy().write_h5ad(tmp_path / "other.h5ad")
     opened = [ad.read_h5ad(path, backed="r"), ad.read_h5ad(tmp_path / "other.h5ad", backed="r")]
     found = AnnDataSource(path=opened, source_key="file").open()
     assert isinstance(found, BackedCells)
-    expected = AnnDataSource(path=[one.to_memory() for one in opened], source_key="file").open()
+    expected = AnnDataSource(path=[source.to_memory() for source in opened], source_key="file").open()
     np.testing.assert_array_equal(found.read(slice(None)).toarray(), expected.read(slice(None)).toarray())
     pd.testing.assert_frame_equal(found.obs, expected.obs)
-    # Beside cells in memory they are read into it.
+    # Joined with cells in memory, they are read into memory.
     mixed = AnnDataSource(path=[opened[0], opened[1].to_memory()], source_key="file").open()
     assert isinstance(mixed, InMemoryCells)
     np.testing.assert_array_equal(mixed.read(slice(None)).toarray(), expected.read(slice(None)).toarray())
 
 
 @pytest.mark.parametrize("options", [{}, {"layer": "double"}])
-def test_of_a_view_its_rows_are_read(path: Path, demo: AnnData, options: dict[str, Any]) -> None:
+def test_the_rows_of_a_view_are_read(path: Path, demo: AnnData, options: dict[str, Any]) -> None:
     rows = np.arange(5, 120, 3)
     cells = AnnDataSource(path=ad.read_h5ad(path, backed="r")[rows, 10:], batch_key="batch", **options).open()
     assert isinstance(cells, InMemoryCells)
@@ -61,13 +59,13 @@ def test_of_a_view_its_rows_are_read(path: Path, demo: AnnData, options: dict[st
     np.testing.assert_array_equal(cells.matrix.toarray(), demo.X[rows, 10:].toarray() * factor)
 
 
-def test_nothing_is_cached_of_annotation_that_may_have_been_changed(path: Path, tmp_path: Path) -> None:
+def test_nothing_is_cached_because_the_annotation_may_have_changed(path: Path, tmp_path: Path) -> None:
     cells = AnnDataSource(path=ad.read_h5ad(path, backed="r"), backed=True, cache=tmp_path / "cache").open()
     assert isinstance(cells, BackedCells)
     assert cells.cache is None
 
 
-def test_they_are_trained_on_and_projected(path: Path, demo: AnnData, trained: Trained, tmp_path: Path) -> None:
+def test_opened_cells_can_be_trained_on_and_projected(path: Path, demo: AnnData, trained: Trained, tmp_path: Path) -> None:
     adata = scalex.SCALEX(ad.read_h5ad(path, backed="r"), min_features=0, max_iteration=5, ignore_umap=True, outdir=tmp_path / "run")
     assert adata.obsm["latent"].shape == (300, 10)
     trained.query.write_h5ad(tmp_path / "query.h5ad")

@@ -1,4 +1,4 @@
-"""Cells of zarr stores that are read in runs of rows: of both formats, with and without shards, in folders and in .zip files."""
+"""Cells of zarr stores that are read in runs of rows: both formats, with and without shards, in folders and .zip files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scipy import sparse
 import scalex
 from scalex.cells import AnnDataSource, BackedCells, InMemoryCells
 
-# What anndata says of its own future when it writes.
+# anndata warns about future defaults when it writes.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding", "ignore:Writing zarr v2")
 
 KINDS = ("format 2", "format 3", "shards", "zip")
@@ -37,7 +37,7 @@ ROWS: list[slice | NDArray[np.int64]] = [
 
 @pytest.fixture
 def annotated(demo: AnnData) -> AnnData:
-    """Demo cells with columns of several kinds in obs."""
+    """Demo cells with columns of several types in obs."""
     rng = np.random.default_rng(0)
     demo.obs["text"] = [f"note {i}" for i in range(300)]
     demo.obs["maybe"] = pd.array(rng.choice([True, False, None], 300), dtype="boolean")
@@ -49,9 +49,9 @@ def annotated(demo: AnnData) -> AnnData:
 
 @pytest.fixture(params=KINDS)
 def write(request: pytest.FixtureRequest) -> Callable[[AnnData, Path], Path]:
-    """Writes an AnnData as a store of some kind, with small chunks, and gives its path."""
+    """Return a function that writes an AnnData to a store of one kind, with small chunks, and returns its path."""
 
-    def small_chunks(function: Any, group: Any, key: str, element: Any, dataset_kwargs: Any, **_: Any) -> None:
+    def write_small_chunks(function: Any, group: Any, key: str, element: Any, dataset_kwargs: Any, **_: Any) -> None:
         options = {"shards": (20000,)} if request.param == "shards" else {}
         dense = isinstance(element, np.ndarray) and element.ndim == 2
         small = {"chunks": (100, 500)} if dense else {"chunks": (5000,), **options} if sparse.issparse(element) else {}
@@ -60,7 +60,7 @@ def write(request: pytest.FixtureRequest) -> Callable[[AnnData, Path], Path]:
     def write(adata: AnnData, folder: Path) -> Path:
         path = folder / "cells.zarr"
         group = zarr.open_group(path, mode="w", zarr_format=2 if request.param == "format 2" else 3)
-        ad.experimental.write_dispatched(group, "/", adata, callback=small_chunks)
+        ad.experimental.write_dispatched(group, "/", adata, callback=write_small_chunks)
         if request.param != "zip":
             return path
         shutil.make_archive(str(path), "zip", path)
@@ -69,12 +69,12 @@ def write(request: pytest.FixtureRequest) -> Callable[[AnnData, Path], Path]:
     return write
 
 
-def chunk_of(path: Path) -> Path:
-    """A file with values of the matrix."""
+def find_chunk(path: Path) -> Path:
+    """Return a file with values of the matrix."""
     return next(file for file in (path / "X" / "data").rglob("*") if file.is_file() and file.suffix != ".json" and file.name[0] != ".")
 
 
-def opened(path: Any, **options: Any) -> tuple[BackedCells, InMemoryCells]:
+def open_both(path: Any, **options: Any) -> tuple[BackedCells, InMemoryCells]:
     backed, in_memory = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
     assert isinstance(backed, BackedCells)
     assert isinstance(in_memory, InMemoryCells)
@@ -89,20 +89,20 @@ def assert_same(backed: BackedCells, in_memory: InMemoryCells) -> None:
         assert found.has_canonical_format
         np.testing.assert_array_equal(found.toarray(), expected.toarray())
         if isinstance(rows, slice):
-            pd.testing.assert_frame_equal(backed.annotation(rows), in_memory.annotation(rows))
+            pd.testing.assert_frame_equal(backed.read_obs(rows), in_memory.read_obs(rows))
     pd.testing.assert_frame_equal(backed.var, in_memory.var, check_column_type=False)
     assert list(backed.domain) == list(in_memory.domain)
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_cells_of_a_store_are_those_in_memory(
+def test_cells_of_a_store_equal_cells_in_memory(
     annotated: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path], dense: bool
 ) -> None:
     if dense:
         annotated.X = annotated.X.toarray()
     expected = annotated.copy()
     path = write(annotated, tmp_path)
-    backed, in_memory = opened(path, batch_key="batch")
+    backed, in_memory = open_both(path, batch_key="batch")
     assert_same(backed, in_memory)
     pd.testing.assert_frame_equal(backed.obs, expected.obs)
     assert_same(pickle.loads(pickle.dumps(backed)), in_memory)
@@ -111,18 +111,20 @@ def test_cells_of_a_store_are_those_in_memory(
 def test_stores_and_files_are_joined(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
     demo[:100, ::-1].copy().write_h5ad(tmp_path / "file.h5ad")
     paths = [tmp_path / "file.h5ad", write(demo[100:].copy(), tmp_path)]
-    assert_same(*opened(paths, source_key="file"))
-    backed, in_memory = opened(paths, source_key="file", n_obs=90)
+    assert_same(*open_both(paths, source_key="file"))
+    backed, in_memory = open_both(paths, source_key="file", n_obs=90)
     np.testing.assert_array_equal(backed.read(slice(None)).toarray(), in_memory.read(slice(None)).toarray())
     pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
 
 
 @pytest.mark.parametrize("write", ["shards"], indirect=True)
-def test_a_store_is_trained_on_and_projected(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
+def test_a_store_can_be_trained_on_and_projected(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
     demo.write_h5ad(tmp_path / "cells.h5ad")
     path = write(demo, tmp_path)
     options: dict[str, Any] = {"min_features": 0, "max_iteration": 5, "ignore_umap": True, "backed": True, "batch_name": "batch"}
-    found, expected = (scalex.SCALEX(one, outdir=tmp_path / name, **options) for name, one in (("z", path), ("h", tmp_path / "cells.h5ad")))
+    found, expected = (
+        scalex.SCALEX(source, outdir=tmp_path / name, **options) for name, source in (("z", path), ("h", tmp_path / "cells.h5ad"))
+    )
     np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
     reference = scalex.Reference.load(tmp_path / "z")
     np.testing.assert_array_equal(reference.embed(path), found.obsm["latent"])
@@ -138,30 +140,26 @@ def test_a_store_by_columns_is_kept_by_rows(demo: AnnData, tmp_path: Path, write
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_store_that_changed_is_not_read(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
+def test_a_changed_store_is_not_read(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
     path = write(demo, tmp_path)
     cells = AnnDataSource(path=path, backed=True).open()
     if path.is_dir():
-        # For files that are not there zarr reads 0.
-        next(
-            file for file in (path / "X" / "data").rglob("*") if file.is_file() and file.suffix != ".json" and file.name[0] != "."
-        ).unlink()
+        # zarr reads 0 from missing files.
+        find_chunk(path).unlink()
     else:
         path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(OSError, match=r"cells\.zarr(\.zip)? changed while it was being read\. Leave it as it is until the run is over"):
+    with pytest.raises(OSError, match=r"cells\.zarr(\.zip)? changed while it was being read, .* do not change the file until the run ends"):
         cells.read(slice(0, 300))
     if path.is_dir():
         shutil.rmtree(path)
         with pytest.raises(OSError, match=r"cells\.zarr is gone .* Put it back"):
-            cells.annotation(slice(0, 5))
+            cells.read_obs(slice(0, 5))
 
 
-def test_files_that_are_missing_are_seen_before(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
+def test_missing_files_are_an_error_of_opening(demo: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path]) -> None:
     path = write(demo, tmp_path)
     if path.is_dir():
-        next(
-            file for file in (path / "X" / "data").rglob("*") if file.is_file() and file.suffix != ".json" and file.name[0] != "."
-        ).unlink()
+        find_chunk(path).unlink()
         with pytest.raises(ValueError, match=r"files of X/data are missing"):
             AnnDataSource(path=path, backed=True).open()
 

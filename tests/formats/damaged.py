@@ -1,4 +1,4 @@
-"""Files that are damaged, and what is said about those that cannot be read."""
+"""Damaged files, and the errors that refuse them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import pytest
 
 from scalex.cells import AnnDataSource
 
-AGAIN = "It may be cut off or damaged: copy it again"
+AGAIN = "It may be truncated or damaged: copy it again"
 
 
-def opened(path: Any, **options: Any) -> Any:
+def open_cells(path: Any, **options: Any) -> Any:
     return AnnDataSource(path=path, **options).open()
 
 
 def assert_refused(path: Any, match: str, error: type[Exception] = ValueError, **options: Any) -> None:
-    """Opening it is an error, the message of which names the file, or that which holds the modality."""
+    """Assert that opening a file is an error whose message matches, and names the file."""
     with pytest.raises(error, match=match) as caught:
-        opened(path, **options)
+        open_cells(path, **options)
     assert Path(path).name.removesuffix("rna") in str(caught.value)
 
 
-def cut(path: Path, share: float = 0.5) -> Path:
-    """The same file without its end."""
+def truncate(path: Path, share: float = 0.5) -> Path:
+    """Keep only the first share of a file."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path
 
 
-def flipped(path: Path, at: int | None = None) -> Path:
-    """The same file with other bytes in its middle, or from a place on."""
+def flip_bytes(path: Path, at: int | None = None) -> Path:
+    """Change 8 bytes in the middle of a file, or at an offset."""
     content = bytearray(path.read_bytes())
     at = len(content) // 2 if at is None else at
     content[at : at + 8] = bytes(byte ^ 255 for byte in content[at : at + 8])

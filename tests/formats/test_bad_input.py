@@ -1,4 +1,4 @@
-"""What cannot be read is refused in words that name the file and say what to do; text and 10x folders have files of their own."""
+"""Unreadable files are refused with a message that names the file and says what to do. Text and 10x folders have their own tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData, settings
-from formats.damaged import AGAIN, assert_refused, cut, flipped, opened
-from formats.written import compressed, write_h5ad, write_h5mu, write_loom, write_tenx_h5, write_text, write_zarr
+from formats.damaged import AGAIN, assert_refused, flip_bytes, open_cells, truncate
+from formats.written import compress, write_h5ad, write_h5mu, write_loom, write_tenx_h5, write_text, write_zarr
 from scipy import sparse
 
 from scalex.cells import AnnDataSource
 
-WHOLE: dict[str, tuple[Callable[[AnnData, Path], Path], str]] = {
+WRITERS: dict[str, tuple[Callable[[AnnData, Path], Path], str]] = {
     "h5ad": (lambda cells, folder: write_h5ad(cells, folder / "cells.h5ad"), rf"is not a readable AnnData file \(OSError: .*\)\. {AGAIN}"),
     "10x h5": (lambda cells, folder: write_tenx_h5(cells, folder / "cells.h5"), rf"is not a readable 10x \.h5 file \(.*\)\. {AGAIN}"),
     "h5mu": (
@@ -29,18 +29,18 @@ WHOLE: dict[str, tuple[Callable[[AnnData, Path], Path], str]] = {
         r"is not a readable \.h5mu file \(.*\)\. Copy it",
     ),
     "loom": (lambda cells, folder: write_loom(cells, folder / "cells.loom"), rf"is not a readable \.loom file \(.*\)\. {AGAIN}"),
-    "csv.gz": (lambda cells, folder: compressed(write_text(cells, folder / "a.csv", ",")), rf"a\.csv\.gz cannot be read \(.*\)\. {AGAIN}"),
-    "tsv.gz": (lambda cells, folder: compressed(write_text(cells, folder / "a.tsv", "\t")), rf"a\.tsv\.gz cannot be read \(.*\)\. {AGAIN}"),
-    "txt.gz": (lambda cells, folder: compressed(write_text(cells, folder / "a.txt", " ")), rf"a\.txt\.gz cannot be read \(.*\)\. {AGAIN}"),
+    "csv.gz": (lambda cells, folder: compress(write_text(cells, folder / "a.csv", ",")), rf"a\.csv\.gz cannot be read \(.*\)\. {AGAIN}"),
+    "tsv.gz": (lambda cells, folder: compress(write_text(cells, folder / "a.tsv", "\t")), rf"a\.tsv\.gz cannot be read \(.*\)\. {AGAIN}"),
+    "txt.gz": (lambda cells, folder: compress(write_text(cells, folder / "a.txt", " ")), rf"a\.txt\.gz cannot be read \(.*\)\. {AGAIN}"),
 }
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
-@pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_that_is_cut_off_is_named(few: AnnData, tmp_path: Path, kind: str, share: float) -> None:
-    write, match = WHOLE[kind]
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_truncated_file_is_named(few: AnnData, tmp_path: Path, kind: str, share: float) -> None:
+    write, match = WRITERS[kind]
     path = write(few, tmp_path)
-    cut(path.parent if path.name == "rna" else path, share)
+    truncate(path.parent if path.name == "rna" else path, share)
     assert_refused(path, match)
     if kind == "h5ad":
         assert_refused(path, match, backed=True)
@@ -48,41 +48,39 @@ def test_a_file_that_is_cut_off_is_named(few: AnnData, tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("kind", ["csv.gz", "tsv.gz", "txt.gz"])
 def test_a_compressed_file_with_wrong_bytes_is_named(few: AnnData, tmp_path: Path, kind: str) -> None:
-    write, match = WHOLE[kind]
-    assert_refused(flipped(write(few, tmp_path)), match)
+    write, match = WRITERS[kind]
+    assert_refused(flip_bytes(write(few, tmp_path)), match)
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "10x h5", "h5mu", "loom"])
-def test_text_that_is_called_hdf5_is_named(few: AnnData, tmp_path: Path, kind: str) -> None:
-    write, match = WHOLE[kind]
+def test_text_with_an_extension_of_hdf5_is_named(few: AnnData, tmp_path: Path, kind: str) -> None:
+    write, match = WRITERS[kind]
     path = write(few, tmp_path)
     (path.parent if path.name == "rna" else path).write_text("cell,gene\n")
     assert_refused(path, match)
 
 
-@pytest.mark.parametrize("lacking", ["obs", "var", "obs/_index", "var/_index", "X/indptr"])
-def test_an_h5ad_without_one_of_its_parts_is_named(few: AnnData, tmp_path: Path, lacking: str) -> None:
+@pytest.mark.parametrize("part", ["obs", "var", "obs/_index", "var/_index", "X/indptr"])
+def test_an_h5ad_with_a_missing_part_is_named(few: AnnData, tmp_path: Path, part: str) -> None:
     path = write_h5ad(few, tmp_path / "cells.h5ad")
     with h5py.File(path, "a") as file:
-        del file[lacking]
-    assert_refused(path, rf"is not a readable AnnData file \(.*{Path(lacking).name}.*\)\. {AGAIN}")
-    if lacking.startswith("obs"):
-        assert_refused(path, rf"is not a readable AnnData file \(.*{Path(lacking).name}.*\)\. {AGAIN}", backed=True)
+        del file[part]
+    assert_refused(path, rf"is not a readable AnnData file \(.*{Path(part).name}.*\)\. {AGAIN}")
+    if part.startswith("obs"):
+        assert_refused(path, rf"is not a readable AnnData file \(.*{Path(part).name}.*\)\. {AGAIN}", backed=True)
 
 
 @pytest.mark.parametrize(
     ("part", "at", "value", "match"),
     [("indices", 5, -3, "indices must be >= 0"), ("indices", 5, 40, "indices must be < 40"), ("indptr", 5, 0, "indptr must be")],
 )
-def test_an_h5ad_whose_matrix_points_beside_itself_is_named(
-    few: AnnData, tmp_path: Path, part: str, at: int, value: int, match: str
-) -> None:
+def test_an_h5ad_with_indices_outside_its_matrix_is_named(few: AnnData, tmp_path: Path, part: str, at: int, value: int, match: str) -> None:
     path = write_h5ad(few, tmp_path / "cells.h5ad")
     with h5py.File(path, "a") as file:
         file["X"][part][at] = value
     assert_refused(path, rf"is not a readable AnnData file \(ValueError: {match}.*\)\. {AGAIN}")
     with pytest.raises(ValueError, match=r"cells\.h5ad: X .* The file is damaged: write it again"):
-        opened(path, backed=True).read(slice(None))
+        open_cells(path, backed=True).read(slice(None))
 
 
 def test_an_h5ad_with_wrong_bytes_is_named(few: AnnData, tmp_path: Path) -> None:
@@ -90,15 +88,15 @@ def test_an_h5ad_with_wrong_bytes_is_named(few: AnnData, tmp_path: Path) -> None
     few.write_h5ad(path, compression="gzip")
     with h5py.File(path) as file:
         at = file["X/data"].id.get_chunk_info(0)
-    flipped(path, at.byte_offset + at.size // 2)
+    flip_bytes(path, at.byte_offset + at.size // 2)
     assert_refused(path, rf"is not a readable AnnData file \(.*\)\. {AGAIN}")
 
 
 @pytest.mark.parametrize(
     "name", ["X", "X/indices", "layers/dense", "obs", "obs/kind", "var/_index", "X/data/0", "X/indices/0", "X/indptr/0", "obs/_index/0"]
 )
-def test_a_zarr_folder_of_which_a_part_was_not_copied_is_named(few: AnnData, tmp_path: Path, name: str) -> None:
-    """zarr itself reads 0 and no names for what is missing."""
+def test_a_zarr_folder_with_missing_files_is_named(few: AnnData, tmp_path: Path, name: str) -> None:
+    """zarr itself reads 0 or "" from missing files."""
     cells = few.copy()
     cells.obs["kind"] = pd.Categorical(["a", "b"] * 15)
     cells.layers["dense"] = cells.X.toarray()
@@ -108,68 +106,69 @@ def test_a_zarr_folder_of_which_a_part_was_not_copied_is_named(few: AnnData, tmp
     else:
         (path / name).unlink()
     assert_refused(
-        path, rf"AnnData zarr file \(.*files of {name.removesuffix('/0')}.* are missing: not all of the folder was copied.*\. {AGAIN}"
+        path,
+        rf"AnnData zarr file \(.*files of {name.removesuffix('/0')}.* are missing: the folder was not copied or written .*\. {AGAIN}",
     )
 
 
-def test_zarr_may_leave_out_what_is_zero(few: AnnData, tmp_path: Path) -> None:
+def test_zarr_may_omit_files_of_zeros(few: AnnData, tmp_path: Path) -> None:
     cells = few.copy()
     cells.layers["dense"] = np.zeros(cells.shape, np.float32)
-    # As many as 4 values in 30 rows, all in the first column.
+    # Few values, all in the first column: their indices are 0.
     cells.layers["sparse"] = sparse.csr_matrix(([1.0] * 4, (range(4), [0] * 4)), shape=cells.shape, dtype=np.float32)
     cells.layers["table"] = pd.DataFrame(np.ones(cells.shape), index=cells.obs_names, columns=cells.var_names)
     cells.obs["kind"] = pd.Categorical(["a"] * 30)
     path = write_zarr(cells, tmp_path / "cells.zarr")
     assert not (path / "layers" / "dense" / "0.0").exists()
     assert not (path / "layers" / "sparse" / "indices" / "0").exists()
-    np.testing.assert_array_equal(opened(path).read(slice(None)).toarray(), few.X.toarray())
-    assert opened(path, layer="sparse").read(slice(None)).sum() == 4
+    np.testing.assert_array_equal(open_cells(path).read(slice(None)).toarray(), few.X.toarray())
+    assert open_cells(path, layer="sparse").read(slice(None)).sum() == 4
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_zarr_of_both_formats_is_read_and_missing_files_are_named(few: AnnData, tmp_path: Path, zarr_format: int) -> None:
     with settings.override(zarr_write_format=zarr_format):
         path = write_zarr(few, tmp_path / "cells.zarr")
-    np.testing.assert_array_equal(opened(path).read(slice(None)).toarray(), few.X.toarray())
+    np.testing.assert_array_equal(open_cells(path).read(slice(None)).toarray(), few.X.toarray())
     part = path / "X" / "data" / ("0" if zarr_format == 2 else "c/0")
-    cut(part)
+    truncate(part)
     assert_refused(path, rf"is not a readable AnnData zarr file \(.*\)\. {AGAIN}")
     part.unlink()
     assert_refused(path, "files of X/data are missing")
 
 
 @pytest.mark.parametrize("name", ["X/data/0", "X/indices/0", "var/_index/0", ".zmetadata"])
-@pytest.mark.parametrize("damage", [cut, partial(flipped, at=0)])
+@pytest.mark.parametrize("damage", [truncate, partial(flip_bytes, at=0)])
 def test_a_zarr_folder_with_a_damaged_part_is_named(few: AnnData, tmp_path: Path, name: str, damage: Callable[[Path], Path]) -> None:
     path = write_zarr(few, tmp_path / "cells.zarr")
     damage(path / name)
     assert_refused(path, rf"is not a readable AnnData zarr file \(.*\)\. {AGAIN}")
 
 
-def test_a_zipped_zarr_that_is_cut_off_or_zipped_with_its_folder_is_named(few: AnnData, tmp_path: Path) -> None:
+def test_a_zipped_zarr_that_is_truncated_or_includes_its_folder_is_named(few: AnnData, tmp_path: Path) -> None:
     folder = write_zarr(few, tmp_path / "cells.zarr")
     shutil.make_archive(str(tmp_path / "outer.zarr"), "zip", tmp_path, folder.name)
     path = Path(shutil.make_archive(str(tmp_path / "zipped.zarr"), "zip", folder))
-    np.testing.assert_array_equal(opened(path).read(slice(None)).toarray(), few.X.toarray())
-    assert_refused(cut(path), rf"zipped\.zarr\.zip is not a readable AnnData zarr file \(BadZipFile: .*\)\. {AGAIN}")
-    assert_refused(tmp_path / "outer.zarr.zip", r"outer\.zarr\.zip .* zip what is in the zarr folder, and not the folder itself")
+    np.testing.assert_array_equal(open_cells(path).read(slice(None)).toarray(), few.X.toarray())
+    assert_refused(truncate(path), rf"zipped\.zarr\.zip is not a readable AnnData zarr file \(BadZipFile: .*\)\. {AGAIN}")
+    assert_refused(tmp_path / "outer.zarr.zip", r"outer\.zarr\.zip .* zip the contents of the zarr folder, not the folder itself")
 
 
-def test_a_folder_called_zarr_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_empty_folder_called_zarr_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cells.zarr").mkdir()
-    assert_refused(tmp_path / "cells.zarr", r"it is a folder with neither \.zgroup nor zarr\.json in it, and so no zarr store")
+    assert_refused(tmp_path / "cells.zarr", r"the folder holds neither \.zgroup nor zarr\.json, so it is not a zarr store")
 
 
-def test_another_zarr_store_says_what_it_holds(few: AnnData, tmp_path: Path) -> None:
-    """As in a store of SpatialData, whose tables are AnnData."""
+def test_a_zarr_store_without_an_anndata_lists_its_contents(few: AnnData, tmp_path: Path) -> None:
+    """Like a store of SpatialData, whose tables are AnnData."""
     (tmp_path / "all.zarr").mkdir()
     (tmp_path / "all.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
     write_zarr(few, tmp_path / "all.zarr" / "table")
     assert_refused(tmp_path / "all.zarr", "it holds no obs and no var, but table")
-    assert len(opened(tmp_path / "all.zarr" / "table").var) == 40
+    assert len(open_cells(tmp_path / "all.zarr" / "table").var) == 40
 
 
-def test_an_h5_file_that_is_not_of_cell_ranger_is_named(few: AnnData, tmp_path: Path) -> None:
+def test_an_h5_file_of_another_program_is_named(few: AnnData, tmp_path: Path) -> None:
     path = tmp_path / "cells.h5"
     with h5py.File(path, "w") as file:
         file["matrix/data"] = np.arange(3)
@@ -179,31 +178,31 @@ def test_an_h5_file_that_is_not_of_cell_ranger_is_named(few: AnnData, tmp_path: 
     assert_refused(path, rf"is not a readable 10x \.h5 file \(.*\)\. {AGAIN}")
 
 
-@pytest.mark.parametrize("ending", ["h5ad", "h5mu", "loom"])
-def test_another_file_called_h5_is_to_be_renamed(few: AnnData, tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("extension", ["h5ad", "h5mu", "loom"])
+def test_an_h5_file_of_another_format_gets_the_advice_to_rename_it(few: AnnData, tmp_path: Path, extension: str) -> None:
     writers = {"h5ad": write_h5ad, "h5mu": write_h5mu, "loom": write_loom}
-    path = writers[ending](few, tmp_path / f"cells.{ending}").rename(tmp_path / "cells.h5")
-    assert_refused(path, rf"is called as the files of Cell Ranger are, but is a \.{ending} file\. Rename it to cells\.{ending}")
+    path = writers[extension](few, tmp_path / f"cells.{extension}").rename(tmp_path / "cells.h5")
+    assert_refused(path, rf"is named like a file of Cell Ranger, but is a \.{extension} file\. Rename it to cells\.{extension}")
 
 
 @pytest.mark.parametrize("backed", [False, True])
-def test_a_10x_file_called_h5ad_says_what_it_holds(few: AnnData, tmp_path: Path, backed: bool) -> None:
+def test_a_10x_file_called_h5ad_lists_its_contents(few: AnnData, tmp_path: Path, backed: bool) -> None:
     path = write_tenx_h5(few, tmp_path / "cells.h5ad")
     assert_refused(path, "is not a readable AnnData file .*it holds no obs and no var, but matrix", backed=backed)
 
 
 def test_h5mu_lists_its_modalities(few: AnnData, tmp_path: Path) -> None:
     path = write_h5mu(few, tmp_path / "cells.h5mu")
-    assert_refused(path, r"holds several modalities: name one of them, as in .*cells\.h5mu/adt\. There is: adt, rna\.")
-    with pytest.raises(ValueError, match=r"cells\.h5mu has no modality 'atac'\. There is: adt, rna; name one of them, as in .*h5mu/adt"):
-        opened(path / "atac")
-    with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.h5mu \(looked in "):
-        opened(tmp_path / "none.h5mu" / "rna")
+    assert_refused(path, r"holds several modalities: adt, rna\. Name one of them, as in .*cells\.h5mu/adt\.")
+    with pytest.raises(ValueError, match=r"cells\.h5mu has no modality 'atac'\. Modalities: adt, rna\. Name one of them, as in .*h5mu/adt"):
+        open_cells(path / "atac")
+    with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.h5mu \(searched in "):
+        open_cells(tmp_path / "none.h5mu" / "rna")
 
 
 def test_the_only_modality_needs_no_name(few: AnnData, tmp_path: Path) -> None:
     mudata.MuData({"rna": few.copy()}).write(tmp_path / "one.h5mu")
-    np.testing.assert_array_equal(opened(tmp_path / "one.h5mu").read(slice(None)).toarray(), few.X.toarray())
+    np.testing.assert_array_equal(open_cells(tmp_path / "one.h5mu").read(slice(None)).toarray(), few.X.toarray())
 
 
 def test_an_h5mu_without_modalities_is_named(few: AnnData, tmp_path: Path) -> None:
@@ -220,54 +219,58 @@ def test_an_h5mu_without_modalities_is_named(few: AnnData, tmp_path: Path) -> No
         (
             "col_attrs",
             "obs_names",
-            r"no names of its cells: they are looked for in col_attrs as CellID or obs_names, and there is: other\.",
+            r"no names of cells: col_attrs needs CellID or obs_names, but holds other\. Rename the attribute",
         ),
-        ("row_attrs", "var_names", r"no names of its features: .* in row_attrs as Gene or var_names or Accession, and there is: other\."),
+        (
+            "row_attrs",
+            "var_names",
+            r"no names of features: row_attrs needs Gene or var_names or Accession, but holds other\. Rename the attribute",
+        ),
     ],
 )
-def test_a_loom_file_without_names_lists_what_there_is(few: AnnData, tmp_path: Path, group: str, name: str, match: str) -> None:
+def test_a_loom_file_without_names_lists_its_attributes(few: AnnData, tmp_path: Path, group: str, name: str, match: str) -> None:
     path = write_loom(few, tmp_path / "cells.loom")
     with h5py.File(path, "a") as file:
         file[group].move(name, "other")
     assert_refused(path, match)
 
 
-def test_reading_loom_leaves_the_threads_of_torch(few: AnnData, tmp_path: Path) -> None:
+def test_reading_loom_keeps_the_number_of_threads_of_torch(few: AnnData, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    opened(write_loom(few, tmp_path / "cells.loom"))
+    open_cells(write_loom(few, tmp_path / "cells.loom"))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", ["cells.xlsx", "cells.rds", "cells.h5seurat", "cells.h5ad.gz", "cells"])
-def test_unknown_endings_list_the_known(tmp_path: Path, name: str) -> None:
+def test_an_unknown_extension_lists_the_known_formats(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    assert_refused(tmp_path / name, r"cells cannot be read from this format\. Known are \.h5ad, \.zarr, \.csv, .*, \.loom\.")
+    assert_refused(tmp_path / name, r"cells cannot be read from this format\. Known formats: \.h5ad, \.zarr, \.csv, .*, \.loom\.")
 
 
-def test_a_folder_that_is_no_store_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_lists_its_contents(tmp_path: Path) -> None:
     folder = tmp_path / "run1"
     folder.mkdir()
     assert_refused(folder, r"run1 is a folder that holds neither a zarr store nor a 10x matrix .*, but nothing\.")
     (folder / "a.h5ad").touch()
-    assert_refused(folder, r"but a\.h5ad\. For several files give a list or a glob, such as .*/run1/\*\.h5ad")
+    assert_refused(folder, r"but a\.h5ad\. For several files, give a list or a glob such as .*/run1/\*\.h5ad")
 
 
-def test_a_glob_without_a_match_says_from_where(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "*.h5ad", rf"Nothing matches .*\*\.h5ad \(looked from {Path.cwd()}\)", FileNotFoundError)
+def test_a_glob_without_a_match_names_the_working_directory(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "*.h5ad", rf"Nothing matches .*\*\.h5ad \(searched from {Path.cwd()}\)", FileNotFoundError)
     assert_refused(tmp_path / "none" / "*.csv", r"Nothing matches .*none/\*\.csv", FileNotFoundError)
 
 
-def test_a_missing_file_shows_those_with_its_name(few: AnnData, tmp_path: Path) -> None:
+def test_a_missing_file_lists_files_with_a_similar_name(few: AnnData, tmp_path: Path) -> None:
     write_h5ad(few, tmp_path / "cells.h5ad")
-    match = rf"No such file: .*Cells\.h5 \(looked in {tmp_path}; there is: cells\.h5ad\)"
+    match = rf"No such file: .*Cells\.h5 \(searched in {tmp_path}; similar: cells\.h5ad\)"
     assert_refused(tmp_path / "Cells.h5", match, FileNotFoundError)
-    match = r"No such file: .*x\.h5ad \(looked in .*none, a folder that does not exist\)"
+    match = r"No such file: .*x\.h5ad \(searched in .*none, a folder that does not exist\)"
     assert_refused(tmp_path / "none" / "x.h5ad", match, FileNotFoundError)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and another folder to work in."""
+    """An empty home folder. The working directory is another folder."""
     home, work = tmp_path / "home", tmp_path / "work"
     (home / ".scalex").mkdir(parents=True)
     work.mkdir()
@@ -276,27 +279,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_names_are_looked_up_in_the_kept_folder(few: AnnData, home: Path) -> None:
-    assert_refused("pbmc", rf"No such file: pbmc \(looked in {Path.cwd()} and {home}/\.scalex\)", FileNotFoundError)
+def test_names_are_looked_up_in_the_data_folder(few: AnnData, home: Path) -> None:
+    assert_refused("pbmc", rf"No such file: pbmc \(searched in {Path.cwd()} and {home}/\.scalex\)", FileNotFoundError)
     write_h5ad(few, home / ".scalex" / "pbmc.h5ad")
     for name in ("pbmc", "pbmc.h5ad"):
         for backed in (False, True):
-            np.testing.assert_array_equal(opened(name, backed=backed).read(slice(None)).toarray(), few.X.toarray())
+            np.testing.assert_array_equal(open_cells(name, backed=backed).read(slice(None)).toarray(), few.X.toarray())
     write_h5ad(few[:7].copy(), Path("pbmc.h5ad"))
-    assert len(opened("pbmc.h5ad").obs) == 7
-    # A path is none of these names.
-    assert_refused(Path("folder") / "pbmc.h5ad", r"No such file: folder/pbmc\.h5ad \(looked in \S*folder, a folder that", FileNotFoundError)
+    assert len(open_cells("pbmc.h5ad").obs) == 7
+    # A path is not looked up.
+    assert_refused(
+        Path("folder") / "pbmc.h5ad", r"No such file: folder/pbmc\.h5ad \(searched in \S*folder, a folder that", FileNotFoundError
+    )
 
 
-def test_no_cells_at_all_are_refused() -> None:
+def test_an_empty_list_is_refused() -> None:
     with pytest.raises(ValueError, match="No cells given: path is an empty list"):
         AnnDataSource(path=[])
 
 
-def test_one_missing_file_of_a_list_is_named(few: AnnData, tmp_path: Path) -> None:
+def test_a_missing_file_in_a_list_is_named(few: AnnData, tmp_path: Path) -> None:
     write_h5ad(few, tmp_path / "a.h5ad")
     with pytest.raises(FileNotFoundError, match=r"No such file: .*b\.h5ad"):
-        opened([tmp_path / "a.h5ad", tmp_path / "b.h5ad"])
+        open_cells([tmp_path / "a.h5ad", tmp_path / "b.h5ad"])
 
 
 def test_a_loom_file_without_loompy_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

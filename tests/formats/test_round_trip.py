@@ -27,14 +27,14 @@ def test_the_same_cells_in_any_format_have_the_same_latents(counts: AnnData, lat
     np.testing.assert_array_equal(adata.obsm["latent"], latents)
 
 
-def test_text_with_a_row_for_each_cell(counts: AnnData, tmp_path: Path) -> None:
-    path = write_text(counts, tmp_path / "cells.csv", ",", turned=True)
+def test_transpose_reads_text_with_a_row_for_each_cell(counts: AnnData, tmp_path: Path) -> None:
+    path = write_text(counts, tmp_path / "cells.csv", ",", transposed=True)
     cells = AnnDataSource(path=path, transpose=True).open()
     assert list(cells.var.index) == list(counts.var_names)
     np.testing.assert_array_equal(cells.read(slice(None)).toarray(), counts.X.toarray())
 
 
-def test_a_list_may_mix_all_of_them(counts: AnnData, tmp_path: Path) -> None:
+def test_a_list_may_mix_formats(counts: AnnData, tmp_path: Path) -> None:
     parts = [counts[start : start + 60] for start in range(0, 300, 60)]
     kinds = ["h5ad", "csv.gz", "10x new", "h5mu"]
     paths: list[Any] = []

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from formats.damaged import AGAIN, assert_refused, cut, opened
+from formats.damaged import AGAIN, assert_refused, open_cells, truncate
 from formats.written import write_tenx, write_tenx_h5
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,44 +24,47 @@ def folder(few: AnnData, tmp_path: Path) -> Path:
     return write_tenx(few, tmp_path / "sample", gz=False)
 
 
-def rewritten(path: Path, change: Callable[[list[str]], list[str]]) -> Path:
-    """A text file with other lines."""
+def rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> Path:
+    """Change the lines of a text file, and return its folder."""
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     return path.parent
 
 
-def test_a_matrix_that_is_cut_off_is_named(few: AnnData, folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_matrix_is_named(few: AnnData, folder: Path, tmp_path: Path) -> None:
     matrix = r"matrix\.mtx{} is not a readable Matrix Market file \(.*\)\. " + AGAIN
     packed = write_tenx(few, tmp_path / "packed")
-    cut(packed / "matrix.mtx.gz")
+    truncate(packed / "matrix.mtx.gz")
     with pytest.raises(ValueError, match=matrix.format(r"\.gz")):
-        opened(packed)
+        open_cells(packed)
     with pytest.raises(ValueError, match=matrix.format("").replace(".*", "Truncated file. Expected another 20 lines.")):
-        opened(rewritten(folder / "matrix.mtx", lambda lines: lines[:-20]))
+        open_cells(rewrite(folder / "matrix.mtx", lambda lines: lines[:-20]))
     for content in ("", "a,b\n", "%%MatrixMarket matrix coordinate integer general\n40 30 1\n99 1 5\n"):
         (folder / "matrix.mtx").write_text(content)
         with pytest.raises(ValueError, match=matrix.format("")):
-            opened(folder)
+            open_cells(folder)
 
 
 @pytest.mark.parametrize("name", ["barcodes.tsv", "features.tsv"])
-def test_a_table_that_cannot_be_read_is_named(few: AnnData, tmp_path: Path, name: str) -> None:
+def test_an_unreadable_table_is_named(few: AnnData, tmp_path: Path, name: str) -> None:
     folder = write_tenx(few, tmp_path / "packed")
-    path = cut(folder / f"{name}.gz")
+    path = truncate(folder / f"{name}.gz")
     with pytest.raises(ValueError, match=rf"{name}\.gz is not a readable table \(.*\)\. {AGAIN}"):
-        opened(folder)
+        open_cells(folder)
     path.write_bytes(gzip.compress(b"\xff\xfe\x00"))
     with pytest.raises(ValueError, match=rf"{name}\.gz is not text in UTF-8 \(.*\)\. Save it as text in UTF-8"):
-        opened(folder)
+        open_cells(folder)
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(ValueError, match=rf"{name}\.gz is not a readable table \(No columns"):
-        opened(folder)
+        open_cells(folder)
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("barcodes.tsv", r"has no barcodes\.tsv \(or \.gz of it\) for its matrix\. It holds: features\.tsv, matrix\.mtx\. Put there what"),
+        (
+            "barcodes.tsv",
+            r"has no barcodes\.tsv \(or \.gz of it\) for its matrix\. It holds: features\.tsv, matrix\.mtx\. Add the file of the matrix",
+        ),
         ("features.tsv", r"has no features\.tsv, genes\.tsv or peaks\.bed \(or \.gz of it\) for its matrix\. It holds: barcodes\.tsv, ma"),
         (
             "matrix.mtx",
@@ -69,82 +72,85 @@ def test_a_table_that_cannot_be_read_is_named(few: AnnData, tmp_path: Path, name
         ),
     ],
 )
-def test_a_folder_without_a_part_says_what_it_holds(folder: Path, name: str, match: str) -> None:
+def test_a_folder_with_a_missing_part_lists_its_contents(folder: Path, name: str, match: str) -> None:
     (folder / name).unlink()
     assert_refused(folder, match)
 
 
-def test_numbers_of_names_that_do_not_fit_are_told(folder: Path) -> None:
+def test_a_shape_that_differs_from_the_names_is_an_error(folder: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"matrix\.mtx has 40 rows and 30 columns, but there are 40 features .* and 29 barcodes .* cut off"
+        ValueError, match=r"matrix\.mtx has 40 rows and 30 columns, but there are 40 features .* and 29 barcodes .* truncated"
     ):
-        opened(rewritten(folder / "barcodes.tsv", lambda lines: lines[1:]))
-    with pytest.raises(ValueError, match=r"40 features .* and 31 barcodes .* cut off, or a table has a row above its names: take that out"):
-        opened(rewritten(folder / "barcodes.tsv", lambda lines: ["barcode", "x", *lines]))
+        open_cells(rewrite(folder / "barcodes.tsv", lambda lines: lines[1:]))
+    with pytest.raises(
+        ValueError, match=r"40 features .* and 31 barcodes .* truncated, or a table has a header: use matching files without header"
+    ):
+        open_cells(rewrite(folder / "barcodes.tsv", lambda lines: ["barcode", "x", *lines]))
 
 
-def test_features_and_barcodes_that_are_swapped_are_told(folder: Path) -> None:
+def test_swapped_features_and_barcodes_are_an_error(folder: Path) -> None:
     (folder / "features.tsv").rename(folder / "x")
     (folder / "barcodes.tsv").rename(folder / "features.tsv")
     (folder / "x").rename(folder / "barcodes.tsv")
     with pytest.raises(
         ValueError, match=r"30 features in features\.tsv and 40 barcodes .* Features and barcodes are swapped: transpose the"
     ):
-        opened(folder)
+        open_cells(folder)
 
 
-def test_of_two_matrices_in_a_folder_one_has_to_be_named(few: AnnData, tmp_path: Path) -> None:
+def test_one_of_two_matrices_in_a_folder_has_to_be_named(few: AnnData, tmp_path: Path) -> None:
     first, second = few[:10].copy(), few[10:].copy()
     folder = write_tenx(first, tmp_path / "both", prefix="A_")
     write_tenx(second, folder, prefix="B_", gz=False)
     assert_refused(
-        folder, r"holds matrix files of more than one sample .*: A_matrix\.mtx\.gz, B_matrix\.mtx\. Name .* as in .*both/A_matrix\.mtx\.gz"
+        folder,
+        r"several matrix files, of several samples or of one: A_matrix\.mtx\.gz, B_matrix\.mtx\. Name .* as in .*both/A_matrix\.mtx\.gz",
     )
     for path, own in ((folder / "A_matrix.mtx.gz", first), (folder / "B_matrix.mtx", second)):
-        cells = opened(path)
+        cells = open_cells(path)
         assert list(cells.obs.index) == list(own.obs_names)
         np.testing.assert_array_equal(cells.read(slice(None)).toarray(), own.X.toarray())
-    assert len(opened([folder / "A_matrix.mtx.gz", folder / "B_matrix.mtx"]).obs) == 30
-    # The same features twice, of one sample.
+    assert len(open_cells([folder / "A_matrix.mtx.gz", folder / "B_matrix.mtx"]).obs) == 30
+    # One sample with two files of features.
     folder = write_tenx(first, tmp_path / "twice", gz=False)
     shutil.copy(folder / "features.tsv", folder / "genes.tsv")
-    assert_refused(folder, r"holds features files .* twice the same: features\.tsv, genes\.tsv\. Leave one of them there")
+    assert_refused(folder, r"holds several features files, .*: features\.tsv, genes\.tsv\. Keep one of them")
 
 
 def test_names_of_parts_may_be_in_capitals(few: AnnData, folder: Path) -> None:
     (folder / "matrix.mtx").rename(folder / "MATRIX.MTX")
     for path in (folder, folder / "MATRIX.MTX"):
-        np.testing.assert_array_equal(opened(path).read(slice(None)).toarray(), few.X.toarray())
+        np.testing.assert_array_equal(open_cells(path).read(slice(None)).toarray(), few.X.toarray())
 
 
-def test_cells_may_be_called_with_what_begins_comments(few: AnnData, folder: Path) -> None:
-    rewritten(folder / "barcodes.tsv", lambda lines: [f"run#{line}" for line in lines])
-    assert list(opened(folder).obs.index) == [f"run#{name}" for name in few.obs_names]
+def test_names_of_cells_may_contain_the_sign_of_comments(few: AnnData, folder: Path) -> None:
+    rewrite(folder / "barcodes.tsv", lambda lines: [f"run#{line}" for line in lines])
+    assert list(open_cells(folder).obs.index) == [f"run#{name}" for name in few.obs_names]
 
 
-def test_features_without_a_symbol_are_called_by_their_identifier(few: AnnData, folder: Path) -> None:
-    rewritten(folder / "features.tsv", lambda lines: ["ENSG1\t\tGene Expression", "ENSG2\t\tGene Expression", *lines[2:]])
-    assert list(opened(folder).var.index) == ["ENSG1", "ENSG2", *few.var_names[2:]]
+def test_features_without_a_symbol_are_named_by_their_identifier(few: AnnData, folder: Path) -> None:
+    rewrite(folder / "features.tsv", lambda lines: ["ENSG1\t\tGene Expression", "ENSG2\t\tGene Expression", *lines[2:]])
+    assert list(open_cells(folder).var.index) == ["ENSG1", "ENSG2", *few.var_names[2:]]
 
 
-def test_peaks_need_their_three_columns(few: AnnData, folder: Path) -> None:
+def test_peaks_need_three_columns(few: AnnData, folder: Path) -> None:
     (folder / "features.tsv").unlink()
     rows = [f"chr1\t{i}00\t{i}50" for i in range(40)]
     path = folder / "peaks.bed"
     path.write_text("# of a run\n" + "\n".join(rows))
-    assert list(opened(folder).var.index[:2]) == ["chr1:000-050", "chr1:100-150"]
-    with pytest.raises(ValueError, match=r"peaks\.bed has 2 column\(s\): a \.bed file has chromosome, start and end, separated by tabs"):
-        opened(rewritten(path, lambda _: [row.rsplit("\t", 1)[0] for row in rows]))
-    with pytest.raises(ValueError, match=r"peaks\.bed lacks a value in row 40\. It may be cut off: copy it again"):
-        opened(rewritten(path, lambda _: [*rows[:-1], "chr1\t5"]))
+    assert list(open_cells(folder).var.index[:2]) == ["chr1:000-050", "chr1:100-150"]
+    with pytest.raises(ValueError, match=r"peaks\.bed has 2 column\(s\): a \.bed file needs chromosome, start and end, separated by tabs"):
+        open_cells(rewrite(path, lambda _: [row.rsplit("\t", 1)[0] for row in rows]))
+    with pytest.raises(ValueError, match=r"peaks\.bed: a value is missing in row 40\. The file may be truncated: copy it again"):
+        open_cells(rewrite(path, lambda _: [*rows[:-1], "chr1\t5"]))
 
 
 @pytest.mark.parametrize("kind", ["folder", "h5"])
-def test_one_type_of_features_is_used(few: AnnData, tmp_path: Path, kind: str) -> None:
+def test_features_of_one_type_are_selected(few: AnnData, tmp_path: Path, kind: str) -> None:
     types = ["Gene Expression"] * 25 + ["Antibody Capture"] * 15
     if kind == "folder":
         path = write_tenx(few, tmp_path / "sample", gz=False)
-        rewritten(
+        rewrite(
             path / "features.tsv", lambda lines: [f"{line.rsplit(chr(9), 1)[0]}\t{own}" for line, own in zip(lines, types, strict=True)]
         )
     else:
@@ -152,24 +158,24 @@ def test_one_type_of_features_is_used(few: AnnData, tmp_path: Path, kind: str) -
         with h5py.File(path, "a") as file:
             del file["matrix/features/feature_type"]
             file["matrix/features/feature_type"] = np.array(types, "S")
-    assert list(opened(path).var.index) == list(few.var_names[:25])
-    cells = opened(path, feature_type="Antibody Capture")
+    assert list(open_cells(path).var.index) == list(few.var_names[:25])
+    cells = open_cells(path, feature_type="Antibody Capture")
     np.testing.assert_array_equal(cells.read(slice(None)).toarray(), few.X.toarray()[:, 25:])
     assert_refused(
-        path, r"no features of type 'Peaks'\. There is: Gene Expression 25, Antibody Capture 15; choose one with", feature_type="Peaks"
+        path, r"no features of type 'Peaks'\. Types: Gene Expression 25, Antibody Capture 15\. Choose one with", feature_type="Peaks"
     )
 
 
-def test_a_folder_without_types_has_none_to_choose(few: AnnData, tmp_path: Path) -> None:
+def test_feature_type_needs_types_in_the_file(few: AnnData, tmp_path: Path) -> None:
     path = write_tenx(few, tmp_path / "old", features="genes", n_columns=2)
     assert_refused(
-        path, "feature_type='Peaks': .*old does not say of which type its features are. Leave feature_type", feature_type="Peaks"
+        path, "feature_type='Peaks': .*old does not give the types of its features. Leave out feature_type", feature_type="Peaks"
     )
 
 
 @st.composite
-def counted(draw: st.DrawFn) -> AnnData:
-    """Counts, most of them 0, of cells and features with names of any script."""
+def draw_counts(draw: st.DrawFn) -> AnnData:
+    """Draw counts, most of them 0, with names in any script."""
     letters = st.characters(codec="utf-8", categories=["L", "N", "P", "S"]) | st.just(" ")
     name = st.text(letters, min_size=1, max_size=6).map(str.strip).filter(bool) | st.sampled_from(["NA", "nan", "007", "1e5", "a#1"])
     cells, features = (draw(st.lists(name, min_size=1, max_size=7, unique=True)) for _ in range(2))
@@ -181,7 +187,7 @@ def counted(draw: st.DrawFn) -> AnnData:
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(
-    cells=counted(), features=st.sampled_from(["features", "genes"]), prefix=st.sampled_from(["", "GSM1_", "a.b-"]), gz=st.booleans(),
+    cells=draw_counts(), features=st.sampled_from(["features", "genes"]), prefix=st.sampled_from(["", "GSM1_", "a.b-"]), gz=st.booleans(),
     n_columns=st.sampled_from([1, 2, 3]), named=st.booleans(),
 )  # fmt: skip
 def test_a_folder_is_read_as_it_was_written(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from formats.damaged import AGAIN, assert_refused, opened
+from formats.damaged import AGAIN, assert_refused, open_cells
 from formats.written import write_text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,49 +15,53 @@ from hypothesis import strategies as st
 from scalex.formats import ReadOptions, read_cells
 
 
-def text(folder: Path, content: str | bytes, ending: str = ".csv") -> Path:
-    path = folder / f"cells{ending}"
+def write(folder: Path, content: str | bytes, extension: str = ".csv") -> Path:
+    path = folder / f"cells{extension}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
 UTF8 = r"is not text in UTF-8 \(.*\)\. Is it compressed, a spreadsheet, or in another encoding such as UTF-16\? Save it as text in UTF-8"
-MANY = "There must be as many, or one less in the first"
+FIELDS = "The first row needs as many as the second, or one less"
 TEXTS: dict[str, tuple[str | bytes, str, str]] = {
     "empty": ("", ".csv", "is empty"),
     "empty gz": (gzip.compress(b""), ".csv.gz", "is empty"),
     "empty rows": ("\n\n", ".tsv", "is empty"),
-    "empty first row": ("\n,a,b\ng,1,2\n", ".csv", "begins with an empty row: take it out"),
-    "header only": (",a,b\n", ".csv", "has names in its first row, but no other row. It may be cut off"),
+    "empty first row": ("\n,a,b\ng,1,2\n", ".csv", "begins with an empty row. Remove it"),
+    "header only": (",a,b\n", ".csv", "has names in its first row, but no other row. It may be truncated"),
     "header only without end": (",a,b", ".csv", "has names in its first row, but no other row"),
     "header and empty rows": ("\ta\tb\n\n\n", ".tsv", "has names in its first row, but no other row"),
-    "one column": ("gene1\ngene2\n", ".csv", r"has one column: nothing in its first rows separates values \('gene1'\).* by commas"),
-    "one column of txt": ("|a|b\ng|1|2\n", ".txt", "has one column: .* separated by tabs, semicolons, commas, spaces"),
-    "csv with tabs": ("\ta\tb\ng\t1\t2\n", ".csv", r"separated by tabs, and not by commas as \.csv says\. Rename it to \.tsv"),
-    "csv with tabs and decimal commas": ("\ta\tb\ng\t1,5\t2\n", ".csv", r"separated by tabs, and not by commas as \.csv says"),
-    "tsv with commas": (",a,b\ng,1,2\n", ".tsv", r"separated by commas, and not by tabs as \.tsv says\. Rename it to \.csv"),
-    "tsv.gz with commas": (gzip.compress(b",a,b\ng,1,2\n"), ".TSV.GZ", r"separated by commas, and not by tabs as \.tsv says"),
-    "csv with semicolons": (";a;b\ng;1,5;2\n", ".csv", r"separated by semicolons, and not by commas as \.csv says\. Rename it to \.txt"),
-    "csv with spaces": ("x a b\ng 1 2\n", ".csv", r"separated by spaces, and not by commas as \.csv says\. Rename it to \.txt"),
-    "title": ("My table of counts\n,a,b\ng,1,2\n", ".csv", f"first row has 1 field.s. and the second 3. {MANY}.* such as a title"),
-    "second row much longer": (",a,b\ng,1,2,3,4\n", ".csv", f"first row has 3 field.s. and the second 5. {MANY}"),
-    "second row shorter": (",a,b,c\ng,1\n", ".csv", f"first row has 4 field.s. and the second 2. {MANY}"),
-    "third row longer": (",a,b\ng,1,2\nh,1,2,3\n", ".csv", "row 'h' has more values than there are names in the first row, 2"),
+    "one column": ("gene1\ngene2\n", ".csv", r"has one column: its first row has no delimiter \('gene1'\).* by commas"),
+    "one column of txt": ("|a|b\ng|1|2\n", ".txt", "has one column: .* Separate the values by tabs, semicolons, commas, spaces"),
+    "csv with tabs": ("\ta\tb\ng\t1\t2\n", ".csv", r"separated by tabs, but \.csv means commas\. Rename it to \.tsv"),
+    "csv with tabs and decimal commas": ("\ta\tb\ng\t1,5\t2\n", ".csv", r"separated by tabs, but \.csv means commas"),
+    "tsv with commas": (",a,b\ng,1,2\n", ".tsv", r"separated by commas, but \.tsv means tabs\. Rename it to \.csv"),
+    "tsv.gz with commas": (gzip.compress(b",a,b\ng,1,2\n"), ".TSV.GZ", r"separated by commas, but \.tsv means tabs"),
+    "csv with semicolons": (";a;b\ng;1,5;2\n", ".csv", r"separated by semicolons, but \.csv means commas\. Rename it to \.txt"),
+    "csv with spaces": ("x a b\ng 1 2\n", ".csv", r"separated by spaces, but \.csv means commas\. Rename it to \.txt"),
+    "title": ("My table of counts\n,a,b\ng,1,2\n", ".csv", f"first row has 1 field.s. and the second 3. {FIELDS}.* such as a title"),
+    "second row much longer": (",a,b\ng,1,2,3,4\n", ".csv", f"first row has 3 field.s. and the second 5. {FIELDS}"),
+    "second row shorter": (",a,b,c\ng,1\n", ".csv", f"first row has 4 field.s. and the second 2. {FIELDS}"),
+    "third row longer": (",a,b\ng,1,2\nh,1,2,3\n", ".csv", r"row 'h' has more values than there are names in the first row \(2\)"),
     "third row much longer": (",a,b\ng,1,2\nh,1,2,3,4\n", ".csv", "line 3 has 5 fields, which is too many. All rows need as many values"),
-    "third row shorter": (",a,b\ng,1,2\nh,1\n", ".csv", "row 'h', column 'b' is empty.* too few values, or the file is cut off"),
-    "third row a name": (",a,b\ng,1,2\nh\n", ".csv", "row 'h', column 'a' is empty.* too few values, or the file is cut off"),
-    "word": (",a,b\ng,1,2\nh,1,high\n", ".csv", "row 'h', column 'b' is 'high', which is no number. Text about .* take such rows and"),
-    "column of symbols": ("id,symbol,a\ng1,ACTB,2\n", ".csv", "row 'g1', column 'symbol' is 'ACTB', which is no number"),
-    "decimal comma": ("\ta\tb\ng\t1\t2\nh\t1\t2,5\n", ".tsv", "row 'h', column 'b' is '2,5', .* Numbers need a point, not a comma"),
-    "decimal comma of txt": (";a;b\ng;-1,5e-1;2\n", ".txt", "row 'g', column 'a' is '-1,5e-1', .* Numbers need a point, not a comma"),
-    "decimal comma of one cell": ("\ta\ng\t2,5\n", ".txt", "row 'g', column 'a' is '2,5', .* Numbers need a point, not a comma"),
+    "third row shorter": (",a,b\ng,1,2\nh,1\n", ".csv", "row 'h', column 'b' is empty.* too few values, or the file is truncated"),
+    "third row a name": (",a,b\ng,1,2\nh\n", ".csv", "row 'h', column 'a' is empty.* too few values, or the file is truncated"),
+    "word": (
+        ",a,b\ng,1,2\nh,1,high\n",
+        ".csv",
+        "row 'h', column 'b' is 'high', which is not a number. Annotation of .* remove such rows and",
+    ),
+    "column of symbols": ("id,symbol,a\ng1,ACTB,2\n", ".csv", "row 'g1', column 'symbol' is 'ACTB', which is not a number"),
+    "decimal comma": ("\ta\tb\ng\t1\t2\nh\t1\t2,5\n", ".tsv", "row 'h', column 'b' is '2,5', .* Write numbers with a decimal point"),
+    "decimal comma of txt": (";a;b\ng;-1,5e-1;2\n", ".txt", "row 'g', column 'a' is '-1,5e-1', .* Write numbers with a decimal point"),
+    "decimal comma of one cell": ("\ta\ng\t2,5\n", ".txt", "row 'g', column 'a' is '2,5', .* Write numbers with a decimal point"),
     "empty value": (",a,b\ng,1,2\nh,,3\n", ".csv", "row 'h', column 'a' is empty, .* Missing values are not allowed: write 0"),
     "NA": (",a,b\ng,1,2\nh,1,NA\n", ".csv", "row 'h', column 'b' is 'NA', .* Missing values are not allowed: write 0"),
     "nan": ("\ta\tb\ng\tnan\t2\n", ".tsv", "row 'g', column 'a' is 'nan', .* Missing values are not allowed: write 0"),
     "binary": (np.random.default_rng(0).bytes(5000), ".csv", UTF8),
     "zeros": (bytes(5000), ".csv", UTF8),
     "zip": (b"PK\x03\x04" + np.random.default_rng(1).bytes(3000), ".csv", UTF8),
-    "gz without its ending": (gzip.compress(b",a,b\ng,1,2\n"), ".csv", UTF8),
+    "gz without its extension": (gzip.compress(b",a,b\ng,1,2\n"), ".csv", UTF8),
     "UTF-16": ("\ta\tb\ng\t1\t2\n".encode("utf-16"), ".tsv", UTF8),
     "UTF-16 without mark": ("\ta\tb\ng\t1\t2\n".encode("utf-16-le"), ".tsv", UTF8),
     "Latin-1": (",a,b\nµ,1,2\n".encode("latin-1"), ".csv", UTF8),
@@ -66,43 +70,43 @@ TEXTS: dict[str, tuple[str | bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_what_is_wrong_with_text_is_told(tmp_path: Path, kind: str) -> None:
-    content, ending, match = TEXTS[kind]
-    assert_refused(text(tmp_path, content, ending), match)
+def test_bad_text_is_refused_with_a_reason(tmp_path: Path, kind: str) -> None:
+    content, extension, match = TEXTS[kind]
+    assert_refused(write(tmp_path, content, extension), match)
 
 
-def test_the_first_value_that_is_no_number_is_named_in_any_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalex.formats.text.VALUES_AT_A_TIME", 6)
+def test_the_first_value_that_is_not_a_number_is_named_in_any_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalex.formats.text.CHUNK_VALUES", 6)
     rows = [f"g{i},{i},2" for i in range(50)]
     rows[33] = "g33,33,many"
-    assert_refused(text(tmp_path, "\n".join([",a,b", *rows])), "row 'g33', column 'b' is 'many', which is no number")
+    assert_refused(write(tmp_path, "\n".join([",a,b", *rows])), "row 'g33', column 'b' is 'many', which is not a number")
 
 
 @pytest.mark.parametrize("row", [33, 34])
 @pytest.mark.parametrize("more", [",7", ",7,8,9", ",many"])
-def test_a_longer_row_is_named_in_any_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: int, more: str) -> None:
-    """pandas by itself overlooks it at the beginning of a piece."""
-    monkeypatch.setattr("scalex.formats.text.VALUES_AT_A_TIME", 6)
+def test_a_longer_row_is_named_in_any_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: int, more: str) -> None:
+    """pandas by itself overlooks it at the start of a chunk."""
+    monkeypatch.setattr("scalex.formats.text.CHUNK_VALUES", 6)
     rows = [f"g{i},{i},2" for i in range(50)]
     rows[row] += more
     assert_refused(
-        text(tmp_path, "\n".join([",a,b", *rows])),
-        rf"the row 'g{row}' has more values than there are names in the first row, 2|line {row + 2} has 6 fields, which is too many",
+        write(tmp_path, "\n".join([",a,b", *rows])),
+        rf"row 'g{row}' has more values than there are names in the first row \(2\)|line {row + 2} has 6 fields, which is too many",
     )
 
 
-@pytest.mark.parametrize("ending", [".CSV", ".CSV.GZ", ".Tsv"])
-def test_endings_may_be_in_capitals(tmp_path: Path, ending: str) -> None:
-    content = ",a,b\ng,1,2\n".replace(",", "\t" if ending == ".Tsv" else ",").encode()
-    cells = opened(text(tmp_path, gzip.compress(content) if ending.endswith("GZ") else content, ending))
+@pytest.mark.parametrize("extension", [".CSV", ".CSV.GZ", ".Tsv"])
+def test_extensions_may_be_in_capitals(tmp_path: Path, extension: str) -> None:
+    content = ",a,b\ng,1,2\n".replace(",", "\t" if extension == ".Tsv" else ",").encode()
+    cells = open_cells(write(tmp_path, gzip.compress(content) if extension.endswith("GZ") else content, extension))
     np.testing.assert_array_equal(cells.read(slice(None)).toarray(), [[1], [2]])
 
 
 @pytest.mark.parametrize("names", ["barcodes and genes", "barcodes and regions", "numbers and common genes"])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("transpose", [False, True])
-def test_text_that_looks_turned_is_said(
-    few: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, names: str, turned: bool, transpose: bool
+def test_text_that_looks_transposed_causes_a_warning(
+    few: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, names: str, transposed: bool, transpose: bool
 ) -> None:
     cells = few.copy()
     if names == "barcodes and regions":
@@ -110,26 +114,26 @@ def test_text_that_looks_turned_is_said(
     if names == "numbers and common genes":
         cells.obs_names = [f"cell {i}" for i in range(30)]
         cells.var_names = ["Actb", "Gapdh", "Malat1", *cells.var_names[3:]]
-    path = write_text(cells, tmp_path / "cells.csv", ",", turned=turned)
-    opened(path, transpose=transpose)
-    said = [message for message in caplog.messages if "looks turned" in message]
-    if turned == transpose:
-        assert not said
+    path = write_text(cells, tmp_path / "cells.csv", ",", transposed=transposed)
+    open_cells(path, transpose=transpose)
+    warnings = [message for message in caplog.messages if "looks transposed" in message]
+    if transposed == transpose:
+        assert not warnings
     else:
-        assert len(said) == 1
-        assert f"cells.csv looks turned: its cells are called {', '.join(cells.var_names[:3])} and its features" in said[0]
-        assert f"(transpose={str(transpose).lower()}); if that is wrong, use transpose={str(not transpose).lower()}." in said[0]
+        assert len(warnings) == 1
+        assert f"cells.csv looks transposed: its cells are named {', '.join(cells.var_names[:3])}, ... and its features" in warnings[0]
+        assert f"(transpose={str(transpose).lower()}). If that is wrong, use transpose={str(not transpose).lower()}." in warnings[0]
 
 
-# Letters of any script, digits and signs, and what pandas might take for something else.
+# Letters of any script, digits and signs, and names that pandas might misread.
 LETTERS = st.characters(codec="utf-8", categories=["L", "N", "P", "S"])
 ODD = ["NA", "nan", "1e5", "007", "True", "-1", "#1", "T cell, resting", 'say "A"', "5'", "HLA-DRB1", "a;b", "chr1:5-9"]
-SEPARATED = [(".csv", ","), (".tsv", "\t"), (".txt", "\t"), (".txt", ";"), (".txt", " ")]
+DELIMITERS = [(".csv", ","), (".tsv", "\t"), (".txt", "\t"), (".txt", ";"), (".txt", " ")]
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> pd.DataFrame:
-    """Counts, most of them 0, with names of rows and columns."""
+def draw_tables(draw: st.DrawFn) -> pd.DataFrame:
+    """Draw counts, most of them 0, with names of rows and columns."""
     name = st.text(LETTERS | st.sampled_from(" ,;"), min_size=1, max_size=6).map(str.strip).filter(bool) | st.sampled_from(ODD)
     rows, columns = (draw(st.lists(name, min_size=1, max_size=7, unique=True)) for _ in range(2))
     value = st.sampled_from([0, 0, 0, 1, 2]) | st.integers(0, 10_000)
@@ -139,24 +143,24 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(
-    table=tables(), separated=st.sampled_from(SEPARATED), packed=st.booleans(), corner=st.booleans(), transpose=st.booleans(),
-    at_a_time=st.integers(1, 20),
+    table=draw_tables(), delimiter=st.sampled_from(DELIMITERS), packed=st.booleans(), corner=st.booleans(), transpose=st.booleans(),
+    chunk_values=st.integers(1, 20),
 )  # fmt: skip
 @example(
-    table=pd.DataFrame({",": [3, 0, 5]}, index=["a", 'b"', "c"]), separated=SEPARATED[0], packed=False, corner=True, transpose=True,
-    at_a_time=1,
+    table=pd.DataFrame({",": [3, 0, 5]}, index=["a", 'b"', "c"]), delimiter=DELIMITERS[0], packed=False, corner=True, transpose=True,
+    chunk_values=1,
 )  # fmt: skip
-def test_text_is_read_as_pandas_has_written_it(
-    tmp_path_factory: pytest.TempPathFactory, table: pd.DataFrame, separated: tuple[str, str], packed: bool, corner: bool, transpose: bool,
-    at_a_time: int,
+def test_text_written_by_pandas_is_read_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, table: pd.DataFrame, delimiter: tuple[str, str], packed: bool, corner: bool, transpose: bool,
+    chunk_values: int,
 ) -> None:  # fmt: skip
-    ending, separator = separated
+    extension, separator = delimiter
     written = table.to_csv(sep=separator)
     assert written.startswith(separator)
     content = (written if corner else written[1:]).encode()
-    path = text(tmp_path_factory.getbasetemp(), gzip.compress(content) if packed else content, ending + ".gz" * packed)
+    path = write(tmp_path_factory.getbasetemp(), gzip.compress(content) if packed else content, extension + ".gz" * packed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scalex.formats.text.VALUES_AT_A_TIME", at_a_time)
+        patch.setattr("scalex.formats.text.CHUNK_VALUES", chunk_values)
         cells = read_cells(path, ReadOptions(transpose=transpose))
     expected = table if transpose else table.T
     assert list(cells.obs_names) == list(expected.index)

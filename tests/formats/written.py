@@ -1,4 +1,4 @@
-"""The same cells as a file of every format."""
+"""Writers of cells in every format."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 
-def compressed(path: Path) -> Path:
+def compress(path: Path) -> Path:
     with path.open("rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
         shutil.copyfileobj(plain, packed)
     path.unlink()
     return path.with_name(f"{path.name}.gz")
 
 
-def write_text(cells: AnnData, path: Path, separator: str, *, turned: bool = False, corner: bool = True) -> Path:
+def write_text(cells: AnnData, path: Path, separator: str, *, transposed: bool = False, corner: bool = True) -> Path:
     table = pd.DataFrame(cells.X.toarray(), index=cells.obs_names, columns=cells.var_names)
-    text = (table if turned else table.T).to_csv(sep=separator)
+    text = (table if transposed else table.T).to_csv(sep=separator)
     path.write_text(text if corner else text[1:])
     return path
 
@@ -44,12 +44,12 @@ def write_tenx(cells: AnnData, folder: Path, *, features: str = "features", pref
     pd.Series(cells.obs_names).to_csv(folder / f"{prefix}barcodes.tsv", header=False, index=False)
     if gz:
         for name in ("matrix.mtx", f"{features}.tsv", "barcodes.tsv"):
-            compressed(folder / f"{prefix}{name}")
+            compress(folder / f"{prefix}{name}")
     return folder
 
 
 def write_tenx_h5(cells: AnnData, path: Path) -> Path:
-    """As Cell Ranger 3 does."""
+    """Write a file like those of Cell Ranger 3."""
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix")
         matrix = sparse.csr_matrix(cells.X)
@@ -73,7 +73,7 @@ def write_h5mu(cells: AnnData, path: Path) -> Path:
 
 def write_zarr(cells: AnnData, path: Path) -> Path:
     with warnings.catch_warnings(action="ignore"):
-        # Of what will be the default of later versions.
+        # anndata warns about future defaults.
         cells.write_zarr(path)
     return path
 
@@ -86,7 +86,7 @@ def write_h5ad(cells: AnnData, path: Path) -> Path:
 def write_loom(cells: AnnData, path: Path) -> Path:
     n_threads = torch.get_num_threads()
     pytest.importorskip("loompy")
-    # Its import sets them to all.
+    # The import of loompy makes torch use all cores.
     torch.set_num_threads(n_threads)
     ad.io.write_loom(path, cells)
     return path
@@ -96,11 +96,11 @@ WRITERS: dict[str, Callable[[AnnData, Path], Path]] = {
     "h5ad": lambda cells, folder: write_h5ad(cells, folder / "cells.h5ad"),
     "zarr": lambda cells, folder: write_zarr(cells, folder / "cells.zarr"),
     "csv": lambda cells, folder: write_text(cells, folder / "cells.csv", ","),
-    "csv.gz": lambda cells, folder: compressed(write_text(cells, folder / "cells.csv", ",")),
+    "csv.gz": lambda cells, folder: compress(write_text(cells, folder / "cells.csv", ",")),
     "tsv": lambda cells, folder: write_text(cells, folder / "cells.tsv", "\t"),
     "tsv without corner": lambda cells, folder: write_text(cells, folder / "cells.tsv", "\t", corner=False),
     "txt": lambda cells, folder: write_text(cells, folder / "cells.txt", " "),
-    "txt.gz": lambda cells, folder: compressed(write_text(cells, folder / "cells.txt", "\t")),
+    "txt.gz": lambda cells, folder: compress(write_text(cells, folder / "cells.txt", "\t")),
     "10x new": lambda cells, folder: write_tenx(cells, folder / "new"),
     "10x old": lambda cells, folder: write_tenx(cells, folder / "old", features="genes", gz=False, n_columns=2),
     "10x with a sample's name": lambda cells, folder: write_tenx(cells, folder / "named", prefix="GSM1_"),

@@ -17,8 +17,8 @@ from scalex.h5ad.block_writer import BlockWriter
 N = 23
 
 
-def rich(seed: int = 0) -> AnnData:
-    """Cells with an element of every kind."""
+def make_cells(seed: int = 0) -> AnnData:
+    """Return cells with an element of every kind."""
     rng = np.random.default_rng(seed)
     counts = sparse.csr_matrix(rng.poisson(0.5, (N, 12)), dtype=np.float32)
     obs = pd.DataFrame(
@@ -51,7 +51,7 @@ def rich(seed: int = 0) -> AnnData:
     return adata
 
 
-def written(adata: AnnData, path: Path, block_size: int, **elements: Any) -> AnnData:
+def write_blocks(adata: AnnData, path: Path, block_size: int, **elements: Any) -> AnnData:
     with h5py.File(path, "w") as file:
         writer = BlockWriter(file, compression="gzip")
         for start in range(0, adata.n_obs, block_size):
@@ -62,7 +62,7 @@ def written(adata: AnnData, path: Path, block_size: int, **elements: Any) -> Ann
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Two matrices or tables, of the same kind."""
+    """Assert that two matrices or tables have the same type and values."""
     assert type(found) is type(expected)
     if isinstance(expected, pd.DataFrame):
         pd.testing.assert_frame_equal(found, expected)
@@ -90,18 +90,18 @@ def assert_same_cells(found: AnnData, expected: AnnData) -> None:
 
 @pytest.fixture
 def keep_categories() -> Iterator[None]:
-    """A subset of an AnnData loses the categories that are not in it; blocks are cut with all of them."""
+    """Keep unused categories in subsets of an AnnData, so that all blocks have the same categories."""
     with ad.settings.override(remove_unused_categories=False):
         yield
 
 
 @pytest.mark.usefixtures("keep_categories")
 @pytest.mark.parametrize("block_size", [1, 7, N, 100])
-def test_blocks_of_any_size_give_the_whole(tmp_path: Path, block_size: int) -> None:
-    adata = rich()
+def test_blocks_of_any_size_equal_the_whole(tmp_path: Path, block_size: int) -> None:
+    adata = make_cells()
     uns = {"scalex": {"version": "1", "scores": {"total": 0.5}}, "names": np.array(["a", "b"], dtype=object)}
     obsp = {"graph": sparse.csr_matrix(np.eye(N, dtype=np.float32))}
-    found = written(adata, tmp_path / "blocks.h5ad", block_size, uns=uns, obsp=obsp)
+    found = write_blocks(adata, tmp_path / "blocks.h5ad", block_size, uns=uns, obsp=obsp)
     adata.uns.update(uns)
     adata.obsp.update(obsp)
     adata.write_h5ad(tmp_path / "whole.h5ad")
@@ -113,32 +113,32 @@ def test_blocks_of_any_size_give_the_whole(tmp_path: Path, block_size: int) -> N
 
 
 @pytest.mark.usefixtures("keep_categories")
-@pytest.mark.parametrize("lacks", ["X", "raw", "layers", "obsm", "obs columns", "all but names"])
-def test_what_is_not_there_is_not_there_afterwards(tmp_path: Path, lacks: str) -> None:
-    adata = rich()
-    if lacks == "obs columns":
+@pytest.mark.parametrize("missing", ["X", "raw", "layers", "obsm", "obs columns", "all but names"])
+def test_missing_elements_stay_missing(tmp_path: Path, missing: str) -> None:
+    adata = make_cells()
+    if missing == "obs columns":
         adata.obs = adata.obs[[]]
-    elif lacks == "raw":
+    elif missing == "raw":
         del adata.raw
-    elif lacks == "X":
+    elif missing == "X":
         adata = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), layers=dict(adata.layers))
-    elif lacks == "all but names":
+    elif missing == "all but names":
         adata = AnnData(obs=adata.obs[[]], var=adata.var[[]])
     else:
-        for name in list(getattr(adata, lacks)):
-            del getattr(adata, lacks)[name]
-    found = written(adata, tmp_path / "blocks.h5ad", 10)
+        for name in list(getattr(adata, missing)):
+            del getattr(adata, missing)[name]
+    found = write_blocks(adata, tmp_path / "blocks.h5ad", 10)
     adata.write_h5ad(tmp_path / "whole.h5ad")
     assert_same_cells(found, ad.read_h5ad(tmp_path / "whole.h5ad"))
     assert (found.X is None) == (adata.X is None)
     assert (found.raw is None) == (adata.raw is None)
 
 
-def test_a_block_without_a_single_value(tmp_path: Path) -> None:
+def test_a_block_may_have_no_values(tmp_path: Path) -> None:
     values = np.zeros((9, 5), np.float32)
     values[4, 2] = values[8, 4] = 3
     adata = AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=[f"c{i}" for i in range(9)]))
-    found = written(adata, tmp_path / "blocks.h5ad", 3)
+    found = write_blocks(adata, tmp_path / "blocks.h5ad", 3)
     np.testing.assert_array_equal(found.X.toarray(), values)
 
 
@@ -146,18 +146,18 @@ def test_a_block_without_a_single_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["categories", "indptr", "codes", "raw", "X"])
 def test_columns_may_have_any_name(tmp_path: Path, name: str) -> None:
     adata = AnnData(obs=pd.DataFrame({name: [f"text {i}" for i in range(9)]}, index=[f"c{i}" for i in range(9)]))
-    found = written(adata, tmp_path / "blocks.h5ad", 2)
+    found = write_blocks(adata, tmp_path / "blocks.h5ad", 2)
     pd.testing.assert_frame_equal(found.obs, adata.obs)
 
 
-def test_rows_can_be_counted_beyond_32_bits(tmp_path: Path) -> None:
+def test_row_pointers_have_64_bits(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "blocks.h5ad", "w") as file:
-        BlockWriter(file).append(rich())
+        BlockWriter(file).append(make_cells())
         assert file["X/indptr"].dtype == file["raw/X/indptr"].dtype == np.int64
 
 
-def test_a_file_in_memory_can_be_written_to() -> None:
-    adata = rich()
+def test_a_file_in_memory_can_be_written() -> None:
+    adata = make_cells()
     with h5py.File("cells", "w", driver="core", backing_store=False) as file:
         writer = BlockWriter(file)
         writer.append(adata)
@@ -167,13 +167,13 @@ def test_a_file_in_memory_can_be_written_to() -> None:
 
 
 @pytest.mark.usefixtures("keep_categories")
-def test_other_readers_find_what_anndata_writes(tmp_path: Path) -> None:
-    """The same elements, types and attributes, read without anndata."""
-    adata = rich()
-    written(adata, tmp_path / "blocks.h5ad", 10)
+def test_the_layout_is_that_of_anndata(tmp_path: Path) -> None:
+    """Elements, shapes and attributes are the same."""
+    adata = make_cells()
+    write_blocks(adata, tmp_path / "blocks.h5ad", 10)
     adata.write_h5ad(tmp_path / "whole.h5ad")
 
-    def described(path: Path) -> dict[str, Any]:
+    def describe(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
         def visit(name: str, element: h5py.Group | h5py.Dataset) -> None:
@@ -185,7 +185,7 @@ def test_other_readers_find_what_anndata_writes(tmp_path: Path) -> None:
             file.visititems(visit)
         return found
 
-    blocks, whole = described(tmp_path / "blocks.h5ad"), described(tmp_path / "whole.h5ad")
+    blocks, whole = describe(tmp_path / "blocks.h5ad"), describe(tmp_path / "whole.h5ad")
     assert blocks.keys() == whole.keys()
     for name in whole:
         if "categories" not in name:

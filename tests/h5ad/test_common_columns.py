@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalex.h5ad.common_columns import common_types, conform
+from scalex.h5ad.common_columns import conform, find_common_types
 
 
-def table(index: str, **columns: Any) -> pd.DataFrame:
+def make_table(index: str, **columns: Any) -> pd.DataFrame:
     n = len(next(iter(columns.values())))
     return pd.DataFrame(columns, index=[f"{index}{i}" for i in range(n)])
 
 
-def together(*tables: pd.DataFrame) -> pd.DataFrame:
-    types = common_types(tables)
+def join(*tables: pd.DataFrame) -> pd.DataFrame:
+    types = find_common_types(tables)
     parts = [conform(t, types) for t in tables]
     for part, t in zip(parts, tables, strict=True):
         assert list(part.index) == list(t.index)
@@ -23,7 +23,7 @@ def together(*tables: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-A = table(
+A = make_table(
     "a",
     kind=pd.Categorical(["x", "y", None], ["y", "x"]),
     order=pd.Categorical(["lo", "hi", "lo"], ["lo", "hi"], ordered=True),
@@ -34,7 +34,7 @@ A = table(
     whole=pd.array([1, None, 3], dtype="Int64"),
     text=["p", "q", "r"],
 )
-B = table(
+B = make_table(
     "b",
     kind=pd.Categorical(["z", "x"]),
     order=pd.Categorical(["hi", "lo"], ["lo", "hi"], ordered=True),
@@ -47,8 +47,8 @@ B = table(
 )
 
 
-def test_what_both_have_is_joined_as_pandas_does() -> None:
-    found, expected = together(A, B), pd.concat([A, B])
+def test_common_columns_are_joined_as_by_pandas() -> None:
+    found, expected = join(A, B), pd.concat([A, B])
     assert list(found) == list(expected)
     for name in ("order", "count", "flag", "maybe", "whole", "text"):
         pd.testing.assert_series_equal(found[name], expected[name])
@@ -59,9 +59,9 @@ def test_what_both_have_is_joined_as_pandas_does() -> None:
 
 
 @pytest.mark.parametrize("name", list(A))
-def test_what_a_table_lacks_is_missing(name: str) -> None:
+def test_values_of_an_absent_column_are_missing(name: str) -> None:
     for first, second in ((A[[name]], B.drop(columns=list(B))), (A.drop(columns=list(A)), B[[name]])):
-        found, expected = together(first, second)[name], pd.concat([first, second])[name]
+        found, expected = join(first, second)[name], pd.concat([first, second])[name]
         if name == "text":
             expected = expected.fillna("")
         assert list(found.isna()) == list(expected.isna())
@@ -72,22 +72,22 @@ def test_what_a_table_lacks_is_missing(name: str) -> None:
     assert (found.dtype == object) == (name == "text")
 
 
-def test_a_table_alone_stays_as_it_is() -> None:
-    pd.testing.assert_frame_equal(together(A), A)
+def test_a_single_table_is_unchanged() -> None:
+    pd.testing.assert_frame_equal(join(A), A)
 
 
-def test_columns_come_in_the_order_in_which_they_occur() -> None:
-    first, second = table("a", one=[1], two=[2]), table("b", three=[3], two=[2], zero=[0])
-    assert list(together(first, second)) == ["one", "two", "three", "zero"]
+def test_columns_keep_the_order_of_their_first_occurrence() -> None:
+    first, second = make_table("a", one=[1], two=[2]), make_table("b", three=[3], two=[2], zero=[0])
+    assert list(join(first, second)) == ["one", "two", "three", "zero"]
 
 
-def test_what_has_no_common_type_becomes_text() -> None:
-    found = together(table("a", c=[1, 2]), table("b", c=["x", "y"]), table("c", c=pd.Categorical(["k", None])))
+def test_columns_without_a_common_type_become_text() -> None:
+    found = join(make_table("a", c=[1, 2]), make_table("b", c=["x", "y"]), make_table("c", c=pd.Categorical(["k", None])))
     assert found["c"].tolist() == ["1", "2", "x", "y", "k", ""]
 
 
 def test_categories_of_numbers_are_joined_by_their_text() -> None:
-    found = together(table("a", c=pd.Categorical([1, 2])), table("b", c=pd.Categorical(["2", "3"])))
+    found = join(make_table("a", c=pd.Categorical([1, 2])), make_table("b", c=pd.Categorical(["2", "3"])))
     assert found["c"].tolist() == ["1", "2", "2", "3"]
     assert list(found["c"].cat.categories) == ["1", "2", "3"]
 
@@ -99,27 +99,27 @@ def test_categories_of_numbers_are_joined_by_their_text() -> None:
         (pd.array([1, None], dtype="Int64"), np.array([3, 4])),
     ],
 )
-def test_a_column_with_missing_values_goes_with_one_without(nullable: Any, plain: Any) -> None:
-    """As after two projections, one onto the result of the other: "outside" of the first lacks values, that of the second does not."""
+def test_a_nullable_column_is_joined_with_a_plain_column(nullable: Any, plain: Any) -> None:
+    """This occurs after two projections, the second onto the result of the first: only the first "outside" has missing values."""
     for order in (1, -1):
-        tables = [table("a", c=nullable), table("b", c=plain)][::order]
-        found, expected = together(*tables)["c"], pd.concat(tables)["c"]
+        tables = [make_table("a", c=nullable), make_table("b", c=plain)][::order]
+        found, expected = join(*tables)["c"], pd.concat(tables)["c"]
         assert found.isna().tolist() == expected.isna().tolist()
         assert found.dropna().tolist() == expected.dropna().tolist()
 
 
-def test_any_join_can_be_written(tmp_path: Any) -> None:
+def test_joined_tables_can_be_written(tmp_path: Any) -> None:
     import anndata as ad
 
-    parts = [A, B, table("c", new=[1.5], text=["u"]), table("d", kind=["late"])]
-    found = together(*parts)
+    parts = [A, B, make_table("c", new=[1.5], text=["u"]), make_table("d", kind=["late"])]
+    found = join(*parts)
     ad.AnnData(obs=found).write_h5ad(tmp_path / "cells.h5ad")
     read = ad.read_h5ad(tmp_path / "cells.h5ad").obs
     assert read["text"].astype(str).tolist() == found["text"].tolist()
     assert list(read.index) == list(found.index)
 
 
-def test_columns_keep_one_order_of_categories() -> None:
+def test_categories_have_one_order_in_all_tables() -> None:
     tables = [pd.DataFrame({"a": pd.Categorical(["x"], categories=order)}) for order in (["x", "y"], ["y", "x"])]
-    types = common_types(tables)
+    types = find_common_types(tables)
     assert len({tuple(conform(table, types)["a"].cat.categories) for table in tables}) == 1

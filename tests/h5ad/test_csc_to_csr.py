@@ -23,7 +23,7 @@ N_CELLS, N_FEATURES = 200, 70
 
 @pytest.fixture
 def matrix() -> sparse.csc_matrix:
-    """Counts, with columns of many values, of few and of none, and rows of none."""
+    """Counts with full, sparse and empty columns, and with empty rows."""
     rng = np.random.default_rng(0)
     values = rng.poisson(2, (N_CELLS, N_FEATURES)) * (rng.random((N_CELLS, N_FEATURES)) < rng.random(N_FEATURES))
     values[[0, 1, 90, N_CELLS - 1]] = 0
@@ -31,7 +31,7 @@ def matrix() -> sparse.csc_matrix:
     return sparse.csc_matrix(values)
 
 
-def written(matrix: Any, folder: Path, **options: Any) -> Path:
+def write(matrix: Any, folder: Path, **options: Any) -> Path:
     path = folder / "cells.h5ad"
     obs = {"batch": np.arange(matrix.shape[0]) % 2}
     AnnData(matrix, obs=obs).write_h5ad(path, **options)
@@ -40,8 +40,8 @@ def written(matrix: Any, folder: Path, **options: Any) -> Path:
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.float32])
 @pytest.mark.parametrize("block_values", [500, 10**6])
-def test_rows_are_those_of_scipy(matrix: sparse.csc_matrix, tmp_path: Path, dtype: Any, block_values: int) -> None:
-    path = written(matrix.astype(dtype), tmp_path, compression="gzip")
+def test_rows_equal_those_of_scipy(matrix: sparse.csc_matrix, tmp_path: Path, dtype: Any, block_values: int) -> None:
+    path = write(matrix.astype(dtype), tmp_path, compression="gzip")
     stored = convert_to_rows(StoredMatrix(path, "X"), tmp_path / "cache", block_values=block_values)
     expected = matrix.tocsr()
     assert stored.shape == expected.shape
@@ -50,11 +50,11 @@ def test_rows_are_those_of_scipy(matrix: sparse.csc_matrix, tmp_path: Path, dtyp
         assert found.dtype == np.float32
         assert (found != expected[rows]).nnz == 0
     assert ad.read_h5ad(stored.file.path).shape == (N_CELLS, N_FEATURES)
-    # Nothing else is left there.
+    # No other file is left.
     assert list((tmp_path / "cache").iterdir()) == [stored.file.path]
 
 
-def test_cells_are_those_read_into_memory(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cells_equal_cells_in_memory(demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     demo.X = sparse.csc_matrix(demo.X)
     paths = []
@@ -63,10 +63,10 @@ def test_cells_are_those_read_into_memory(demo: AnnData, tmp_path: Path, caplog:
         part.copy().write_h5ad(paths[-1])
     options: Any = {"path": paths, "batch_key": "batch", "source_key": "file"}
     expected = AnnDataSource(**options).open()
-    for said in ("it is written by rows, once, to", "its rows are read from"):
+    for message in ("its rows are written once to", "its rows are read from"):
         caplog.clear()
         backed = AnnDataSource(**options, backed=True, cache=tmp_path / "cache").open()
-        assert caplog.text.count(f"is stored by columns: {said} {tmp_path / 'cache'}") == 2
+        assert caplog.text.count(f"is stored by columns: {message} {tmp_path / 'cache'}") == 2
         assert isinstance(backed, BackedCells)
         assert (backed.read(slice(None)) != expected.read(slice(None))).nnz == 0
         assert list(backed.var.index) == list(expected.var.index)
@@ -74,16 +74,16 @@ def test_cells_are_those_read_into_memory(demo: AnnData, tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("change", ["source", "damage"])
-def test_what_does_not_belong_to_the_source_is_written_again(
+def test_a_file_that_does_not_fit_the_source_is_written_again(
     matrix: sparse.csc_matrix, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, cache = written(matrix, tmp_path), tmp_path / "cache"
+    path, cache = write(matrix, tmp_path), tmp_path / "cache"
     first = convert_to_rows(StoredMatrix(path, "X"), cache).file.path
     expected = matrix.tocsr()
     if change == "source":
         expected = 2 * expected
         path.unlink()
-        written(2 * matrix, tmp_path)
+        write(2 * matrix, tmp_path)
         os.utime(path, (1, 1))
     else:
         whole = first.read_bytes()
@@ -95,11 +95,11 @@ def test_what_does_not_belong_to_the_source_is_written_again(
     assert (again.read(slice(None)) != expected).nnz == 0
 
 
-def test_a_damaged_source_is_named_and_nothing_is_left(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
-    path = written(matrix, tmp_path)
+def test_a_damaged_source_is_named_and_leaves_no_file(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
+    path = write(matrix, tmp_path)
     with h5py.File(path, "r+") as file:
         file["X/indices"][300] = N_CELLS
-    with pytest.raises(ValueError, match=r"cells\.h5ad: X names rows from \d+ to 200 in columns 0 to 69, but has 200 of them"):
+    with pytest.raises(ValueError, match=r"cells\.h5ad: X has values in rows \d+ to 200 of columns 0 to 69, but only 200 rows"):
         convert_to_rows(StoredMatrix(path, "X"), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -108,15 +108,14 @@ KILLED = """
 from pathlib import Path
 import scalex.h5ad.block_writer
 import scalex.h5ad.csc_to_csr as by_rows
-import scalex.h5ad.csc_to_csr as by_rows
 
 by_rows.BlockWriter.append = die
 by_rows.convert_to_rows(by_rows.StoredMatrix("{}", "X"), Path("cache"))
 """
 
 
-def test_what_a_killed_process_left_is_not_used(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
-    path, cache = written(matrix, tmp_path), tmp_path / "cache"
+def test_files_of_a_killed_process_are_not_used(matrix: sparse.csc_matrix, tmp_path: Path) -> None:
+    path, cache = write(matrix, tmp_path), tmp_path / "cache"
     Child(KILLED.format(path), cwd=tmp_path).end(-signal.SIGKILL)
     stored = convert_to_rows(StoredMatrix(path, "X"), cache)
     assert (stored.read(slice(None)) != matrix.tocsr()).nnz == 0

@@ -15,7 +15,7 @@ N = 1000
 PARTS = [(0, N), (0, 1), (N - 1, N), (63, 64), (64, 128), (63, 129), (300, 777), (5, 6)]
 
 
-def written(folder: Path, values: Any, *, userblock: int = 0, **options: Any) -> StoredFile:
+def write(folder: Path, values: Any, *, userblock: int = 0, **options: Any) -> StoredFile:
     path = folder / "values.h5"
     with h5py.File(path, "w", userblock_size=userblock) as file:
         file.create_dataset("before", data=np.arange(17))
@@ -23,10 +23,10 @@ def written(folder: Path, values: Any, *, userblock: int = 0, **options: Any) ->
     return StoredFile(path)
 
 
-def assert_reads(file: StoredFile, *, past_hdf5: bool) -> None:
-    """What HDF5 reads, whichever way it is read."""
+def assert_reads(file: StoredFile, *, without_hdf5: bool) -> None:
+    """Assert that values equal those of HDF5, and whether they are read without it."""
     stored = StoredValues(file, "values")
-    assert (stored._layout is not None) == past_hdf5
+    assert (stored._layout is not None) == without_hdf5
     expected = file.open()["values"][()]
     assert stored.dtype == expected.dtype
     for first, stop in PARTS:
@@ -47,9 +47,9 @@ def assert_reads(file: StoredFile, *, past_hdf5: bool) -> None:
         {"chunks": (64,), "compression": "gzip", "shuffle": True},
     ],
 )
-def test_values_are_read_from_where_they_lie(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
+def test_values_are_read_from_their_bytes(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
     values = np.random.default_rng(0).integers(0, 100, N).astype(dtype)
-    assert_reads(written(tmp_path, values, **options), past_hdf5=True)
+    assert_reads(write(tmp_path, values, **options), without_hdf5=True)
 
 
 @pytest.mark.parametrize(
@@ -61,37 +61,37 @@ def test_values_are_read_from_where_they_lie(tmp_path: Path, dtype: str, options
         {"userblock": 512},
     ],
 )
-def test_what_hdf5_alone_understands_is_left_to_it(tmp_path: Path, options: dict[str, Any]) -> None:
-    assert_reads(written(tmp_path, np.random.default_rng(0).integers(0, 100, N), **options), past_hdf5=False)
+def test_other_layouts_are_left_to_hdf5(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert_reads(write(tmp_path, np.random.default_rng(0).integers(0, 100, N), **options), without_hdf5=False)
 
 
-def test_chunks_that_were_not_written_are_left_to_hdf5(tmp_path: Path) -> None:
-    file = written(tmp_path, None, shape=(N,), dtype="float32", chunks=(64,), fillvalue=3)
+def test_unwritten_chunks_are_left_to_hdf5(tmp_path: Path) -> None:
+    file = write(tmp_path, None, shape=(N,), dtype="float32", chunks=(64,), fillvalue=3)
     with h5py.File(file.path, "r+") as stored:
         stored["values"][100:200] = 1
-    assert_reads(StoredFile(file.path), past_hdf5=False)
+    assert_reads(StoredFile(file.path), without_hdf5=False)
 
 
 def test_chunks_without_their_filter_are_left_to_hdf5(tmp_path: Path) -> None:
-    file = written(tmp_path, np.zeros(N, np.float32), chunks=(100,), compression="gzip")
+    file = write(tmp_path, np.zeros(N, np.float32), chunks=(100,), compression="gzip")
     with h5py.File(file.path, "r+") as stored:
         stored["values"].id.write_direct_chunk((300,), np.arange(100, dtype=np.float32).tobytes(), filter_mask=1)
-    assert_reads(StoredFile(file.path), past_hdf5=False)
+    assert_reads(StoredFile(file.path), without_hdf5=False)
 
 
-def test_chunks_in_any_order_of_the_file(tmp_path: Path) -> None:
-    file = written(tmp_path, None, shape=(N,), dtype="int32", chunks=(10,))
+def test_chunks_may_have_any_order_in_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, None, shape=(N,), dtype="int32", chunks=(10,))
     rng = np.random.default_rng(0)
     with h5py.File(file.path, "r+") as stored:
         for i in rng.permutation(N // 10):
             stored["values"][10 * i : 10 * i + 10] = rng.integers(0, 100, 10)
             stored.flush()
-    assert_reads(StoredFile(file.path), past_hdf5=True)
+    assert_reads(StoredFile(file.path), without_hdf5=True)
 
 
 @pytest.mark.parametrize("damage", ["bytes", "length"])
 def test_a_damaged_chunk_is_an_error(tmp_path: Path, damage: str) -> None:
-    file = written(tmp_path, np.arange(N, dtype=np.float32), chunks=(100,), compression="gzip")
+    file = write(tmp_path, np.arange(N, dtype=np.float32), chunks=(100,), compression="gzip")
     with h5py.File(file.path, "r+") as stored:
         chunk = stored["values"].id.read_direct_chunk((300,))[1]
         broken = bytes(255 - byte for byte in chunk) if damage == "bytes" else zlib.compress(bytes(100))
