@@ -23,7 +23,7 @@ __all__ = ["JoinedTable", "read_column", "split_by_source"]
 class JoinedTable:
     """Tables of several sources, one after the other, with a column that names the source of each cell. See `Table`.
 
-    Where a source has no column of text, the text is "": only categories could be missing, and there may be as many as cells.
+    Text of an absent column is "". It could only be missing as categories, of which there may be as many as cells.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class JoinedTable:
     names
         Name of each source. If two sources share a cell name, all cell names get the name of their source as suffix.
     source_key
-        Column for the name of the source. It replaces a column of the sources.
+        Column for the name of the source. It replaces a column of that name.
     """
 
     def __init__(self, tables: Sequence[Table], names: Sequence[str], source_key: str) -> None:

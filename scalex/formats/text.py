@@ -163,7 +163,7 @@ def _split_fields(line: str, delimiter: str) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
-    """Return whether text is meant as a number. A decimal comma counts, and is refused later with advice."""
+    """Return whether text is meant as a number, also with a decimal comma, which is refused later."""
     try:
         float(re.sub(r",(?=\d)", ".", text))
     except ValueError:
@@ -222,7 +222,7 @@ def _raise_for_text(path: Path, header: _Header, n_read: int) -> None:
 def _advise(value: str, *, is_last: bool) -> str:
     """Return what to do about a value that is not a number. `is_last`: no value follows in its row."""
     if re.fullmatch(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?", value):
-        return "Write numbers with a decimal point, and without separators of thousands."
+        return "Write numbers with a decimal point and without thousands separators."
     if not value and is_last:
         return "The row ends there: it has too few values, or the file is truncated. Copy it again, or write it again."
     if value.strip().lower() in MISSING_VALUES:

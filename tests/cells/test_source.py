@@ -317,7 +317,7 @@ def test_an_unknown_batch_key_lists_the_columns(demo: AnnData) -> None:
 
 def test_cells_without_a_domain_are_counted_and_named(demo: AnnData) -> None:
     demo.obs["donor"] = ["d1", None, "d2", None, *["d1"] * 296]
-    with pytest.raises(ValueError, match=r"2 cells have no value in obs\['donor'\] \(first: cell1\): fill the column or remove"):
+    with pytest.raises(ValueError, match=r"2 cells have no value in obs\['donor'\] \(first: cell1\): fill the column, or remove"):
         open_cells(demo, batch_key="donor")
 
 
