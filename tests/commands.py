@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -103,15 +104,38 @@ def run_child(script: str, *arguments: str, cwd: Path, before: str = "", returnc
     return start_child(script, *arguments, cwd=cwd, before=before).end(returncode)
 
 
-def start_tasks(script: str, *arguments: str, cwd: Path, before: Sequence[str] = ("", ""), wait: float = 0) -> list[Child]:
-    """Start the command in several Slurm tasks on one node, each after its own code. The first starts `wait` seconds after the others."""
-    n_tasks = {"NTASKS": str(len(before)), "NTASKS_PER_NODE": str(len(before))}
+def start_tasks(
+    script: str,
+    *arguments: str,
+    cwd: Path,
+    before: tuple[str, str] = ("", ""),
+    wait: float = 0,
+    launcher: Callable[[int], Mapping[str, str]] | None = None,
+) -> list[Child]:
+    """Start the command in the two tasks of a launch, each after its own code. The first starts `wait` seconds after the second."""
     started = []
-    for task in reversed(range(len(before))):
+    for task in (1, 0):
         if task == 0:
             time.sleep(wait)
-        started.append(start_child(script, *arguments, cwd=cwd, before=before[task], environment=slurm(task, **n_tasks)))
+        environment = slurm(task, NTASKS_PER_NODE="2") if launcher is None else launcher(task)
+        started.append(start_child(script, *arguments, cwd=cwd, before=before[task], environment=environment))
     return started[::-1]
+
+
+def torchrun(rank: int, started: str = "a", port: int = 29500) -> dict[str, str]:
+    """Return the environment variables that torchrun sets for one of two processes."""
+    return {
+        "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
+        "TORCHELASTIC_ERROR_FILE": f"/tmp/torchelastic_{started}/none_{started}/attempt_0/{rank}/error.json",
+    }  # fmt: skip
+
+
+def find_free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
 
 
 def slurm(task: int, **variables: str) -> dict[str, str]:

@@ -77,7 +77,7 @@ def write_and_die(self, trainer):
         die()
 Checkpoint._write = write_and_die
 """
-    one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=["", killed])
+    one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=("", killed))
     other.end(-signal.SIGKILL)
     line = one.end(1).splitlines()[-1]
     assert line.startswith("ConnectionError: Another of the 2 processes has stopped")

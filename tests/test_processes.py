@@ -12,7 +12,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-from commands import run_child, run_command, slurm, start_tasks
+from commands import run_child, run_command, slurm, start_tasks, torchrun
 
 import scalex
 from scalex.demo import demo_cells
@@ -21,22 +21,6 @@ from scalex.system.overrides import format_override
 from scalex.system.processes import ignore_launcher, is_first, make_once, read_launch, uses_several_processes, wait_for
 
 ROOT = Path(__file__).parents[1]
-
-
-TORCHRUN = {
-    "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500",
-    "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-}  # fmt: skip
-
-
-def torchrun(rank: int, started: str = "a") -> dict[str, str]:
-    """Return the environment variables that torchrun sets for a process."""
-    return TORCHRUN | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_ERROR_FILE": f"/tmp/torchelastic_{started}/none_{started}/attempt_0/{rank}/error.json",
-    }
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def test_cell_lines_of_three_files_with_other_features(
     assert lacking == (join == "outer")
     if join == "outer":
         return
-    adata = scalex.SCALEX([real(f"{name}.h5ad") for name in LINES], max_iteration=300, batch_size=128, lr=1e-3, ignore_umap=True)
+    options: dict[str, Any] = {"n_top_features": 800, "max_iteration": 300, "lr": 1e-3, "ignore_umap": True}
+    adata = scalex.SCALEX([real(f"{name}.h5ad") for name in LINES], **options)
     # Lines of one file alone have no match in the others.
     shared = adata.obs["cell_type"].isin(["H1975", "H2228", "HCC827"]).to_numpy()
     assert (votes(adata) == adata.obs["cell_type"].to_numpy(str))[shared].mean() > 0.9

@@ -95,9 +95,16 @@ def test_columns_and_row_pointers_of_any_type_are_read(matrix: sparse.csr_matrix
     assert_reads(StoredMatrix(write_with_types(matrix, tmp_path, indices=indices, indptr=indptr), "X"), matrix)
 
 
-@pytest.mark.parametrize("dense_values", [1, 7 * N_FEATURES, 1 << 24])
-@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "bool"])
+@pytest.mark.parametrize(
+    ("dtype", "dense_values", "options"),
+    [
+        ("float32", 1, {}),
+        ("float32", 7 * N_FEATURES, {"compression": "gzip"}),
+        ("float64", 1 << 24, {}),
+        ("uint16", 7 * N_FEATURES, {}),
+        ("bool", 1 << 24, {"compression": "gzip"}),
+    ],
+)
 def test_a_dense_matrix_becomes_sparse(
     matrix: sparse.csr_matrix, tmp_path: Path, dtype: str, options: dict[str, Any], dense_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

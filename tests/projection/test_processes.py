@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from commands import ROOT, run_child, start_tasks
+import torch
+from commands import find_free_port, run_child, run_command, start_tasks, torchrun
 from lightning import Trainer
 
 from scalex.projection.processes import connect
@@ -47,6 +46,17 @@ def check_same(one: Path, two: Path) -> None:
     assert names[0] == names[1]
 
 
+def project_by_one(*arguments: str, cwd: Path) -> None:
+    """Project with one process and, as in the child processes, one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        done = run_command("project.py", *arguments, "trainer=cpu", "output=one", cwd=cwd)
+    finally:
+        torch.set_num_threads(n_threads)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def query(trained: Any, tmp_path: Path) -> list[str]:
     """What is typed to project new cells in seven chunks."""
@@ -57,7 +67,7 @@ def query(trained: Any, tmp_path: Path) -> list[str]:
 @pytest.mark.slow
 def test_tasks_of_slurm_grow_a_reference(query: list[str], tmp_path: Path) -> None:
     arguments = [*query, "append=true", "impute=domain0", "dataset.backed=false"]
-    run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
+    project_by_one(*arguments, cwd=tmp_path)
     firsts, others = [task.end() for task in start_tasks("project.py", *arguments, *TOGETHER, "output=two", cwd=tmp_path)]
     assert firsts.count("Results: two") == 1
     assert others == ""
@@ -70,7 +80,7 @@ def test_tasks_of_slurm_grow_a_reference(query: list[str], tmp_path: Path) -> No
 def test_lightning_starts_them_for_each_projection_of_a_sweep(query: list[str], tmp_path: Path) -> None:
     """With the encoder's statistics of all cells of a domain, too."""
     arguments = ["-m", *query, "repeat=true", "dataset.batch_key=batch", "statistics=domain,running", "dataset.n_obs=90"]
-    run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
+    project_by_one(*arguments, cwd=tmp_path)
     said = run_child("project.py", *arguments, *TOGETHER, "output=two", cwd=tmp_path)
     assert said.count("Results: ") == 2
     for job in ("0", "1"):
@@ -79,16 +89,13 @@ def test_lightning_starts_them_for_each_projection_of_a_sweep(query: list[str], 
     assert latents[0] != latents[1]
 
 
-@pytest.mark.slow
 def test_torchrun_starts_more_than_there_are_chunks(query: list[str], tmp_path: Path) -> None:
     arguments = [*query, "chunk_size=20000"]
-    run_child("project.py", *arguments, "trainer=cpu", "output=one", cwd=tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "project.py")]
-    command += [*arguments, *TOGETHER, "output=two"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("Results: two") == 1
+    project_by_one(*arguments, cwd=tmp_path)
+    launcher = partial(torchrun, port=find_free_port())
+    first, second = [task.end() for task in start_tasks("project.py", *arguments, *TOGETHER, "output=two", cwd=tmp_path, launcher=launcher)]
+    assert first.count("Results: two") == 1
+    assert "Results" not in second
     check_same(tmp_path / "one", tmp_path / "two")
 
 
