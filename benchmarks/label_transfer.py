@@ -55,7 +55,7 @@ from scalex.training.fit import fit
 
 N_BINS = 15
 # A type with fewer query cells is not left out: its AUROC would say little.
-LEAST_LEFT_OUT = 10
+MIN_LEFT_OUT = 10
 N_PCS = 50
 COLUMNS = (
     "reference -> query",
@@ -198,7 +198,7 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
         _save(
             path,
             latent=(known.obsm["latent"], _latents(module, inputs, transform.fill_value)),
-            components=(components.coordinates(known.X), components.coordinates(inputs, transform.fill_value)),
+            components=(components.transform(known.X), components.transform(inputs, transform.fill_value)),
             pca=pca,
             label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
             domain=(known.obs["domain"].to_numpy(str), query.obs["batch"].to_numpy(str)),
@@ -323,7 +323,7 @@ def _table(arguments: argparse.Namespace, training: Training) -> tuple[list[list
 
 def _left_out(cells: Embedded) -> Iterator[str]:
     for one, count in pd.Series(cells.label[1]).value_counts().items():
-        if count >= LEAST_LEFT_OUT and one in cells.label[0]:
+        if count >= MIN_LEFT_OUT and one in cells.label[0]:
             yield str(one)
 
 

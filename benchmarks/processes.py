@@ -44,7 +44,7 @@ BATCH_SIZES = (256, 1024, 4096)
 # Cells of an epoch, drawn from the real ones, so that what happens between epochs does not count.
 N_CELLS = 65_536
 STEP_CELLS = 200_000
-LEAST_STEPS = 30
+MIN_STEPS = 30
 TINY_CELLS = 600
 # How a process that is measured says what it found.
 SECONDS = "seconds per step: "
@@ -81,7 +81,7 @@ class Training:
         module = ScalexModule(n_latent=30, n_hidden=512, lr=1e-3, seed=SEED)
         module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
         strategy = instantiate(OmegaConf.load(ROOT / "conf" / "trainer" / "ddp.yaml").strategy) if self.n_processes > 1 else "auto"
-        n_steps = 2 if self.tiny else max(LEAST_STEPS, STEP_CELLS // self.batch_size)
+        n_steps = 2 if self.tiny else max(MIN_STEPS, STEP_CELLS // self.batch_size)
         return LightningSteps(module, data, n_steps, devices=self.n_processes, strategy=strategy).seconds_per_step()
 
     def cells_per_second(self) -> float:

@@ -284,7 +284,7 @@ class TestProjection:
         np.testing.assert_array_equal(found.obsm["latent"], expected)
 
     def test_into_no_reference_is_an_error(self, trained: Any, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="is not a reference: it lacks"):
+        with pytest.raises(FileNotFoundError, match="is not a reference: it has no"):
             quick(trained.query, projection=tmp_path)
 
 

@@ -293,5 +293,5 @@ def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Pat
     with claim_folder(tmp_path / "run"):
         done = run_command("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
     assert done.returncode == 1
-    assert f"FileExistsError: A run is at work in the folder {tmp_path / 'run'}. Give each run its own with output=" in done.stderr
+    assert f"FileExistsError: A run is using the folder {tmp_path / 'run'}. Give each run a folder of its own with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []

@@ -118,7 +118,7 @@ def test_the_query_alone(trained: Any, query: Path, tmp_path: Path) -> None:
         (["reference=no", "dataset.path=query.h5ad"], "FileNotFoundError: reference=no: no such folder."),
         (
             ["reference=.", "dataset.path=query.h5ad"],
-            "FileNotFoundError: . is not a reference: it lacks checkpoint/best.ckpt and",
+            "FileNotFoundError: . is not a reference: it has no checkpoint/best.ckpt and no",
         ),
         (["reference=REFERENCE", "dataset.path=no.h5ad"], "FileNotFoundError: No such file: no.h5ad"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=domain9"], "It knows: domain0, domain1"),
@@ -144,8 +144,11 @@ def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, argument
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["output=new"], "ValueError: Not given: dataset.path, reference. Say it on the command line: dataset.path=..."),
-        (["dataset.path=query.h5ad", "output=new"], "ValueError: Not given: reference. Say it on the command line: reference=..."),
+        (["output=new"], "ValueError: Missing settings: dataset.path, reference. Give them on the command line: dataset.path=..."),
+        (
+            ["dataset.path=query.h5ad", "output=new"],
+            "ValueError: Missing settings: reference. Give them on the command line: reference=...",
+        ),
         (
             ["reference=run", "dataset.path=query.h5ad", "output=used"],
             "FileExistsError: The output folder used holds another run's",

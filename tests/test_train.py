@@ -140,7 +140,7 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(tmp_path: Path, setting: s
     (tmp_path / "run" / ".composed.yaml").write_text("output: run\n")
     done = run_command("train.py", "resume=run", setting, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"ValueError: resume= goes on with a run as it was configured, and {setting} would change that. Leave it")
+    assert done.stderr.startswith(f"ValueError: resume= resumes a run with its own settings, which {setting} would change. Leave it")
     assert "Traceback" not in done.stderr
 
 
@@ -153,7 +153,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert started.process.pid is not None
     os.kill(started.process.pid, signal.SIGINT)
     message = started.end(1)
-    assert "Go on with: python train.py resume=run" in message
+    assert "Resume with: python train.py resume=run" in message
     assert "Traceback" not in message
 
 
@@ -172,7 +172,7 @@ def test_a_sweep_trains_each_run_in_one_process(tmp_path: Path) -> None:
     settings = [*QUICK, "trainer=ddp", "trainer.accelerator=cpu", "seed=1,2", "output=sweep"]
     done = run_command("train.py", "-m", *settings, cwd=tmp_path)
     assert done.returncode == 1
-    assert "Each run of a sweep trains in one process, and the trainer asks for 2. Use trainer=auto" in done.stderr
+    assert "Each run of a sweep trains in one process, but the trainer has 2. Use trainer=auto" in done.stderr
     assert {path.name for path in (tmp_path / "sweep").glob("*/*")} == {"config.yaml", ".composed.yaml", "log.txt"}
 
 
@@ -187,7 +187,7 @@ def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
 def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (["dataset=h5ad", "dataset.path=none.h5ad"], "FileNotFoundError: No such file: none.h5ad"),
-        (["dataset=h5ad"], "ValueError: Not given: dataset.path. Say it on the command line: dataset.path=..."),
+        (["dataset=h5ad"], "ValueError: Missing settings: dataset.path. Give them on the command line: dataset.path=..."),
     ):
         done = run_command("train.py", *arguments, f"output=run{len(arguments)}", cwd=tmp_path)
         assert done.returncode == 1
@@ -217,7 +217,9 @@ def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path:
 def test_a_score_that_the_cells_do_not_have_is_said_when_all_is_written(tmp_path: Path) -> None:
     done = run_command("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
     assert done.returncode == 1
-    line = "score=umap_silhouette cannot be computed for these cells; there are: entropy_mixing, ari, nmi, silhouette, total. All results"
+    line = (
+        "score=umap_silhouette cannot be computed for these cells. Their scores: entropy_mixing, ari, nmi, silhouette, total. All results"
+    )
     assert f"ValueError: {line} are in run." in done.stderr
     assert {"adata.h5ad", "metrics.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
@@ -233,16 +235,16 @@ def test_a_folder_of_any_name(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
     again = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
     assert f"go on with a run that was stopped with {format_for_shell('resume', NASTY)}\n" in again.stderr
-    assert "is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
+    assert "its run is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. What stands in ${} is the value of another"),
+        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. ${} contains the name of another"),
         (
             format_override("output", "a${b}"),
-            "ValueError: output=a${b}: the name of a folder cannot hold ${, which begins the name of another",
+            "ValueError: output=a${b}: the name of a folder cannot contain ${, which starts a reference to another",
         ),
         ("resume='a${b}'", "InterpolationKeyError: resume: "),
     ],
@@ -287,7 +289,7 @@ def test_results_are_never_overwritten(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(FileExistsError, match="holds another run's results"):
         run(cfg)
-    with pytest.raises(FileExistsError, match="is finished"):
+    with pytest.raises(FileExistsError, match="its run is finished"):
         run(composed(f"resume={tmp_path}/run"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 

@@ -34,7 +34,7 @@ from benchmarks.quality.peers import Peer, peers
 from benchmarks.quality.runs import Model
 from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, stand_in
 from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells, made
-from benchmarks.quality.store import MOST_SCORED, Figures, Method, Store
+from benchmarks.quality.store import MAX_SCORED, Figures, Method, Store
 from benchmarks.real_cells import SHARED, data_folder
 from benchmarks.tables import markdown_table, mean_and_spread, show
 from benchmarks.tiny import parsed
@@ -187,7 +187,7 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
         cells = [read(name) for name in arguments.sets]
         every: list[Method] = [*others, *models]
         found = results(store, cells, every)
-        about = f"{circumstances}; of more than {MOST_SCORED:,} cells, a sample of that number is scored"
+        about = f"{circumstances}; of more than {MAX_SCORED:,} cells, a sample of that number is scored"
         table = markdown_table(["set", "method", "seeds", *(name for name, _ in COMPACT.values())], compact_rows(found))
         show("quality", f"{about}\n\n{table}", arguments.output)
         table = markdown_table(["set", "method", *METRICS], metric_rows(found))

@@ -21,10 +21,10 @@ from benchmarks.quality import over_correction, scoring
 from benchmarks.quality.peers import Embedding, Peer
 from benchmarks.quality.sets import LabelledCells, sample
 
-__all__ = ["MOST_SCORED", "Figures", "Method", "Store", "plain", "scored"]
+__all__ = ["MAX_SCORED", "Figures", "Method", "Store", "plain", "scored"]
 
 # Of larger sets, a sample of as many cells is scored.
-MOST_SCORED = 4000
+MAX_SCORED = 4000
 SAMPLE_SEED = 0
 
 Figures = dict[str, float]
@@ -174,7 +174,7 @@ class Store:
 
 def scored(obs: pd.DataFrame) -> pd.DataFrame:
     """The cells that are scored: all, or a sample that is the same for all embeddings."""
-    return obs.iloc[sample(obs, MOST_SCORED, SAMPLE_SEED)]
+    return obs.iloc[sample(obs, MAX_SCORED, SAMPLE_SEED)]
 
 
 def plain(name: str) -> str:

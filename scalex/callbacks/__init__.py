@@ -1,4 +1,4 @@
-"""What happens around training and embedding."""
+"""Callbacks of a training: checkpoints, progress, export, scores and plots."""
 
 from scalex.callbacks.checkpoint import Checkpoint
 from scalex.callbacks.early_stopping import EarlyStopping

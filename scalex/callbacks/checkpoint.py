@@ -19,25 +19,25 @@ __all__ = ["Checkpoint"]
 
 logger = logging.getLogger(__name__)
 
-# Minibatches between two agreements of several processes whether to write.
+# Minibatches after which several processes agree again whether to write.
 AGREE_EVERY = 50
 
 
 class Checkpoint(callbacks.Checkpoint):
-    """Keep the weights of the epoch with the lowest training loss, go back to them at the end, and save what resuming needs.
+    """Keep the weights of the epoch with the lowest training loss, restore them at the end, and save checkpoints.
 
-    Writes ``checkpoint/last.ckpt``, from which training goes on as if it had never stopped, and ``checkpoint/best.ckpt``, the trained model
-    without the state of training, once an epoch is over. Both are written whole, between two minibatches.
+    ``checkpoint/last.ckpt`` resumes a training to the same bits. ``checkpoint/best.ckpt`` is the trained model without the state of the
+    training, from the end of the first epoch on. Both are written between two minibatches, whole or not at all.
 
-    Lightning's own ModelCheckpoint writes a file for each better epoch, which takes longer than a short epoch; this one keeps the best
-    weights in memory and in ``last.ckpt``.
+    Lightning's ModelCheckpoint writes a file for each better epoch, which takes longer than a short epoch. Here the best weights are in
+    memory and in ``last.ckpt``.
 
     Parameters
     ----------
     folder
         The run folder. None: nothing is written.
     every_seconds
-        Shortest time between two writes; the end of training is always written.
+        Shortest time between two checkpoints. The end of training is always written.
     """
 
     def __init__(self, folder: str | Path | None, *, every_seconds: float = 30.0) -> None:
@@ -48,12 +48,12 @@ class Checkpoint(callbacks.Checkpoint):
         self._written = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock starts here, not when the callback is made."""
+        """Start the clock."""
         self._written = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write within an epoch, if it is time; several processes agree on it now and then."""
-        # Gradients that wait for those of other minibatches are in no checkpoint; at the end of the epoch, its mean loss is to come.
+        """Write within an epoch, if it is time. Several processes agree on it."""
+        # A checkpoint does not hold accumulated gradients. The last minibatch of an epoch waits for the mean loss.
         every = trainer.accumulate_grad_batches * (AGREE_EVERY if trainer.world_size > 1 else 1)
         if (batch_idx + 1) % every or trainer.is_last_batch:
             return
@@ -61,15 +61,15 @@ class Checkpoint(callbacks.Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, if it is time: between two epochs, when all of the one is done and nothing of the other."""
+        """Write between two epochs, if it is time."""
         due = time.monotonic() - self._written > self.every_seconds
         if trainer.strategy.broadcast(due) and not trainer.fit_loop.restarting:
-            # Lightning does this a moment later; without it the checkpoint says that the new epoch's minibatches are done.
+            # Lightning does this later. Without it, the checkpoint would count the new epoch's minibatches as done.
             trainer.fit_loop.epoch_loop.reset()
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if they are the best; until losses of epochs can be compared, the last ones count as the best."""
+        """Keep the weights if they are the best. Until losses can be compared, the last weights are the best."""
         comparable = getattr(pl_module, "loss_is_comparable", True)
         loss = float(trainer.callback_metrics["train/loss"]) if comparable else float("inf")
         if loss < self._best_loss or not comparable:
@@ -81,22 +81,22 @@ class Checkpoint(callbacks.Checkpoint):
         self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to the best weights."""
+        """Restore the best weights."""
         if self._best_weights:
             pl_module.load_state_dict(self._best_weights)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to go on, where somebody stopped the run."""
+        """Log how to resume, if the user stopped the run."""
         if self.folder is not None and not isinstance(exception, Exception):
             typed = format_for_shell("resume", self.folder.parent)
-            logger.warning("Stopped at step %d. Go on with: python train.py %s", trainer.global_step, typed)
+            logger.warning("Stopped at step %d. Resume with: python train.py %s", trainer.global_step, typed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best loss and weights: part of ``last.ckpt``."""
+        """Return the best loss and weights for ``last.ckpt``."""
         return {"loss": self._best_loss, "weights": self._best_weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up again."""
+        """Restore them."""
         self._best_loss = state_dict["loss"]
         self._best_weights = state_dict["weights"]
 
@@ -105,7 +105,7 @@ class Checkpoint(callbacks.Checkpoint):
             return
         self._written = time.monotonic()
         if not trainer.is_global_zero:
-            # Lightning waits for all processes, of which the first writes.
+            # Lightning waits for all processes. The first writes.
             trainer.save_checkpoint(self.folder / "last.ckpt")
             return
         with atomic_write(self.folder / "last.ckpt") as path:

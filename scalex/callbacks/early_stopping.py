@@ -1,4 +1,4 @@
-"""Stop when training does not get better."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's, which waits until the loss can be compared from one epoch to the next: before that, nothing is counted.
+    """Lightning's early stopping, which starts when the losses of epochs can be compared.
 
     Parameters
     ----------
     monitor, **options
-        As Lightning's.
+        As in Lightning.
     """
 
     def __init__(self, monitor: str = "train/loss", **options: Any) -> None:
         super().__init__(monitor, **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the loss, once those of epochs can be compared."""
+        """Check the loss, if losses of epochs can be compared."""
         if getattr(pl_module, "loss_is_comparable", True):
             super().on_train_epoch_end(trainer, pl_module)

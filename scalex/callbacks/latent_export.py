@@ -32,12 +32,12 @@ __all__ = ["LatentExport"]
 
 logger = logging.getLogger(__name__)
 
-# Cells that tell how many values a cell has.
-LOOKED_AT = 1000
+# Number of cells from which the values per cell are estimated.
+N_ESTIMATED = 1000
 
 
 class LatentExport(Callback):
-    """Embed all cells after the training, as an AnnData, and write ``adata.h5ad`` last, when the other outputs have added to it.
+    """Embed all cells after the training as an AnnData, and write ``adata.h5ad`` after the other outputs have added to it.
 
     Parameters
     ----------
@@ -45,14 +45,14 @@ class LatentExport(Callback):
         The run folder. None: nothing is written.
     impute
         Add layers["impute"], float32: each cell decoded through its own domain (True) or through the named one, in the units of normalized
-        expression. Of cells that stay in a file it is written, but not in memory.
+        expression. For cells that stay in files it is only written.
     expression
-        Whether X and raw are written. None: if the cells are in memory. Those of cells that stay in a file are written block by block, and
-        are not in the AnnData in memory.
+        Whether X and raw are written. None: if the cells are in memory. For cells that stay in files they are written block by block, and
+        the AnnData in memory does not have them.
 
     Notes
     -----
-    obsm["input_pca"] of cells that stay in a file is written, but is in memory only where nothing is written.
+    For cells that stay in files, obsm["input_pca"] is in memory only if nothing is written.
     """
 
     def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None, expression: bool | None = None) -> None:
@@ -61,46 +61,46 @@ class LatentExport(Callback):
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
 
     def check(self, data: ScalexDataModule) -> None:
-        """See that the cells' annotation can be written, and the domain to decode through is there, before the long work.
+        """Check before the training that the annotation can be written and that the domain to decode through exists.
 
         Raises
         ------
         ValueError
-            Naming the column, or the domain, if not.
+            Naming the column or the domain.
         """
         get_domain_code(self.impute, data.domains)
         if self.path is not None:
-            # Columns that come from a file can be written to one.
+            # Columns from a file can be written to one.
             check_writable(data.cells.read_obs(slice(0, len(data.cells.domain) if data.in_memory else 1)))
             check_writable(data.cells.var)
 
     @contextmanager
     def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
-        """The kept cells with their latents; what the caller has added to them is written at the end, if there is a folder.
+        """Yield the kept cells with their latents, and write them with the caller's additions, if there is a folder.
 
-        Nothing is written, and nothing stays, where the caller fails meanwhile.
+        If the caller fails, nothing is written.
         """
         n_cells = len(data.rows)
         times, latent = np.zeros(n_cells, np.int8), np.zeros((n_cells, module.hparams["n_latent"]), np.float32)
-        pca = self._components(data, trainer)
-        with on_device(module, trainer), self._coordinates(data, trainer, pca) as coordinates:
+        pca = self._fit_components(data, trainer)
+        with on_device(module, trainer), self._open_coordinates(data, trainer, pca) as coordinates:
             for batch, latent_CZ in module.embed(data.batches()):
                 rows = batch.row_C.numpy()
                 times[rows] += 1
                 latent[rows] = latent_CZ.cpu().numpy()
                 if pca is not None and coordinates is not None:
-                    found = pca.coordinates(batch.rows.csr())
+                    own = pca.transform(batch.rows.csr())
                     if isinstance(coordinates, ScratchTable):
-                        coordinates.write(int(rows[0]), found)
+                        coordinates.write(int(rows[0]), own)
                     else:
-                        coordinates[rows] = found
+                        coordinates[rows] = own
 
             def all_gather(values: np.ndarray) -> np.ndarray:
-                """Each process has some rows, and 0 in the others."""
+                """Sum over the processes, each of which has some of the rows and 0 in the others."""
                 return all_sum(torch.from_numpy(values).to(module.device)).cpu().numpy()
 
             assert (all_gather(times) == 1).all(), "each cell is embedded once"
-            adata = _as_anndata(data)
+            adata = _make_anndata(data)
             adata.obsm["latent"] = all_gather(latent)
             assert np.isfinite(adata.obsm["latent"]).all()
             if pca is not None:
@@ -111,16 +111,18 @@ class LatentExport(Callback):
             if self.path is not None and trainer.is_global_zero:
                 self._write(self.path, adata, data, module, coordinates)
 
-    def _components(self, data: ScalexDataModule, trainer: Trainer) -> InputPca | None:
-        """Principal components of the inputs, found before the cells are embedded, so that each chunk is read once."""
+    def _fit_components(self, data: ScalexDataModule, trainer: Trainer) -> InputPca | None:
+        """Fit principal components of the inputs, before the cells are embedded, so that each chunk is read once."""
         if min(len(data.rows), len(data.preprocessor.features)) <= 2:
             return None
-        found: InputPca | None = trainer.strategy.broadcast(_fitted(data) if trainer.is_global_zero else None)
-        return found
+        pca: InputPca | None = trainer.strategy.broadcast(_fit_pca(data) if trainer.is_global_zero else None)
+        return pca
 
     @contextmanager
-    def _coordinates(self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None) -> Iterator[np.ndarray | ScratchTable | None]:
-        """Where the cells' coordinates in the components go: memory, or a file that is removed at the end."""
+    def _open_coordinates(
+        self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None
+    ) -> Iterator[np.ndarray | ScratchTable | None]:
+        """Yield an array or a temporary file for the cells' coordinates in the components."""
         if pca is None:
             yield None
             return
@@ -128,30 +130,30 @@ class LatentExport(Callback):
         if data.in_memory or self.path is None:
             yield np.zeros((len(data.rows), n_components), np.float32)
             return
-        kept = ScratchTable(self.path.with_name(".input_pca"), n_components)
+        table = ScratchTable(self.path.with_name(".input_pca"), n_components)
         try:
-            yield kept
+            yield table
         finally:
-            # The first writes what all have kept.
+            # All processes write to the file, and the first removes it.
             if trainer.is_global_zero:
-                kept.remove()
+                table.remove()
 
     def _write(
         self, target: Path, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> None:
         if data.in_memory:
-            # Text that repeats, as anndata writes it. Of cells in files nobody knows whether it does.
+            # As anndata writes repeated text. For cells in files it is not known whether text repeats.
             adata.strings_to_categoricals()
         with atomic_write(target) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file, compression="gzip")
             for rows in data.row_chunks():
-                writer.append(self._block(rows, adata, data, module, coordinates))
+                writer.append(self._make_block(rows, adata, data, module, coordinates))
             writer.finish(uns=adata.uns, obsp=adata.obsp)
-        without = "" if data.in_memory or self.expression else "; without expression, which stays where it is"
+        without = "" if data.in_memory or self.expression else "; without expression, which stays in its files"
         logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), without)
 
     def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> None:
-        """Add to a run of cells what has a value for each feature, as far as it is asked for."""
+        """Add X, raw and the imputed layer to a run of cells, as far as they are asked for."""
         if self.expression or (self.expression is None and data.in_memory):
             adata.X = data.inputs(part)
             var = data.cells.var.loc[data.preprocessor.kept_features].copy()
@@ -161,10 +163,10 @@ class LatentExport(Callback):
             domain = data.domain[part]
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
-    def _block(
+    def _make_block(
         self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> AnnData:
-        """A run of cells, with what is not in memory."""
+        """Return a run of cells, with the values that are not in memory."""
         obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}
         block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
         if not data.in_memory:
@@ -181,21 +183,21 @@ class LatentExport(Callback):
         return block
 
 
-def _fitted(data: ScalexDataModule) -> InputPca:
-    """Principal components of the inputs of all cells, or of many."""
+def _fit_pca(data: ScalexDataModule) -> InputPca:
+    """Fit principal components to the inputs of all cells or of a sample."""
     n_cells = len(data.rows)
-    some = data.inputs(slice(0, min(n_cells, LOOKED_AT)))
-    return InputPca.fit(data.inputs(InputPca.rows(n_cells, some.nnz / some.shape[0])))
+    sample = data.inputs(slice(0, min(n_cells, N_ESTIMATED)))
+    return InputPca.fit(data.inputs(InputPca.choose_rows(n_cells, sample.nnz / sample.shape[0])))
 
 
-def _as_anndata(data: ScalexDataModule) -> ad.AnnData:
-    """Kept cells x used features, without values."""
+def _make_anndata(data: ScalexDataModule) -> ad.AnnData:
+    """Return an AnnData of kept cells x input features, without values."""
     preprocessor, cells = data.preprocessor, data.cells
     obs = cells.obs.iloc[data.rows].copy()
     obs.index = obs.index.astype(str)
     domain = pd.Categorical(cells.domain[data.rows]).remove_unused_categories()
     if "domain" in obs and not np.array_equal(obs["domain"].astype(str), domain.astype(str)):
-        logger.warning("obs['domain'] of the input is replaced by the domains of the training.")
+        logger.warning("The domains of the training replace obs['domain'] of the input.")
     obs["domain"] = domain
     adata = ad.AnnData(obs=obs, var=cells.var.loc[preprocessor.features].copy())
     adata.uns["scalex"] = {"version": version("scalex"), "parameters": convert_to_uns(data.parameters)}

@@ -1,4 +1,4 @@
-"""One bar for the whole training, with loss and speed."""
+"""A progress bar for the whole training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Progress"]
 
 
 class Progress(Callback):
-    """A progress bar over all steps of the training: epochs of small data sets are too short for a bar each.
+    """A progress bar over all steps, with loss and speed. Epochs of small data sets are too short for a bar each.
 
     Parameters
     ----------
     every_seconds
-        Time between two updates; reading the loss waits for the device.
+        Time between two updates, each of which waits for the device.
     """
 
     def __init__(self, *, every_seconds: float = 0.5) -> None:
@@ -27,14 +27,14 @@ class Progress(Callback):
         self._n_cells = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar, where there is a screen."""
+        """Open the bar, which only a terminal shows."""
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         disable = None if trainer.is_global_zero else True
         self._bar = tqdm(total=total, initial=done, desc="Training", unit="step", disable=disable)
         self._shown, self._n_cells = time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the cells; now and then, show."""
+        """Count the cells, and update the bar from time to time."""
         self._n_cells += len(batch.row_C)
         passed = time.monotonic() - self._shown
         if passed < self.every_seconds or self._bar.disable:
@@ -50,6 +50,6 @@ class Progress(Callback):
         self._bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the error stands on a line of its own."""
+        """Close the bar, so that the error starts a new line."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Scores of the latents: in the embedding, in ``metrics.json``, in the log and the trackers."""
+"""Scores of the latents, in the result, ``metrics.json``, the log and the trackers."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = ["NAMES", "Scores"]
 logger = logging.getLogger(__name__)
 
 
-# The names in metrics.json, where all of them can be computed.
+# Names in metrics.json if all scores can be computed.
 NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 
 
 class Scores(Output):
     """Score the latents with `scalex.metrics.scores`.
 
-    Where a UMAP was made, mixing and silhouette are computed on it too, as ``umap_entropy_mixing`` and ``umap_silhouette``, only
-    for comparison with the published package, which scores its pictures.
+    If there is a UMAP, mixing and silhouette are also computed on it, as ``umap_entropy_mixing`` and ``umap_silhouette``, for comparison
+    with the published package, which scores its UMAP.
 
     Parameters
     ----------
     folder
         The run folder. None: nothing is written.
     n_neighbors
-        Neighbours of a cell in the graph of the clusters.
+        Number of neighbours in the graph of the clusters.
     seed
         Seed of the clusters.
     max_cells
-        Of more cells than this, a sample is scored.
+        Above this number of cells, a sample is scored.
     """
 
     def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124, max_cells: int = 200_000) -> None:
@@ -50,31 +50,31 @@ class Scores(Output):
         self.max_cells = max_cells
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
-        """Score, and say so everywhere."""
+        """Compute the scores, and write and log them."""
         sample = result.sample(self.max_cells, self.seed)
         adata = sample.cells
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         if adata.n_obs > 2:
             add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
             if "leiden" not in result.adata.obs:
                 place_others(result.adata, sample)
             domain, label = adata.obs["domain"].array, result.label
             if label is not None and len(np.unique(label.codes[label.codes >= 0])) < 2:
-                logger.info("All known cell types are the same one, which tells nothing: the scores that need types are left out")
+                logger.info("All labels are the same: the scores that need labels are left out")
                 label = None
             if label is not None and sample.rows is not None:
                 label = label[sample.rows]
-            found = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
-            if "X_umap" in adata.obsm and "entropy_mixing" in found:
-                found["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
-            if "X_umap" in adata.obsm and "silhouette" in found:
+            values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
+            if "X_umap" in adata.obsm and "entropy_mixing" in values:
+                values["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
+            if "X_umap" in adata.obsm and "silhouette" in values:
                 group = adata.obs["leiden"] if label is None else pd.Series(label).astype(str)
-                found["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
-        logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "none")
-        result.adata.uns["scalex"]["scores"] = found
-        assert all(math.isfinite(value) for value in found.values())
+                values["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
+        logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in values.items()) or "none")
+        result.adata.uns["scalex"]["scores"] = values
+        assert all(math.isfinite(value) for value in values.values())
         for tracker in trainer.loggers:
-            tracker.log_metrics({f"score/{name}": value for name, value in found.items()}, trainer.global_step)
+            tracker.log_metrics({f"score/{name}": value for name, value in values.items()}, trainer.global_step)
         if self.path is not None:
             with atomic_write(self.path) as path:
-                path.write_text(json.dumps(found, indent=2) + "\n")
+                path.write_text(json.dumps(values, indent=2) + "\n")

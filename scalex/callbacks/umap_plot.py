@@ -1,4 +1,4 @@
-"""UMAP of the latents as a picture: in the run folder, in the tracker, on the screen."""
+"""UMAP of the latents as a figure, in the run folder, the trackers and on the screen."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["UmapPlot", "umap_figure"]
+__all__ = ["UmapPlot", "draw_umap"]
 
 logger = logging.getLogger(__name__)
 
-# Fewer cells have no layout worth the name, and UMAP's start from the graph's spectrum fails.
-LEAST_CELLS = 20
-# More kinds have no legend: it would be all that one sees.
-MOST_NAMED = 60
+# Fewest cells for a UMAP. With fewer, its initialization from the graph's spectrum fails.
+MIN_CELLS = 20
+# Largest number of categories with a legend.
+MAX_NAMED = 60
 
 
 class UmapPlot(Output):
@@ -36,17 +36,17 @@ class UmapPlot(Output):
     folder
         The run folder. None: nothing is written.
     label_key
-        Column of obs with known cell types; may be absent.
+        Column of obs with labels, which may not exist.
     n_neighbors
-        Neighbours of a cell in the graph.
+        Number of neighbours in the graph.
     min_dist
-        UMAP's smallest distance between cells.
+        Smallest distance between cells on the UMAP.
     seed
         Seed of the layout and the clusters.
     max_cells
-        Of more cells than this, a sample is laid out and drawn, and the others are placed by their neighbours.
+        Above this number of cells, a sample is laid out and drawn, and its neighbours place the other cells.
     show
-        Show the picture, as in a notebook.
+        Whether the figure is shown, as in a notebook.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class UmapPlot(Output):
         """Add the UMAP to the result and draw it."""
         sample = result.sample(self.max_cells, self.seed)
         adata = sample.cells
-        if adata.n_obs < LEAST_CELLS:
-            logger.warning("No UMAP: %d cells are too few (at least %d).", adata.n_obs, LEAST_CELLS)
+        if adata.n_obs < MIN_CELLS:
+            logger.warning("No UMAP: there are %d cells, and at least %d are needed.", adata.n_obs, MIN_CELLS)
             return
         add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
         logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
         place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
-        figure = umap_figure(adata, colors)
+        figure = draw_umap(adata, colors)
         if self.folder is not None:
             for ending in ("pdf", "png"):
                 with atomic_write(self.folder / f"umap.{ending}") as path:
@@ -93,30 +93,30 @@ class UmapPlot(Output):
         plt.close(figure)
 
 
-def umap_figure(adata: AnnData, colors: list[str]) -> Figure:
-    """The UMAP of `adata`, one panel for each obs column of `colors`.
+def draw_umap(adata: AnnData, colors: list[str]) -> Figure:
+    """Draw the UMAP, one panel for each of the columns `colors`.
 
     Parameters
     ----------
     adata
-        With obsm["X_umap"], (n_cells, 2).
+        Cells with obsm["X_umap"], (n_cells, 2).
     colors
         Columns of obs.
     """
     figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
-    # Cells are drawn in random order: else the domain that comes last in the table hides the others.
+    # The order of cells is random, since the last domain would hide the others.
     order = np.random.default_rng(0).permutation(adata.n_obs)
     shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
     for axis, color in zip(axes[0], colors, strict=True):
         n_kinds = adata.obs[color].nunique()
-        named = n_kinds <= MOST_NAMED
+        named = n_kinds <= MAX_NAMED
         title = color if named else f"{color} ({n_kinds:,})"
         sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if named else "none")
     return figure
 
 
 def log_figure(tracker: Logger, figure: Figure, step: int) -> None:
-    """Hand a picture to a tracker that takes pictures."""
+    """Log a figure to a tracker that accepts figures."""
     run: Any = getattr(tracker, "experiment", None)
     if isinstance(tracker, WandbLogger):
         tracker.log_image("umap", [figure])

@@ -1,1 +1,1 @@
-"""The commands: from a configuration of Hydra to plain parts. The only room that imports hydra or omegaconf."""
+"""The commands, from a Hydra configuration to plain objects. No other package imports hydra or omegaconf."""

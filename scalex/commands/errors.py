@@ -1,4 +1,4 @@
-"""Errors of a user in one line."""
+"""User errors in one line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 __all__ = ["exit_on_errors", "is_sweep"]
 
-# What a user can mend.
-MENDABLE = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
+# Errors that a user can correct.
+USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
 
 Result = TypeVar("Result")
 
 
 def is_sweep() -> bool:
-    """Whether this is one of the runs of ``--multirun``."""
+    """Return whether this run belongs to a ``--multirun``."""
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
-    """Run; of an error that a user can mend, print one line instead of a traceback. Errors of a sweep are Hydra's to collect.
+    """Run, and print one line instead of a traceback for a user error. In a sweep, Hydra collects the errors.
 
     Raises
     ------
     SystemExit
-        If the user can mend what went wrong.
+        After a user error.
     """
     try:
         return run(cfg)
@@ -39,9 +39,9 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
         if is_sweep():
             raise
         what = str(error).splitlines()[0]
-        sys.exit(f"{type(error).__name__}: {error.full_key}: {what}. What stands in ${{}} is the value of another setting.")
-    except (InstantiationException, *MENDABLE) as error:
+        sys.exit(f"{type(error).__name__}: {error.full_key}: {what}. ${{}} contains the name of another setting.")
+    except (InstantiationException, *USER_ERRORS) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if is_sweep() or not isinstance(cause, MENDABLE):
+        if is_sweep() or not isinstance(cause, USER_ERRORS):
             raise
         sys.exit(f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}")

@@ -1,4 +1,4 @@
-"""What ``python project.py`` does. Torch, Lightning and scanpy take seconds to import: they are imported where a run needs them."""
+"""The command ``project.py``. Torch, Lightning and scanpy take seconds to import, so they are imported where they are used."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from scalex.commands.configuration import check_complete, load_config, plain_settings, run_folder, save_config
+from scalex.commands.configuration import check_complete, get_folder, load_config, resolve_settings, save_config
 from scalex.commands.errors import is_sweep
-from scalex.runs.processes import begin_run
+from scalex.runs.processes import start_run
 from scalex.system.processes import is_first, uses_several_processes
 
 __all__ = ["project"]
 
-# Settings of a projection, for all its processes.
+# Settings that all processes of a projection need.
 OPTIONS = ("repeat", "impute", "label", "statistics", "chunk_size", "least_found")
 
 
 def project(cfg: DictConfig) -> None:
-    """Project the cells that were asked for, in a folder of their own."""
+    """Project the cells of a configuration into a reference."""
     if is_sweep():
         cfg.output = HydraConfig.get().runtime.output_dir
     check_complete(cfg)
-    folder = run_folder(cfg, "output")
+    folder = get_folder(cfg, "output")
     several = uses_several_processes(cfg.trainer)
-    with begin_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
+    with start_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
         _project(shared, folder)
 
 
@@ -39,18 +39,18 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     from scalex.runs.log import log_to
     from scalex.system.overrides import format_override
 
-    settings = plain_settings(cfg)
+    settings = resolve_settings(cfg)
     with log_to(folder / "log.txt" if is_first() else None):
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")
         plain = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
         trainer = instantiate(settings["trainer"], **plain, _convert_="all")
         if trainer.world_size > 1:
-            # Lightning starts the other processes with the arguments of this one. The default name of the folder holds the time.
-            # They take part in this projection alone, not in a sweep.
+            # Lightning starts the other processes with these arguments. They need the folder of this process, whose default name contains
+            # the time, and they take part in this projection alone and not in a sweep.
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
-            given = [argument for argument in arguments if not argument.startswith("output=")]
-            sys.argv[1:] = [*given, format_override("output", folder)]
+            others = [argument for argument in arguments if not argument.startswith("output=")]
+            sys.argv[1:] = [*others, format_override("output", folder)]
         options = {name: settings[name] for name in OPTIONS}
         if is_first():
             project_to(folder, reference, source, trainer, append=settings["append"], parameters=settings, **options)

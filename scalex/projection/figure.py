@@ -1,4 +1,4 @@
-"""The figure of a projection, from arrays; nothing is read or written."""
+"""The figure of a projection, drawn from arrays."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["projection_figure"]
+__all__ = ["draw_projection"]
 
-# Fewer cells have no histogram worth the name.
-LEAST_DRAWN = 10
+# Fewest cells of a histogram.
+MIN_CELLS = 10
 
 
-def projection_figure(
+def draw_projection(
     sample: pd.DataFrame,
     reference_umap: NDArray[np.float32] | None,
     own_distance: NDArray[np.float32],
     limit: float,
     lines: list[str],
 ) -> Figure:
-    """One page on how new cells lie among those of a reference.
+    """Draw how new cells lie among those of a reference, on one page.
 
     Parameters
     ----------
     sample
-        New cells: "domain", "distance", and where known "label", "umap1" and "umap2".
+        New cells: "domain", "distance" and "outside", and if known "label", "umap1" and "umap2".
     reference_umap
-        (n_reference, 2), or None: then the two maps are left out.
+        (n_reference, 2) coordinates. None: no maps.
     own_distance, limit
-        Distances of the reference's cells to the others, and that above which a cell is outside.
+        Distances of reference cells to the others, and the distance above which a cell is outside.
     lines
         Text under the panels.
     """
@@ -40,18 +40,18 @@ def projection_figure(
     figure, axes = plt.subplots(2, 3 if maps else 2, figsize=(17 if maps else 12, 9), squeeze=False, layout="constrained")
     panels = list(axes.flat)
     for axis, color in zip(panels, maps, strict=False):
-        _map_panel(axis, sample, reference_umap, color, limit)
+        _draw_map(axis, sample, reference_umap, color, limit)
     rest = panels[len(maps) :]
-    _distance_panel(rest[0], sample, own_distance, limit)
+    _draw_distances(rest[0], sample, own_distance, limit)
     if "label" in sample:
-        _label_panel(rest[1], sample)
+        _draw_labels(rest[1], sample)
     for axis in rest[1 + ("label" in sample) :]:
         axis.axis("off")
     figure.supxlabel("\n".join(lines[:14]), fontsize=9, ha="left", x=0.01)
     return figure
 
 
-def _map_panel(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | None, color: str, limit: float) -> None:
+def _draw_map(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | None, color: str, limit: float) -> None:
     assert umap is not None
     size = float(np.clip(40_000 / (len(sample) + len(umap)), 1.5, 12))
     axis.scatter(umap[:, 0], umap[:, 1], s=size, c="lightgrey", linewidths=0, rasterized=True, label="reference")
@@ -63,7 +63,7 @@ def _map_panel(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | Non
         axis.figure.colorbar(points, ax=axis, label=f"distance (outside above {limit:.1f})")
     else:
         kinds = drawn[color].astype("category").cat.remove_unused_categories()
-        colors = _colors(list(kinds.cat.categories))
+        colors = _choose_colors(list(kinds.cat.categories))
         axis.scatter(drawn["umap1"], drawn["umap2"], s=size, c=[colors[kind] for kind in kinds], linewidths=0, rasterized=True)
         shown = list(kinds.value_counts().index[:20])
         handles = [plt.Line2D([], [], marker="o", linestyle="", color=colors[kind], label=str(kind)) for kind in shown]  # type: ignore[attr-defined]
@@ -72,22 +72,22 @@ def _map_panel(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | Non
     axis.set(title={"label": "query by transferred label"}.get(color, f"query by {color}"), xticks=[], yticks=[], frame_on=False)
 
 
-def _distance_panel(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.float32], limit: float) -> None:
+def _draw_distances(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.float32], limit: float) -> None:
     bins = np.linspace(0, max(2 * limit, float(np.quantile(sample["distance"], 0.98))), 60).tolist()
     axis.hist(np.clip(own_distance, 0, bins[-1]), bins, density=True, color="lightgrey", label="reference, each cell held out")
     domains = sample["domain"].value_counts().index[:10]
-    colors = _colors(list(sample["domain"].astype("category").cat.remove_unused_categories().cat.categories))
+    colors = _choose_colors(list(sample["domain"].astype("category").cat.remove_unused_categories().cat.categories))
     for domain in domains:
         own = sample.loc[sample["domain"] == domain, "distance"]
-        if len(own) >= LEAST_DRAWN:
+        if len(own) >= MIN_CELLS:
             axis.hist(np.clip(own, 0, bins[-1]), bins, density=True, histtype="step", color=colors[domain], label=str(domain))
     axis.axvline(limit, color="black", linestyle=":", label="outside")
     axis.set(title="distance to the reference", xlabel="1 = median of the reference's own cells", ylabel="density")
-    # The best place would be looked for among all that is drawn, which takes long.
+    # loc="best" searches among all bars, which takes long.
     axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
-def _label_panel(axis: Axes, sample: pd.DataFrame) -> None:
+def _draw_labels(axis: Axes, sample: pd.DataFrame) -> None:
     share = sample.groupby("label", observed=True)["outside"].agg(["size", "mean"]).sort_values("size").tail(20)
     axis.barh(share.index.astype(str), share["size"], color="lightgrey", label="cells")
     axis.barh(share.index.astype(str), share["size"] * share["mean"], color="tab:red", label="of these outside")
@@ -96,7 +96,7 @@ def _label_panel(axis: Axes, sample: pd.DataFrame) -> None:
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
-def _colors(kinds: list[str]) -> dict[str, str]:
+def _choose_colors(kinds: list[str]) -> dict[str, str]:
     palette = sc.pl.palettes.default_20 if len(kinds) <= 20 else sc.pl.palettes.default_102
     colors = {kind: palette[i % len(palette)] for i, kind in enumerate(kinds)}
     return colors | {"unknown": "black"}

@@ -1,4 +1,4 @@
-"""A projection by several processes: each makes every n-th block, and the first one has them all."""
+"""Projection by several processes: each makes every n-th block, and the first process gets all of them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Item = TypeVar("Item")
 
 @contextmanager
 def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
-    """While this lasts, the processes of a trainer are connected. The first one starts the others if no launcher has.
+    """Connect the processes of a trainer. The first process starts the others, unless a launcher has.
 
-    All leave it together: some launchers stop the processes that go on for long after another has ended.
+    All processes leave the context together, since some launchers stop the others when one has ended.
 
     Yields
     ------
     ProcessGroup or None
-        What `gather_in_order` needs; None if the trainer has one process.
+        The group for `gather_in_order`; None if the trainer has one process.
 
     Raises
     ------
     ValueError
-        If the trainer's strategy starts processes in another way than Lightning's DDP.
+        If the trainer's strategy does not start processes as Lightning's DDP does.
     ConnectionError
         If another process has stopped.
     """
@@ -48,37 +48,37 @@ def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
     environment = os.environ.copy()
     try:
         launcher.launch(trainer.strategy.setup_environment, trainer=trainer)
-        # Blocks are in the processor's memory, and the first process may write for long before it takes the next.
+        # Blocks are in CPU memory, and the first process may write for a long time before it takes the next.
         group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT))
         yield group
         distributed.barrier(group)
     except RuntimeError as error:
-        # gloo has no type of its own for it.
+        # gloo raises no error type of its own.
         if "gloo" not in str(error):
             raise
         raise ConnectionError(
-            f"Another of the {trainer.world_size} processes that project together has stopped: its message is above, if it had one. "
-            "Project again, into a new folder."
+            f"Another of the {trainer.world_size} processes has stopped. Its message, if it had time for one, is above. Project again, "
+            "into a new folder."
         ) from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-        # What Lightning has told the others would hold for the next trainer as well.
+        # Lightning's variables for the other processes would hold for the next trainer too.
         os.environ.clear()
         os.environ.update(environment)
 
 
 def gather_in_order(items: Iterable[Item], n_items: int, group: distributed.ProcessGroup | None) -> Iterator[Item]:
-    """All items in order, in the first process; the others send it theirs and get none.
+    """Yield all items in order in the first process. The other processes send theirs and yield none.
 
     Parameters
     ----------
     items
-        Those of this process: of n processes, process r makes items r, r + n, r + 2 n, ...
+        Items of this process. Of n processes, rank r makes items r, r + n, r + 2 n, ...
     n_items
-        How many there are in all.
+        Number of items of all processes.
     group
-        As `connect` yields it.
+        The group that `connect` yields.
     """
     if group is None:
         yield from items

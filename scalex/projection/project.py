@@ -1,4 +1,4 @@
-"""Projection: new cells in the space of a trained model, with what the reference's cells say of them."""
+"""Projection of new cells into the space of a trained model, and their place among the reference's cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scalex.model.base import AllCells
 from scalex.model.imputation import check_domains, describe_units, get_domain_code
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
-from scalex.projection.blocks import QueryBlocks, constant, reference_blocks
+from scalex.projection.blocks import QueryBlocks, iter_reference_blocks, repeat_origin
 from scalex.projection.processes import connect, gather_in_order
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
@@ -39,7 +39,7 @@ from scalex.system.processes import ignore_launcher
 
 __all__ = ["embed", "project", "take_part"]
 
-# Chunks whose memory is freed at once.
+# Number of cells of a chunk whose memory is freed at once.
 LARGE_CHUNK = 1000
 
 
@@ -52,14 +52,14 @@ def embed(
     chunk_size: int = 20_000,
     least_found: float = 0.3,
 ) -> NDArray[np.float32]:
-    """Latents of new cells, (n_cells, n_latent) float32, in their order; the parameters and errors are those of `project`."""
+    """Return the latents of new cells in their order, (n_cells, n_latent) float32. Parameters and errors are those of `project`."""
     _check_statistics(statistics)
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
-    with _progress(data) as bar:
-        for batch, found in _embed(reference, data, data.batches(), trainer or quiet_trainer(), statistics):
-            latent[batch.row_C.numpy()] = found
-            bar.update(len(found))
+    with _show_progress(data) as bar:
+        for batch, own in _embed(reference, data, data.batches(), trainer or make_quiet_trainer(), statistics):
+            latent[batch.row_C.numpy()] = own
+            bar.update(len(own))
     return latent
 
 
@@ -77,59 +77,59 @@ def project(
     least_found: float = 0.3,
     parameters: dict[str, Any] | None = None,
 ) -> Report:
-    """Embed new cells with a trained model, place them among the reference's cells, and write both to an AnnData file, chunk by chunk.
+    """Embed new cells with a trained model, place them among the reference's cells, and write both to an AnnData file.
 
-    Nothing is fitted to the new cells. There is one row for each, in their order; those that the training would have left out
-    are flagged.
+    Nothing is fitted to the new cells. Each has a row, in their order. Cells that the training would have left out are flagged. The cells
+    are read, embedded and written chunk by chunk.
 
     Parameters
     ----------
     reference
-        What to project into.
+        The finished run to project into.
     source
-        Where the new cells are.
+        The source of the new cells.
     file
         An empty HDF5 file, open for writing.
     trainer
-        Lightning's trainer, which says where to compute and how precisely. None: on the processor. Of several processes the first one
-        projects and the others `take_part`; what is written is the same to the bit.
+        Lightning's trainer, for device and precision. None: the CPU. Of several processes, the first calls this and the others call
+        `take_part`; the file is the same to the bit.
     repeat
-        Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training run does. Otherwise
-        the reference's cells come first; there is no X then, since the reference's expression is not read.
+        Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training does. Otherwise the
+        reference's cells come first, and there is no X, since the reference's expression is not read.
     impute
-        Add layers["impute"]: cells decoded through their own domain (True) or through the named one, in normalized expression (undo
-        log1p with expm1), float32.
+        Add layers["impute"]: cells decoded through their own domain (True) or through the named one, float32 in the units of normalized
+        expression (expm1 undoes log1p).
     label
-        Column of the reference's obs to transfer. None, or "cell_type" and not there: nothing is transferred.
+        Column of the reference's obs to transfer. Nothing is transferred for None, or if the reference has no "cell_type".
     statistics
-        Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": on all new cells of its domain. None: those
-        with which the reference's own latents were made.
+        Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": it depends on all new cells of its domain.
+        None: the statistics of the reference's own latents.
     chunk_size
-        Cells read and embedded at a time.
+        Number of cells read and embedded at a time.
     least_found
-        Least share of the model's features that the new cells must have, in [0, 1].
+        Smallest share of the model's features that the new cells must have, in [0, 1].
     parameters
-        What was asked for; recorded in uns["scalex"].
+        Settings of the projection, stored in uns["scalex"].
 
     Returns
     -------
     Report
-        How well the new cells fit. What is written of each, beside obsm["latent"] and the columns that the source has: obs["domain"],
-        obs["projection"] ("reference" or "query"), obs["filtered"] (the training would have left it out), obs["distance"] and
-        obs["outside"] (see `scalex.reference.latent_map.Placed`), obs["leiden"] and obsm["X_umap"] by its neighbours, and of the
-        transferred label the columns that `LabelTransfer.predict` gives, named after it.
+        How well the new cells fit. The file holds obsm["latent"], the columns of the source, obs["domain"], obs["projection"] ("reference"
+        or "query"), obs["filtered"] (the training would have left the cell out), obs["distance"] and obs["outside"] (see
+        `scalex.reference.latent_map.Placed`), obs["leiden"] and obsm["X_umap"] from the cell's neighbours, and the columns of
+        `LabelTransfer.predict` with the name of the label before theirs.
 
     Raises
     ------
     ValueError
-        If too few features are found, the values are not of the kind that the model was trained on, or the domain to impute through is
-        not known.
+        If too few features are found, the values are of another kind than the model was trained on, or the domain to impute through is
+        unknown.
     ConnectionError
         If another of the trainer's processes stops.
     KeyError, FileNotFoundError
-        Where the source does not hold what its options name, or the reference has no such labels.
+        If the source does not hold what its options name, or the reference has no such label.
     """
-    trainer = trainer or quiet_trainer()
+    trainer = trainer or make_quiet_trainer()
     assert trainer.is_global_zero, "the other processes take part"
     query = _open_blocks(
         reference, source, repeat=repeat, impute=impute, label=label, statistics=statistics, chunk_size=chunk_size, least_found=least_found
@@ -138,17 +138,17 @@ def project(
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
     if repeat:
-        # Columns that come from a file can be written to one.
+        # Columns from a file can be written to one.
         check_writable(data.cells.read_obs(slice(0, data.n_cells if data.cells.in_memory else 1)))
     else:
-        own = own.assign(projection=constant("reference", reference.cells.n_obs))
+        own = own.assign(projection=repeat_origin("reference", reference.cells.n_obs))
         types = find_common_types([own, query.example_obs()])
         suffix = find_free_suffix(own.index, lambda: (data.cells.read_obs(rows).index for rows in chunks(data.n_cells, 100_000)))
-    with connect(trainer) as group, _progress(data) as bar:
+    with connect(trainer) as group, _show_progress(data) as bar:
         if types is not None:
-            for block in reference_blocks(reference, conform(own, types), query.impute, chunk_size):
+            for block in iter_reference_blocks(reference, conform(own, types), query.impute, chunk_size):
                 writer.append(block)
-        for block in _blocks(query, trainer, statistics, group):
+        for block in _iter_blocks(query, trainer, statistics, group):
             query.tally.add(block)
             if types is not None:
                 block.obs = conform(block.obs, types)
@@ -158,21 +158,21 @@ def project(
             bar.update(n_cells)
             del block
             if n_cells >= LARGE_CHUNK:
-                # An AnnData is part of a cycle of references: without this, those of several chunks wait for Python to look for cycles.
+                # An AnnData is part of a cycle of references. Without this, the blocks of several chunks stay in memory.
                 gc.collect()
         query.name_unknown(file, writer.n_cells - data.n_cells)
-        report = query.tally.report()
-        uns = _uns(query, report, {} if repeat else reference.cells.uns, parameters)
+        report = query.tally.make_report()
+        uns = _make_uns(query, report, {} if repeat else reference.cells.uns, parameters)
         writer.finish(uns=uns, obsp={} if repeat else _enlarge(reference.cells.obsp, writer.n_cells))
     return report
 
 
 def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, statistics: Statistics | None, **options: Any) -> None:
-    """Make a share of the blocks that the first process writes; the parameters, but for `file` and `parameters`, are those of `project`."""
+    """Make a share of the blocks, which the first process writes. The parameters are those of `project` without `file` and `parameters`."""
     return_freed_memory()
     query = _open_blocks(reference, source, statistics=statistics, **options)
     with connect(trainer) as group:
-        for _ in _blocks(query, trainer, statistics, group):
+        for _ in _iter_blocks(query, trainer, statistics, group):
             pass
 
 
@@ -187,7 +187,7 @@ def _open_blocks(
     chunk_size: int,
     least_found: float,
 ) -> QueryBlocks:
-    """See that all that is asked for is there."""
+    """Open the query, and check the options of the projection."""
     _check_statistics(statistics)
     impute_code = get_domain_code(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
@@ -196,28 +196,28 @@ def _open_blocks(
     return QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
 
 
-def _blocks(
+def _iter_blocks(
     query: QueryBlocks, trainer: Trainer, statistics: Statistics | None, group: distributed.ProcessGroup | None
 ) -> Iterator[ad.AnnData]:
-    """The blocks of the new cells, in order, in the process that writes."""
+    """Yield the blocks of the new cells in order, in the process that writes."""
     data = query.data
     share = data.batches(trainer.global_rank, trainer.world_size)
-    made = (query.block(*embedded) for embedded in _embed(query.reference, data, share, trainer, statistics))
-    with closing(made):
-        yield from gather_in_order(made, len(data.batches()), group)
+    blocks = (query.make_block(*embedded) for embedded in _embed(query.reference, data, share, trainer, statistics))
+    with closing(blocks):
+        yield from gather_in_order(blocks, len(data.batches()), group)
 
 
 def _embed(
     reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """A share of the cells chunk by chunk with their latents. Statistics are those of all cells, added up in one order by each process."""
+    """Yield a share of the cells with their latents, chunk by chunk. "domain" statistics are those of all cells."""
     module, all_cells = reference.module, AllCells(data.batches(), len(data.domains))
     with on_device(module, trainer):
         for batch, latent_CZ in module.embed(share, statistics, fill_value=data.transform.fill_value, all_cells=all_cells):
             yield batch, latent_CZ.cpu().numpy()
 
 
-def _uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
+def _make_uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
     uns, known = dict(kept), query.reference.cells.uns
     if INPUT_PCA in known:
         uns[INPUT_PCA] = known[INPUT_PCA]
@@ -236,19 +236,19 @@ def _check_statistics(statistics: Statistics | None) -> None:
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
 
 
-def _progress(data: Query) -> Any:
-    """How far it is, where there is a screen."""
+def _show_progress(data: Query) -> Any:
+    """Return a progress bar, which only a terminal shows."""
     return tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
 
 
-def quiet_trainer() -> Trainer:
-    """A trainer for a few cells: on the processor, without files and messages."""
+def make_quiet_trainer() -> Trainer:
+    """Return a trainer on the CPU without files and messages."""
     with ignore_launcher():
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 
 def _enlarge(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
-    """The reference's neighbour graphs with rows and columns for the new cells, which have no edges."""
+    """Return the reference's neighbour graphs with rows and columns for the new cells, which have no edges."""
     grown = {}
     for name, graph in graphs.items():
         graph = sparse.csr_matrix(graph)

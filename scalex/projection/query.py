@@ -1,4 +1,4 @@
-"""New cells opened for a reference: what they must have in common with its cells."""
+"""New cells, opened and checked for a reference."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ __all__ = ["Query", "open_query"]
 
 logger = logging.getLogger(__name__)
 
-# Cells whose values tell whether they are counts.
-LOOKED_AT = 1000
-FEW_FOUND = 0.8
+# Number of cells whose values are checked for counts.
+N_CHECKED = 1000
+# Smallest share of the model's features without a warning.
+FOUND_WITHOUT_WARNING = 0.8
 
 
 class Query:
-    """All of the given cells, in their order, preprocessed as the training cells were; two chunks are in memory at a time.
+    """New cells in their order, preprocessed like the training cells. Two chunks are in memory at a time.
 
     Parameters
     ----------
     cells
-        Where the values are read.
+        The cells.
     transform
-        The frozen preprocessing, for the features of `cells`.
+        The frozen preprocessing for the features of `cells`.
     chunk_size
-        Cells embedded at a time.
+        Number of cells in a chunk.
 
     Attributes
     ----------
     domains
-        Names of the domains of these cells.
+        Names of the cells' domains.
     known_domain
-        (n_domains,) code of each among the domains of the model, -1 where it does not know it.
+        (n_domains,) code of each among the model's domains, -1 if it is new.
     """
 
     def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
@@ -65,11 +66,11 @@ class Query:
         return len(self.cells.domain)
 
     def domain(self, rows: slice) -> NDArray[np.int64]:
-        """(len(rows),) code among `domains`."""
+        """Return the codes among `domains` of a run of cells, (len(rows),)."""
         return np.asarray(self.cells.domain.codes[rows], np.int64)
 
     def read(self, rows: slice) -> CellBatch:
-        """Read and preprocess a run of cells; the values that were read stay beside the inputs.
+        """Read and preprocess a run of cells. The batch keeps the values beside the inputs.
 
         Raises
         ------
@@ -83,29 +84,29 @@ class Query:
         return CellBatch(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
 
     def batches(self, process: int = 0, n_processes: int = 1) -> ChunkLoader:
-        """Each cell once, in order, in chunks; of several processes, the share of one."""
+        """Return a loader of all cells in chunks, in order, or of one process's share of the chunks."""
         return ChunkLoader(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
 
 
 def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> Query:
-    """New cells as the model wants them; the parameters and errors are those of `scalex.projection.project.project`."""
+    """Open and check new cells. Parameters and errors are those of `scalex.projection.project.project`."""
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
-        cells = _on_known_peaks(cells, reference)
+        cells = _merge_into_known_peaks(cells, reference)
     transform = reference.trained_on.preprocessor.for_features(cells.var.index)
-    _check_found(transform, cells.var, least_found)
+    _check_features(transform, cells.var, least_found)
     data = Query(cells, transform, chunk_size=chunk_size)
-    _check_kind(reference, cells.read(slice(0, min(LOOKED_AT, data.n_cells))))
+    _check_kind(reference, cells.read(slice(0, min(N_CHECKED, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(
-        "Query: %s cells x %s features, %d domain(s), of which the model does not know %d", f"{data.n_cells:,}",
+        "Query: %s cells x %s features, %d domain(s), %d of them new to the model", f"{data.n_cells:,}",
         f"{len(cells.var):,}", len(data.domains), len(new),
     )  # fmt: skip
     return data
 
 
-def _on_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
-    """The cells with the peaks that the reference knows; each of theirs counts for the one that it overlaps most."""
+def _merge_into_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
+    """Return the cells with the reference's peaks. Each peak of theirs counts for the one that it overlaps most."""
     preprocessor = reference.trained_on.preprocessor
     known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
     position = match_by_overlap(known, cells.var.index)
@@ -113,15 +114,15 @@ def _on_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
         "Peaks: %s of %s overlap %s of the %s that the reference knows (match_peaks=overlap)", f"{(position >= 0).sum():,}",
         f"{len(position):,}", f"{len(np.unique(position[position >= 0])):,}", f"{len(known):,}",
     )  # fmt: skip
-    # Those that nothing overlaps are lacking, and not 0.
+    # Peaks that nothing overlaps are missing, and not 0.
     overlapped = np.unique(position[position >= 0])
-    place = np.full(len(known), -1, np.int64)
-    place[overlapped] = np.arange(len(overlapped))
-    return MergedFeatures(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, place[position], -1))
+    column = np.full(len(known), -1, np.int64)
+    column[overlapped] = np.arange(len(overlapped))
+    return MergedFeatures(cells, pd.DataFrame(index=known[overlapped]), np.where(position >= 0, column[position], -1))
 
 
-def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:
-    features, found, given = transform.preprocessor.features, transform.found, var.index
+def _check_features(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:
+    features, found, names = transform.preprocessor.features, transform.found, var.index
     share = found.mean()
     text = f"{found.sum():,} of the {len(found):,} features of the model are in the query ({share:.0%})"
     match = transform.match
@@ -133,22 +134,22 @@ def _check_found(transform: RowTransform, var: pd.DataFrame, least_found: float)
         todo = why or "Bring the query's names to those of the reference."
         raise ValueError(
             f"Only {text}; at least {least_found:.0%} are needed (least_found). Reference: {', '.join(features[~found][:5])}, ...; query: "
-            f"{', '.join(given[:5])}, .... {todo}"
+            f"{', '.join(names[:5])}, .... {todo}"
         )
-    if share < FEW_FOUND:
+    if share < FOUND_WITHOUT_WARNING:
         logger.warning(
-            "Only %s: of the others the mean of the training cells is taken. Missing: %s, ...", text, ", ".join(features[~found][:5])
+            "Only %s. The others are replaced by their mean in the training cells. Missing: %s, ...", text, ", ".join(features[~found][:5])
         )
     else:
         logger.info("Features: %s", text)
     if match.n_without_version:
-        logger.info("%s features were matched after Ensembl versions were left out", f"{match.n_without_version:,}")
+        logger.info("%s features were matched without their Ensembl version", f"{match.n_without_version:,}")
     if match.n_repeated:
-        logger.warning("%d features of the query stand for one that is there already; the first counts.", match.n_repeated)
+        logger.warning("%d features of the query match a feature that another one matches; the first counts.", match.n_repeated)
 
 
 def _check_kind(reference: FinishedRun, values: sparse.csr_matrix) -> None:
-    """See that counts come to a model of counts and normalized values to one of those."""
+    """Check that the values are counts if the model was trained on counts, and processed values otherwise."""
     n_cells = np.count_nonzero(np.diff(values.indptr))
     fractional = 2 * count_fractional(values) > n_cells
     trained_on = reference.trained_on.preprocessor
@@ -159,6 +160,6 @@ def _check_kind(reference: FinishedRun, values: sparse.csr_matrix) -> None:
         )
     if n_cells and not fractional and trained_on.fractional:
         raise ValueError(
-            "The query's values are whole numbers, raw counts it seems, but the reference was trained on processed values: process the "
+            "The query's values are whole numbers, probably raw counts, but the reference was trained on processed values: process the "
             "query in the same way first."
         )

@@ -1,4 +1,4 @@
-"""A reference: a finished run, and what a user does with new cells and it."""
+"""A reference: a finished run that new cells are projected into."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRANSFERRED = ("label", "best", "probability", "runner_up", "unknown")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reference(FinishedRun):
-    """A finished run, into whose space new cells are projected. Open one with `load`; the attributes are those of `FinishedRun`."""
+    """A finished run that new cells are projected into. Open one with `load`; the attributes are those of `FinishedRun`."""
 
     def embed(
         self,
@@ -35,26 +35,26 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> NDArray[np.float32]:
-        """Latents of cells, (n_cells, n_latent) float32, in their order.
+        """Return the latents of cells in their order, (n_cells, n_latent) float32.
 
         Parameters
         ----------
         adata
-            Cells, or the path of an .h5ad file, with values as the model was trained on: see `describe`.
+            Cells or a path, with values of the kind that the model was trained on; see `describe`.
         batch_key
-            Column of obs with each cell's domain; None: "batch" where there is one.
+            Column of obs with each cell's domain. None: "batch", if there is such a column.
         statistics
-            Encoder statistics, as in `ScalexModule`; None: those with which the reference's own latents were made.
+            Encoder statistics, as in `ScalexModule`. None: the statistics of the reference's own latents.
         chunk_size
-            Cells embedded at a time.
+            Number of cells embedded at a time.
 
         Raises
         ------
         ValueError, KeyError, FileNotFoundError
-            Where the cells do not fit the model; see `project`.
+            If the cells do not fit the model; see `project`.
         """
         with log_to(None):
-            return embed(self, _source(adata, batch_key), statistics=statistics, chunk_size=chunk_size)
+            return embed(self, _make_source(adata, batch_key), statistics=statistics, chunk_size=chunk_size)
 
     def project(
         self,
@@ -67,7 +67,7 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
-        """Put cells into the reference's space and say how well they fit; see `scalex.projection.project.project` for the result.
+        """Project cells, and return them with their fit to the reference; see `scalex.projection.project.project`.
 
         Parameters
         ----------
@@ -76,14 +76,14 @@ class Reference(FinishedRun):
         repeat
             Return the projected cells alone, without those of the reference.
         impute
-            Decode each cell through its own domain (True) or through the named one, into layers["impute"].
+            Add layers["impute"], each cell decoded through its own domain (True) or through the named one.
         label
             Column of the reference's obs to transfer; as in `scalex.projection.project.project`.
         """
         with log_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
             project(
                 self,
-                _source(adata, batch_key),
+                _make_source(adata, batch_key),
                 file,
                 repeat=repeat,
                 impute=impute,
@@ -101,7 +101,7 @@ class Reference(FinishedRun):
         batch_key: str | None = None,
         statistics: Statistics | None = None,
     ) -> pd.DataFrame:
-        """Say what type each cell is, how sure that is, and where it is none that the reference has.
+        """Give each cell a label of the reference, or "unknown", with its probability.
 
         Parameters
         ----------
@@ -113,12 +113,12 @@ class Reference(FinishedRun):
         Returns
         -------
         DataFrame
-            A row for each cell, by its name; see `LabelTransfer.predict` for the columns.
+            A row for each cell, indexed by cell name; see `LabelTransfer.predict` for the columns.
 
         Raises
         ------
         KeyError
-            If the reference has no such labels; the message lists those it has.
+            If the reference has no such label; the message lists its labels.
         """
         self.check_label(label)
         obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
@@ -133,12 +133,12 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
-        """The projected cells with layers["impute"]: what they would show if they were measured in `domain`; None: in their own.
+        """Return the projected cells with layers["impute"], their expression decoded through `domain`, or through their own.
 
         Raises
         ------
         ValueError
-            If the model does not know the domain; the message lists those it knows.
+            If the model does not know the domain; the message lists its domains.
         """
         return self.project(
             adata,
@@ -151,5 +151,5 @@ class Reference(FinishedRun):
         )
 
 
-def _source(adata: ad.AnnData | str | Path, batch_key: str | None) -> AnnDataSource:
+def _make_source(adata: ad.AnnData | str | Path, batch_key: str | None) -> AnnDataSource:
     return AnnDataSource(path=adata, batch_key=batch_key)

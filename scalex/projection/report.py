@@ -1,4 +1,4 @@
-"""The mapping report: how well new cells fit a reference."""
+"""The report of a projection: how well new cells fit a reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scalex.metrics import neighbor_entropy
-from scalex.projection.figure import projection_figure
+from scalex.projection.figure import draw_projection
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
@@ -26,10 +26,10 @@ __all__ = ["Report", "Tally"]
 
 logger = logging.getLogger(__name__)
 
-# Cells that are drawn, and among which mixing is computed.
-SAMPLED = 10_000
-# Fewer cells of a domain say nothing of its mixing.
-LEAST_MIXED = 50
+# Cells in the figure and in the score of mixing.
+N_SAMPLED = 10_000
+# Fewest cells for a score of mixing.
+MIN_MIXED = 50
 UNIT = "median distance of the reference's own cells to their nearest others; outside: farther than 99 % of them"
 
 
@@ -40,13 +40,13 @@ class Report:
     Attributes
     ----------
     numbers
-        Plain values; see `Tally.report`.
+        Plain values; see `Tally.make_report`.
     sample
-        Sampled new cells: "domain", "distance" and, where there is one, "label", "umap1" and "umap2".
+        Sampled new cells: "domain", "distance", "outside" and, if known, "label", "umap1" and "umap2".
     umap
-        (n_indexed, 2) places of reference cells, or None.
+        (n_indexed, 2) UMAP coordinates of reference cells, or None.
     own_distance, limit
-        Distances of reference cells to the others, and that above which a cell is outside.
+        Distances of reference cells to the others, and the distance above which a cell is outside.
     """
 
     numbers: dict[str, Any]
@@ -55,31 +55,31 @@ class Report:
     own_distance: NDArray[np.float32]
     limit: float
 
-    def lines(self) -> list[str]:
-        """The summary, for a log."""
+    def summarize(self) -> list[str]:
+        """Return the lines of a summary."""
         features, cells = self.numbers["features"], self.numbers["cells"]
         share, weighted = f"{features['share_found']:.0%}", f"{features['share_found_weighted']:.0%}"
         lines = [
             f"Features: {features['n_found']:,} of {features['n_used']:,} found ({share}; weighted by their use in the encoder {weighted})",
-            _line("All cells", cells),
-            *(_line(f"Domain {name}", numbers) for name, numbers in self.numbers["domains"].items()),
+            _format_line("All cells", cells),
+            *(_format_line(f"Domain {name}", numbers) for name, numbers in self.numbers["domains"].items()),
         ]
         for label, counts in self.numbers["labels"].items():
             lines.append(f"{label}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
         return lines
 
     def figure(self) -> Figure:
-        """One page of plots."""
-        return projection_figure(self.sample, self.umap, self.own_distance, self.limit, self.lines())
+        """Draw the page of plots."""
+        return draw_projection(self.sample, self.umap, self.own_distance, self.limit, self.summarize())
 
     def write(self, folder: Path) -> None:
-        """Write ``report.json``, ``projection.pdf`` and ``projection.png``, and say so."""
-        for line in self.lines():
+        """Log the summary, and write ``report.json``, ``projection.pdf`` and ``projection.png``."""
+        for line in self.summarize():
             logger.info("%s", line)
         share = self.numbers["cells"]["share_outside"]
         if share > 0.2:
             logger.warning(
-                "%.0f %% of the cells lie farther from the reference than its own cells do: it may lack their types, or their technology.",
+                "%.0f %% of the cells lie farther from the reference than its own cells: it may not have their types or their technology.",
                 100 * share,
             )
         with atomic_write(folder / "report.json") as path:
@@ -92,7 +92,7 @@ class Report:
         logger.info("Wrote %s and %s", folder / "report.json", folder / "projection.pdf")
 
 
-def _line(name: str, numbers: dict[str, Any]) -> str:
+def _format_line(name: str, numbers: dict[str, Any]) -> str:
     mixing = "" if numbers["mixing"] is None else f", mixing with the reference {numbers['mixing']:.2f}"
     filtered = f", {numbers['n_filtered']:,} with few features" if numbers["n_filtered"] else ""
     return (
@@ -101,26 +101,26 @@ def _line(name: str, numbers: dict[str, Any]) -> str:
     )
 
 
-def _counts(labels: pd.Categorical) -> dict[str, int]:
+def _count_labels(labels: pd.Categorical) -> dict[str, int]:
     return {str(name): int(count) for name, count in pd.Series(labels).value_counts().items() if count}
 
 
 class Tally:
-    """Adds up what the report says, chunk by chunk; of each cell a few bytes are kept, of a sample its latents.
+    """Numbers of the report, collected block by block. It keeps a few bytes per cell, and the latents of a sample.
 
     Parameters
     ----------
     reference, data, latent_map
-        What is projected into what.
+        The reference, the query and the reference's latents.
     label
-        The label that is transferred, or None.
+        The transferred label, or None.
     seed
         Seed of the sample.
 
     Attributes
     ----------
     best, unknown
-        (n_cells,) the code of the most probable type and how unknown it is, as `LabelTransfer.evidence` has them.
+        (n_cells,) code of the most probable type, and "unknown" of `LabelTransfer.compute_evidence`.
     """
 
     def __init__(self, reference: FinishedRun, data: Query, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
@@ -132,7 +132,7 @@ class Tally:
         self._distance = np.empty(data.n_cells, np.float32)
         self._filtered = np.empty(data.n_cells, bool)
         self._rng = np.random.default_rng(seed)
-        n_sampled = min(SAMPLED, data.n_cells)
+        n_sampled = min(N_SAMPLED, data.n_cells)
         self._rows = np.sort(self._rng.choice(data.n_cells, n_sampled, replace=False))
         self._latents: list[NDArray[np.float32]] = []
         self._sample: list[pd.DataFrame] = []
@@ -141,40 +141,40 @@ class Tally:
         self.unknown = np.zeros(data.n_cells if label else 0, np.float32)
 
     def add(self, block: AnnData) -> None:
-        """Take the next block, as `QueryBlocks` makes it."""
+        """Add the next block of `QueryBlocks`."""
         obs, latent, umap = block.obs, block.obsm["latent"], block.obsm.get("X_umap")
         rows = slice(self._n_cells, self._n_cells + len(obs))
         self._n_cells = rows.stop
         self._distance[rows] = obs["distance"]
         self._filtered[rows] = obs["filtered"]
         first, stop = np.searchsorted(self._rows, [rows.start, rows.stop])
-        chosen = self._rows[first:stop] - rows.start
-        self._latents.append(latent[chosen])
-        sample = obs[["domain", "distance", "outside"]].iloc[chosen].reset_index(drop=True)
+        sampled = self._rows[first:stop] - rows.start
+        self._latents.append(latent[sampled])
+        sample = obs[["domain", "distance", "outside"]].iloc[sampled].reset_index(drop=True)
         if umap is not None:
-            sample[["umap1", "umap2"]] = umap[chosen]
+            sample[["umap1", "umap2"]] = umap[sampled]
         if self._label is not None:
             self.best[rows] = obs[f"{self._label}_best"].cat.codes
             self.unknown[rows] = obs[f"{self._label}_unknown"]
         self._sample.append(sample)
 
     def set_labels(self, labels: pd.Categorical) -> None:
-        """Take the labels of all cells, which are known when all have been seen."""
+        """Set the labels of all cells."""
         self._labels = labels
 
-    def report(self) -> Report:
-        """The report of all cells taken.
+    def make_report(self) -> Report:
+        """Return the report on all cells.
 
-        `Report.numbers` holds "reference" and "query" (what was projected into what), "features" (of the model: how many are found, also
-        weighted by how much the encoder uses them; names of some that are missing), "unit" (of distances), "cells" and "domains" (all
-        cells and those of each domain: "n_cells", "n_filtered", "median_distance", "share_outside", "mixing") and "labels" (how many
-        cells were given each). "mixing" is the mean `scalex.metrics.neighbor_entropy` of reference and query around those cells that
-        are not outside, in [0, 1]; null where fewer than 50 of them were sampled.
+        `Report.numbers` holds "reference", "query", "features" (how many of the model's are found, also weighted by their use in the
+        encoder, and names of missing ones), "unit" (of distances), "cells" and "domains" ("n_cells", "n_filtered", "median_distance",
+        "share_outside" and "mixing" of all cells and of each domain) and "labels" (number of cells with each). "mixing" is the mean
+        `scalex.metrics.neighbor_entropy` of reference and query around cells that are not outside, in [0, 1]; null if fewer than 50 of
+        them were sampled.
         """
         sample = pd.concat(self._sample, ignore_index=True)
         if self._labels is not None:
             sample["label"] = self._labels[self._rows]
-        entropy = self._entropy(np.concatenate(self._latents), sample["outside"].to_numpy(bool))
+        entropy = self._compute_entropy(np.concatenate(self._latents), sample["outside"].to_numpy(bool))
         domain = self._data.cells.domain.codes
         numbers = {
             "reference": {
@@ -183,41 +183,41 @@ class Tally:
                 "n_training_cells": self._reference.trained_on.n_cells,
             },
             "query": {"n_cells": self._data.n_cells, "domains": list(self._data.domains)},
-            "features": self._features(),
+            "features": self._summarize_features(),
             "unit": UNIT,
-            "cells": self._numbers(slice(None), entropy),
+            "cells": self._summarize_cells(slice(None), entropy),
             "domains": {
-                name: self._numbers(domain == code, entropy[(sample["domain"] == name).to_numpy()])
+                name: self._summarize_cells(domain == code, entropy[(sample["domain"] == name).to_numpy()])
                 for code, name in enumerate(self._data.domains)
             },
-            "labels": {} if self._labels is None else {self._label: _counts(self._labels)},
+            "labels": {} if self._labels is None else {self._label: _count_labels(self._labels)},
         }
         return Report(numbers, sample, self._map.umap, self._map.own_distance, self._map.limit)
 
-    def _numbers(self, cells: Any, entropy: NDArray[np.float64]) -> dict[str, Any]:
+    def _summarize_cells(self, cells: Any, entropy: NDArray[np.float64]) -> dict[str, Any]:
         distance = self._distance[cells]
-        known = entropy[~np.isnan(entropy)]
+        defined = entropy[~np.isnan(entropy)]
         return {
             "n_cells": len(distance),
             "n_filtered": int(self._filtered[cells].sum()),
             "median_distance": float(np.median(distance)) if len(distance) else None,
             "share_outside": float((distance > self._map.limit).mean()) if len(distance) else None,
-            "mixing": float(known.mean()) if len(known) >= LEAST_MIXED else None,
+            "mixing": float(defined.mean()) if len(defined) >= MIN_MIXED else None,
         }
 
-    def _entropy(self, latent: NDArray[np.float32], outside: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Mixing with the reference around each sampled cell; NaN outside."""
+    def _compute_entropy(self, latent: NDArray[np.float32], outside: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the mixing with the reference around each sampled cell, NaN for cells outside."""
         entropy = np.full(len(latent), np.nan)
         inside = np.flatnonzero(~outside)
-        if len(inside) >= LEAST_MIXED:
+        if len(inside) >= MIN_MIXED:
             rows = self._map.rows
-            rows = self._rng.choice(rows, min(SAMPLED, len(rows)), replace=False)
+            rows = self._rng.choice(rows, min(N_SAMPLED, len(rows)), replace=False)
             both = np.concatenate([latent[inside], self._reference.latent[rows]])
             is_reference = np.arange(len(both)) >= len(inside)
             entropy[inside] = neighbor_entropy(both, is_reference, n_neighbors=30)[: len(inside)]
         return entropy
 
-    def _features(self) -> dict[str, Any]:
+    def _summarize_features(self) -> dict[str, Any]:
         transform = self._data.transform
         found, weight = transform.found, self._reference.module.feature_weights()
         names = transform.preprocessor.features

@@ -1,4 +1,4 @@
-"""A projection as a folder: results, report and pictures; a new version of the reference, if that is asked for."""
+"""A projection written to a folder: results, report and figures, and a new version of the reference if asked for."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def project_to(
     append: bool = False,
     **options: Any,
 ) -> Report:
-    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and ``projection.pdf`` to a folder.
+    """Project cells into a reference and write ``adata.h5ad``, ``report.json`` and ``projection.pdf``.
 
     Parameters
     ----------
     folder
-        Where the results go; see `new_folder`.
+        Folder of the results; see `make_folder`.
     reference, source, trainer, options
         As in `scalex.projection.project.project`.
     append
-        Make the folder a new version of the reference: the same model with the old and the new cells.
+        Make the folder a new version of the reference, the same model with old and new cells.
 
     Raises
     ------
     ValueError
-        If `append` is asked for without the reference's cells; and as `scalex.projection.project.project`.
+        If `append` and `repeat` are both true; and as `scalex.projection.project.project`.
     """
     if append and options.get("repeat"):
-        raise ValueError("append=true adds the new cells to those of the reference, repeat=true leaves these out: ask for one of them.")
+        raise ValueError("append=true adds the new cells to those of the reference, which repeat=true leaves out: use one of them.")
     return_freed_memory()
     with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)
         report.write(folder)
         if append:
-            # First the model: a folder without adata.h5ad is no reference yet.
+            # The model comes first: a folder without adata.h5ad is no reference.
             with atomic_write(folder / "checkpoint" / "best.ckpt") as checkpoint:
                 shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
             n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
@@ -72,7 +72,7 @@ def project_to(
 def project_to_anndata(
     folder: Path | None, reference: FinishedRun, source: CellSource, trainer: Trainer | None = None, **options: Any
 ) -> tuple[AnnData, Report]:
-    """Project cells into a reference in one process, and read the result; the parameters are those of `project_to`.
+    """Project cells into a reference in one process and return the result. The parameters are those of `project_to`.
 
     Without a folder, nothing is written.
     """

@@ -1,4 +1,4 @@
-"""A finished run: the trained model, and what is known of its cells without their expression."""
+"""A finished run: the trained model and its cells without their expression."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["FinishedRun"]
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """The folder of a finished run: a trained model, and what is known of the cells it was trained on.
+    """The folder of a finished run: a trained model and its cells.
 
-    The cells' expression is not read. Nothing in the folder is run: the model is plain tensors and values.
+    The cells' expression is not read. No code in the folder is run: the model consists of plain tensors and values.
 
     Attributes
     ----------
     folder
-        Where it was loaded from.
+        The folder.
     module
         The trained model.
     lineage
-        The versions that led to this one, oldest first; each with "folder", "action", "n_cells" and "version".
+        The versions that led to this one, oldest first, each with "folder", "action", "n_cells" and "version".
     """
 
     folder: Path
@@ -53,29 +53,29 @@ class FinishedRun:
         Parameters
         ----------
         folder
-            With ``checkpoint/best.ckpt`` and ``adata.h5ad``, as ``train.py`` and ``SCALEX(outdir=...)`` leave it.
+            Folder with ``checkpoint/best.ckpt`` and ``adata.h5ad``, from ``train.py`` or ``SCALEX(outdir=...)``.
 
         Raises
         ------
         FileNotFoundError
-            If the folder or one of the two files is not there.
+            If the folder or one of the two files does not exist.
         ValueError
-            If one of them is not what it should be, or was written in a newer format; the message says which.
+            If a file is damaged, does not belong to the other, or has a newer format.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run, as train.py leaves it.")
+            raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run of train.py.")
         paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
         growth = read_json(folder / GROWTH)
         if growth and not growth["accepted"]:
             raise ValueError(
-                f"{folder} is not a reference: it is the continued training of one that did not end, or in which the old cells' scores "
-                f"fell too far ({GROWTH}). Use the reference it went on from."
+                f"{folder} is not a reference: it is a continued training that did not end, or in which the old cells' scores fell too "
+                f"far ({GROWTH}). Use the reference that it started from."
             )
-        lacking = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
-        if lacking:
+        missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
+        if missing:
             raise FileNotFoundError(
-                f"{folder} is not a reference: it lacks {' and '.join(lacking)}. Give the folder of a finished run, as train.py leaves it."
+                f"{folder} is not a reference: it has no {' and no '.join(missing)}. Give the folder of a finished run of train.py."
             )
         module = load_model(checkpoint)
         assert module.trained_on is not None
@@ -121,7 +121,7 @@ class FinishedRun:
 
     @property
     def input_pca(self) -> InputPca | None:
-        """Principal components of the training cells' inputs; None where the run did not keep them."""
+        """Principal components of the training cells' inputs; None if the run has none."""
         return InputPca.of(self.cells)
 
     @property
@@ -130,13 +130,13 @@ class FinishedRun:
         return np.asarray(self.cells.obsm["latent"], np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """What the model was trained on, and what the folder holds.
+        """Describe the training of the model and the contents of the folder.
 
         Returns
         -------
         dict
             "folder", "version", "n_training_cells", "n_cells", "n_features", "n_latent", "domains" (with their numbers of cells), "labels"
-            (columns of obs that can be transferred), "values" (what the input must be), "statistics", "lineage".
+            (columns of obs that can be transferred), "values" (the kind of values that new cells must have), "statistics", "lineage".
         """
         trained_on, obs = self.trained_on, self.cells.obs
         counts = obs["domain"].value_counts()
@@ -161,17 +161,17 @@ class FinishedRun:
 
     @property
     def labels(self) -> list[str]:
-        """Columns of obs that can be transferred: those of categories, but for "domain" and "projection"."""
+        """Columns of obs that can be transferred: categorical ones except "domain" and "projection"."""
         own = {"domain", "projection"}
         return [str(name) for name, column in self.cells.obs.items() if isinstance(column.dtype, pd.CategoricalDtype) and name not in own]
 
     def label_transfer(self, label: str) -> LabelTransfer:
-        """The reference's cells of known type, indexed for any number of queries.
+        """Return a classifier by the reference's labels, for any number of queries.
 
         Raises
         ------
         KeyError
-            If the reference has no such labels; the message lists those it has.
+            If the reference has no such label; the message lists its labels.
         """
         self.check_label(label)
         components = self.cells.obsm.get(INPUT_PCA)
@@ -179,18 +179,18 @@ class FinishedRun:
         return LabelTransfer.fit(self.latent, pd.Categorical(obs[label]), components, domain=pd.Categorical(obs["domain"]))
 
     def check_label(self, label: str) -> None:
-        """See that the reference has such labels.
+        """Check that the reference has such a label.
 
         Raises
         ------
         KeyError
-            If it has not; the message lists those it has.
+            If it does not; the message lists its labels.
         """
         if label not in self.cells.obs:
-            raise KeyError(f"label={label!r}: the reference has no such labels. It has: {', '.join(self.labels) or 'none'}.")
+            raise KeyError(f"label={label!r}: the reference has no such label. It has: {', '.join(self.labels) or 'none'}.")
 
     def latent_map(self) -> LatentMap:
-        """The reference's latents, indexed for any number of queries."""
+        """Return an index of the reference's latents, for any number of queries."""
         cells = self.cells
         umap = np.asarray(cells.obsm["X_umap"], np.float32) if "X_umap" in cells.obsm else None
         clustered = "leiden" in cells.obs and cells.obs["leiden"].notna().all()

@@ -1,6 +1,6 @@
-"""Principal components of the model's inputs: frozen with a reference, so that later cells can be compared with its cells in them.
+"""Principal components of the model's inputs, stored with a reference.
 
-What tells a type that the model never saw from those it knows is hardly in the latents; it is in the inputs.
+They separate types that the model has not seen from those it knows, which latents hardly do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sklearn.decomposition import PCA
 
 __all__ = ["INPUT_PCA", "InputPca"]
 
-# Where the components are, in obsm and varm, and their origin, in uns.
+# Key of the coordinates in obsm, of the components in varm and of their origin in uns.
 INPUT_PCA = "input_pca"
 N_COMPONENTS = 100
-# More cells add nothing to the components, and more values take minutes: cells of many peaks have thousands.
-MOST_CELLS = 50_000
-MOST_VALUES = 10_000_000
+# More cells do not improve the components. More values take minutes: cells of ATAC have thousands.
+MAX_CELLS = 50_000
+MAX_VALUES = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +33,23 @@ class InputPca:
     components
         (n_features, n_components) float32.
     origin
-        (n_components,) float32, where the mean of the inputs lies.
+        (n_components,) float32 coordinates of the mean of the inputs.
     """
 
     components: NDArray[np.float32]
     origin: NDArray[np.float32]
 
     @staticmethod
-    def rows(n_cells: int, values_per_cell: float, *, seed: int = 124) -> NDArray[np.int64]:
-        """Rows of the cells to fit to, ascending: all, or a random 50,000 of them, or as many as have ten million values above 0."""
-        most = min(MOST_CELLS, int(MOST_VALUES / max(values_per_cell, 1)))
-        if n_cells <= most:
+    def choose_rows(n_cells: int, values_per_cell: float, *, seed: int = 124) -> NDArray[np.int64]:
+        """Return the ascending rows of the cells to fit to: all, or at most 50,000 random cells with ten million values above 0."""
+        n_max = min(MAX_CELLS, int(MAX_VALUES / max(values_per_cell, 1)))
+        if n_cells <= n_max:
             return np.arange(n_cells)
-        return np.sort(np.random.default_rng(seed).choice(n_cells, most, replace=False))
+        return np.sort(np.random.default_rng(seed).choice(n_cells, n_max, replace=False))
 
     @classmethod
     def fit(cls, inputs: sparse.csr_matrix, *, seed: int = 124) -> Self:
-        """Find the components of (n_cells, n_features) inputs."""
+        """Fit components to (n_cells, n_features) inputs."""
         n_features = inputs.shape[1]
         n_components = min(N_COMPONENTS, inputs.shape[0] - 1, n_features - 1)
         pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(inputs)
@@ -58,27 +58,27 @@ class InputPca:
 
     @classmethod
     def of(cls, adata: AnnData) -> Self | None:
-        """Those that `add_to` put into an AnnData; None if there are none."""
+        """Return the components that `add_to` stored in an AnnData; None if there are none."""
         if INPUT_PCA not in adata.varm or INPUT_PCA not in adata.uns:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
     def add_to(self, adata: AnnData, coordinates: NDArray[np.float32] | None) -> None:
-        """Keep the components and, unless they are kept elsewhere (None), the coordinates of the cells in them."""
+        """Store the components and, unless None, the coordinates of the cells in an AnnData."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
         if coordinates is not None:
             adata.obsm[INPUT_PCA] = coordinates
 
-    def coordinates(self, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Coordinates of cells, (n_cells, n_components) float32; each depends on that cell alone.
+    def transform(self, inputs: sparse.csr_matrix, fill_value: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return the coordinates of cells, (n_cells, n_components) float32. A cell's coordinates depend on that cell alone.
 
         Parameters
         ----------
         inputs
             (n_cells, n_features) model inputs.
-        lacking
-            (n_features,) to be added to each row; see `scalex.preprocess.RowTransform`.
+        fill_value
+            (n_features,) added to each row; see `scalex.preprocess.RowTransform`.
         """
-        origin = self.origin if lacking is None else self.origin - lacking @ self.components
+        origin = self.origin if fill_value is None else self.origin - fill_value @ self.components
         return np.asarray(inputs @ self.components - origin, np.float32)

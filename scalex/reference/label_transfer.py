@@ -16,31 +16,30 @@ from scipy.special import log_softmax, softmax
 __all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
 
 UNKNOWN = "unknown"
-# More reference cells than these add nothing to means and covariances; they are drawn at random.
-MOST_CELLS = 100_000
-# Cells of another domain lie farther from the means than those of the reference, so that their log-likelihoods count for less than
-# they would at the reference: by these factors, for the latents alone, and for latents and components of the inputs (chosen on the
-# sets of benchmarks/label_transfer.py).
+# More reference cells do not improve means and covariances. A random sample is taken.
+MAX_CELLS = 100_000
+# Cells of another domain lie farther from the means than the reference's. Their log-likelihoods are multiplied by these factors, for
+# latents alone, and for latents and components of the inputs (chosen on the sets of benchmarks/label_transfer.py).
 WEIGHTS_OF_LATENTS = (1 / 2,)
 WEIGHTS_OF_BOTH = (1 / 8, 1 / 12)
-# Components that tell the types apart; the later ones tell only what is none of them.
+# Components that separate types. The later ones serve to find unknown types alone.
 N_COMPONENTS = 50
-# Share of the reference's cells that lie within the distance of 1.
+# Share of the reference's cells within the distance of 1.
 QUANTILE = 0.95
-# Fewer cells say nothing of how far the cells of their data set lie from the types.
-LEAST_CELLS = 100
-# Robust standard deviations from the median at which a cell of a data set is called unknown.
+# Fewest cells for a border from the data set itself.
+MIN_CELLS = 100
+# Robust standard deviations above the median from which a cell is called unknown.
 N_MADS = 2.5
-# The least and the most that log-likelihoods are scaled by, and the most groups of domains that are left out in turn.
+# Bounds of the scale of log-likelihoods, and largest number of groups of domains that are left out in turn.
 INVERSE_TEMPERATURES = (0.2, 30.0)
-MOST_FOLDS = 10
-# Share of the common covariance that is replaced by its mean variance in all directions.
+MAX_FOLDS = 10
+# Share of the common covariance that is replaced by its mean variance.
 SHRINKAGE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """Types as Gaussians with one covariance, in coordinates in which it is the identity: D dimensions, K types."""
+    """Types as Gaussians with a common covariance, in coordinates that whiten it: D dimensions, K types."""
 
     whitening_DD: NDArray[np.float64]
     mean_KD: NDArray[np.float64]
@@ -58,13 +57,13 @@ class _View:
         whitening_DD = axes_DD / np.sqrt(np.maximum(variance_D, np.finfo(np.float64).tiny))
         return cls(whitening_DD, mean_KD @ whitening_DD, count_K)
 
-    def squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Squared Mahalanobis distance of cells to the mean of each type, (n_cells, n_types)."""
+    def compute_squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the squared Mahalanobis distance of cells to the mean of each type, (n_cells, n_types)."""
         squared_CK: NDArray[np.float64] = cdist(x_CD @ self.whitening_DD, self.mean_KD, "sqeuclidean")
         return squared_CK
 
-    def log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Up to a constant. The mean of n cells is itself known to 1/n of the variance: a type of few cells is wider."""
+    def compute_log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log-likelihood up to a constant. The mean of n cells adds 1/n of the variance, so a type of few cells is wider."""
         width_K = 1 + 1 / self.count_K
         log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
         return log_CK
@@ -72,13 +71,13 @@ class _View:
 
 @dataclass(frozen=True, eq=False)
 class LabelTransfer:
-    """Types of a reference as a classifier of other cells embedded by the same model.
+    """Classifier of cells by the types of a reference that was embedded by the same model.
 
-    Each type is a Gaussian in the latents, and another one in principal components of the model's inputs; all types share a
-    covariance, which a type of a single cell borrows from the others (linear discriminant analysis). Types count alike, however many
-    cells the reference has of them: the query may have another composition. What is found of a cell depends on that cell alone, but for
-    the border beyond which its type is called unknown: how far the cells of a new technology lie from the types cannot be known from the
-    reference. The cost per cell depends on the number of types and not on that of the reference's cells.
+    Each type is a Gaussian in the latents and another one in principal components of the model's inputs. All types share a covariance
+    (linear discriminant analysis), so that a type may have a single cell. All types have the same prior, since the query may have another
+    composition than the reference. The result for a cell depends on that cell alone, except for the border beyond which its type is called
+    unknown: the reference does not show how far cells of a new technology lie from their types. The cost per cell grows with the number of
+    types and not with the reference's cells.
 
     Attributes
     ----------
@@ -106,79 +105,78 @@ class LabelTransfer:
         domain: pd.Categorical | None = None,
         seed: int = 0,
     ) -> Self:
-        """Learn the types of a reference.
+        """Fit the types of a reference.
 
         Parameters
         ----------
         latent
-            (n_cells, n_latent), or any other representation.
+            (n_cells, n_latent) latents, or another representation.
         label
-            (n_cells,) type of each cell; those without one, or called "unknown", are left out.
+            (n_cells,) type of each cell. Cells without one, or called "unknown", are left out.
         components
             (n_cells, n_components) principal components of the model's inputs (`scalex.reference.input_pca`). Without them, types that are
-            not in the reference are hardly told from those that are, and rare ones are missed more often.
+            not in the reference are hardly recognized, and rare types are missed more often.
         domain
-            (n_cells,) domain of each cell. Where there are several, each is left out in turn to learn how sure a label is in a domain that
-            the reference does not have (its log-likelihoods are scaled so that those of the true types are largest). Otherwise the
-            factors are used as they are.
+            (n_cells,) domain of each cell. With several domains, each is left out in turn to calibrate probabilities in a new domain: the
+            scale of the log-likelihoods maximizes those of the true types. Otherwise they are not scaled.
         seed
-            Seed of the choice of cells where there are more than 100,000.
+            Seed of the sample of more than 100,000 cells.
 
         Raises
         ------
         ValueError
-            Lengths differ, values are not finite, no cell has a label, or no type has two cells.
+            If lengths differ, values are not finite, no cell has a label, or no type has two cells.
         """
-        spaces = _spaces(latent, components)
+        spaces = _check_spaces(latent, components)
         if len(label) != len(latent):
-            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each, missing where it is not known.")
+            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each cell, which may be missing.")
         rows = np.flatnonzero(has_label(label))
         if len(rows) == 0:
             raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
-        if len(rows) > MOST_CELLS:
+        if len(rows) > MAX_CELLS:
             rows = _sample(np.asarray(label.codes)[rows], rows, np.random.default_rng(seed))
         known = label[rows].remove_unused_categories()
         types, code = known.categories.astype(str), known.codes.astype(np.int64)
         if len(types) == len(rows):
-            raise ValueError(f"Each of the {len(types)} types has one cell: how far a type reaches is learnt from types of two or more.")
-        spaces = _with_telling([space[rows] for space in spaces])
+            raise ValueError(f"Each of the {len(types)} types has one cell: at least one type must have two or more.")
+        spaces = _make_views([space[rows] for space in spaces])
         views = tuple(_View.fit(space, code) for space in spaces)
-        # Without the cell itself, the mean of its type would be farther away by this factor.
+        # The mean of a type without the cell itself would be farther away by this factor.
         count = views[0].count_K[code]
-        distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
+        distances = [view.compute_squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
         own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
         limit = np.quantile(own[count > 1], QUANTILE)
         inverse_temperature = (
-            1.0 if domain is None else _fit_inverse_temperature(spaces[:2], code, np.asarray(domain.codes)[rows] % MOST_FOLDS)
+            1.0 if domain is None else _fit_inverse_temperature(spaces[:2], code, np.asarray(domain.codes)[rows] % MAX_FOLDS)
         )
         return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), inverse_temperature)
 
     def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
-        """Types of the cells of a data set.
+        """Predict the types of the cells of a data set.
 
         Parameters
         ----------
         latent, components
-            As in `evidence`.
+            As in `compute_evidence`.
 
         Returns
         -------
         DataFrame
-            One row per cell: "label", categorical, the type, or "unknown" where the column "unknown" is above `border`; and the columns of
-            `evidence`.
+            One row per cell: "label", categorical, the type, or "unknown" if the column "unknown" is above the border; and the columns of
+            `compute_evidence`.
 
         Raises
         ------
         ValueError
-            Other dimensions than in `fit`, or values that are not finite.
+            If dimensions differ from those in `fit`, or values are not finite.
         """
-        found = self.evidence(latent, components)
-        label = self.labels(found["best"].cat.codes.to_numpy(), found["unknown"].to_numpy())
-        found.insert(0, "label", label)
-        return found
+        predicted = self.compute_evidence(latent, components)
+        label = self.choose_labels(predicted["best"].cat.codes.to_numpy(), predicted["unknown"].to_numpy())
+        predicted.insert(0, "label", label)
+        return predicted
 
-    def evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
-        """What is found of each cell by itself.
+    def compute_evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+        """Return what each cell shows by itself.
 
         Parameters
         ----------
@@ -188,15 +186,17 @@ class LabelTransfer:
         Returns
         -------
         DataFrame
-            One row per cell: "best", categorical, the most probable type; "probability" in (0, 1], of `best` if the cell is of one of the
-            types; "runner_up", categorical, the next type, missing if there is only one; "unknown", >= 0, the squared distance to
-            `best` in units of that within which 95 % of the reference's cells lie from their own type.
+            One row per cell: "best", categorical, the most probable type; "probability", in (0, 1], of `best` if the cell has one of the
+            types; "runner_up", categorical, the next type, missing if there is only one; "unknown", >= 0, the squared distance to `best`,
+            which is at most 1 for 95 % of the reference's cells and their own type.
         """
-        spaces = _spaces(latent, components)
-        given, wanted = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
-        if given != wanted:
-            raise ValueError(f"The cells have {_dimensions(given)}, those of the reference had {_dimensions(wanted)}: give the same.")
-        squared = [view.squared_distance(space) for view, space in zip(self._views, _with_telling(spaces), strict=True)]
+        spaces = _check_spaces(latent, components)
+        given, expected = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
+        if given != expected:
+            raise ValueError(
+                f"The cells have {_name_dimensions(given)}, but the reference has {_name_dimensions(expected)}: give the same."
+            )
+        squared = [view.compute_squared_distance(space) for view, space in zip(self._views, _make_views(spaces), strict=True)]
         score = _score(self._views[:2], squared[:2])
         probability = softmax(self._inverse_temperature * score, axis=1)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
@@ -211,69 +211,69 @@ class LabelTransfer:
             }
         )
 
-    def labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
-        """The label of each cell of a data set, from the codes of `best` and the column "unknown" of `evidence`, (n_cells,) each."""
-        code = np.where(unknown > self.border(unknown), len(self.types), best)
+    def choose_labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
+        """Return the label of each cell of a data set, from "best" (codes) and "unknown" of `compute_evidence`, (n_cells,) each."""
+        code = np.where(unknown > self.compute_border(unknown), len(self.types), best)
         return pd.Categorical.from_codes(code, [*self.types, UNKNOWN])
 
-    def border(self, unknown: NDArray[np.floating]) -> float:
-        """The value of "unknown" above which cells of a data set are called so, at most 1.
+    def compute_border(self, unknown: NDArray[np.floating]) -> float:
+        """Return the value of "unknown" above which the cells of a data set are called unknown, at most 1.
 
-        The median over the data set and 2.5 robust standard deviations more; 1 for fewer than 100 cells.
+        It is the median of the data set plus 2.5 robust standard deviations, and 1 for fewer than 100 cells.
         """
-        if len(unknown) < LEAST_CELLS:
+        if len(unknown) < MIN_CELLS:
             return 1.0
-        middle = np.median(unknown)
+        median = np.median(unknown)
         # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
-        return float(min(1.0, middle + N_MADS * 1.4826 * np.median(np.abs(unknown - middle))))
+        return float(min(1.0, median + N_MADS * 1.4826 * np.median(np.abs(unknown - median))))
 
 
 def _score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
+    """Return the weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
     weights = WEIGHTS_OF_BOTH if len(views) > 1 else WEIGHTS_OF_LATENTS
-    parts = [weight * view.log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
+    parts = [weight * view.compute_log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
     score: NDArray[np.float64] = np.sum(parts, axis=0)
     return score
 
 
 def _fit_inverse_temperature(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
-    """The factor by which log-likelihoods are to be multiplied so that the types of cells of left-out domains are most probable.
+    """Return the scale of log-likelihoods that makes the true types of cells of left-out domains most probable; 1 for a single domain.
 
-    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen. 1 where there is one domain.
+    It is an inverse temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen.
     """
-    judged = []
+    held_out = []
     for one in np.unique(fold):
         types, known = np.unique(code[fold != one], return_inverse=True)
         own = (fold == one) & np.isin(code, types)
         if len(types) < 2 or len(types) == len(known) or not own.any():
             continue
         views = [_View.fit(space[fold != one], known) for space in spaces]
-        score = _score(views, [view.squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
-        judged.append((score, np.searchsorted(types, code[own])))
-    if not judged:
+        score = _score(views, [view.compute_squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
+        held_out.append((score, np.searchsorted(types, code[own])))
+    if not held_out:
         return 1.0
 
-    def surprise(log_factor: float) -> float:
+    def compute_loss(log_factor: float) -> float:
         factor = np.exp(log_factor)
-        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in judged)
+        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in held_out)
 
-    return float(np.exp(minimize_scalar(surprise, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
+    return float(np.exp(minimize_scalar(compute_loss, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
 
 
 def has_label(label: pd.Categorical) -> NDArray[np.bool_]:
-    """(n_cells,) which cells have a type."""
+    """Return whether each cell has a type, (n_cells,)."""
     return np.asarray(~label.isna() & (label != UNKNOWN))
 
 
-def _with_telling(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """The views' coordinates: latents alone, or latents, the components that tell types apart, and all components.
+def _make_views(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return the coordinates of the views: latents alone, or latents, the components that separate types, and all components.
 
-    Types are told by the first two, the distance is that in the first and the last.
+    The first two give the types. The first and the last give the distance.
     """
     return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :N_COMPONENTS], spaces[1]]
 
 
-def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
+def _check_spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
     spaces = []
     for name, given in (("latent", latent), ("components", components)):
         if given is None:
@@ -287,12 +287,12 @@ def _spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | Non
     return spaces
 
 
-def _dimensions(numbers: list[int]) -> str:
+def _name_dimensions(numbers: list[int]) -> str:
     return " and ".join(f"{number} {name}" for number, name in zip(numbers, ("latent dimensions", "components"), strict=False))
 
 
 def _sample(code: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most `MOST_CELLS` of `rows`; rare types are kept whole, the others give equally many cells or all they have."""
+    """Return at most `MAX_CELLS` of the rows. Rare types are kept whole; the others give equally many cells."""
     order = rng.permutation(len(rows))
     rank = pd.Series(code[order]).groupby(code[order]).cumcount().to_numpy()
-    return np.sort(rows[order[np.argsort(rank, kind="stable")[:MOST_CELLS]]])
+    return np.sort(rows[order[np.argsort(rank, kind="stable")[:MAX_CELLS]]])

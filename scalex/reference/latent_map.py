@@ -1,4 +1,4 @@
-"""Where new cells lie among the cells of a reference: neighbours, distance, and the place on its UMAP and in its clusters."""
+"""The place of new cells among those of a reference: distance, UMAP coordinates and cluster."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sklearn.neighbors import NearestNeighbors
 __all__ = ["LatentMap", "Placed"]
 
 N_NEIGHBORS = 15
-# Share of the reference's own cells that lie farther from the others than what counts as outside.
+# Share of the reference's own cells that count as outside.
 OUTSIDE = 0.01
-# Cells that are held out, one at a time, to find the scale of distances.
-HELD_OUT = 10_000
+# Number of cells that are held out, one at a time, to find the scale of distances.
+N_HELD_OUT = 10_000
 
 
 class Placed(NamedTuple):
-    """New cells among those of a reference.
+    """Places of new cells among those of a reference.
 
     Attributes
     ----------
     distance
         (n_cells,) float32, mean distance to the nearest reference cells; 1 is the median of the reference's own cells.
     outside
-        (n_cells,) bool, farther than 99 % of the reference's own cells are from the others.
+        (n_cells,) bool: farther away than 99 % of the reference's own cells.
     umap
-        (n_cells, 2) float32, or None where the reference has no UMAP.
+        (n_cells, 2) float32; None if the reference has no UMAP.
     cluster
-        (n_cells,), or None where the reference has no clusters.
+        (n_cells,); None if the reference has no clusters.
     """
 
     distance: NDArray[np.float32]
@@ -42,26 +42,26 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LatentMap:
-    """The latents of a reference, indexed once for all later cells.
+    """Index of a reference's latents.
 
-    What is said of a new cell depends on that cell and the reference alone.
+    The place of a new cell depends on that cell and the reference alone.
 
     Attributes
     ----------
     neighbors
-        The index, of `n_indexed` cells.
+        Index of `n_indexed` cells.
     latent
-        (n_indexed, n_latent) float32, these cells.
+        (n_indexed, n_latent) float32 latents of these cells.
     rows
-        (n_indexed,) their rows in the reference.
+        (n_indexed,) rows of these cells in the reference.
     own_distance
-        (n_held_out,) float32, mean distance of up to 10,000 of them to their nearest others, in the same unit as `Placed.distance`.
+        (n_held_out,) float32 mean distance of up to 10,000 cells to their nearest others, in the unit of `Placed.distance`.
     unit
         The distance in latent space that counts as 1.
     limit
         The distance above which a cell is outside, in that unit.
     umap, cluster
-        Of the indexed cells, where the reference has them.
+        UMAP coordinates and clusters of the indexed cells, or None.
     """
 
     neighbors: NearestNeighbors
@@ -85,18 +85,18 @@ class LatentMap:
     ) -> Self:
         """Index reference cells.
 
-        The scale of distances is that of reference cells held out one at a time: the distance of each to its nearest others.
+        The scale of distances comes from reference cells that are held out, one at a time: the distance to their nearest others.
 
         Parameters
         ----------
         latent
-            (n_reference, n_latent), at least two cells.
+            (n_reference, n_latent) latents of at least two cells.
         umap
-            (n_reference, 2) their places on the UMAP.
+            (n_reference, 2) UMAP coordinates.
         cluster
-            (n_reference,) their clusters, none missing.
+            (n_reference,) clusters without missing values.
         max_cells
-            More cells than this are sampled, so that the cost per new cell does not grow with the reference.
+            Above this number of cells, a sample is indexed, so that the cost per new cell does not grow with the reference.
         seed
             Seed of the sample.
         """
@@ -106,9 +106,9 @@ class LatentMap:
             rows = np.sort(rng.choice(n_cells, max_cells, replace=False))
         indexed = latent[rows]
         neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(rows) - 1)).fit(indexed)
-        held_out = np.sort(rng.choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
-        # The nearest of each is the cell itself.
-        own = np.sort(_nearest(neighbors, indexed, indexed[held_out], neighbors.n_neighbors + 1)[0])[:, 1:].mean(1)
+        held_out = np.sort(rng.choice(len(rows), min(N_HELD_OUT, len(rows)), replace=False))
+        # The nearest cell is the cell itself.
+        own = np.sort(_find_nearest(neighbors, indexed, indexed[held_out], neighbors.n_neighbors + 1)[0])[:, 1:].mean(1)
         unit = float(np.median(own)) or 1.0
         return cls(
             neighbors,
@@ -122,17 +122,17 @@ class LatentMap:
         )
 
     def place(self, latent: NDArray[np.float32]) -> Placed:
-        """Find the neighbours of new cells, and what follows from them.
+        """Place new cells by their neighbours.
 
-        A cell's cluster is the one with the greatest share of its neighbours, its place on the UMAP the mean place of those in that
-        cluster, both weighted by 1 / distance², so that a cell of the reference itself is put where it is, and none between clusters.
+        A cell gets the cluster with the greatest share of its neighbours, and the mean UMAP coordinates of its neighbours in that cluster.
+        Both are weighted by 1 / distance², so that a reference cell gets its own place, and no cell lies between clusters.
 
         Parameters
         ----------
         latent
-            (n_cells, n_latent) float32, of the same encoder.
+            (n_cells, n_latent) float32 latents of the same encoder.
         """
-        distance, index = _nearest(self.neighbors, self.latent, latent, self.neighbors.n_neighbors)
+        distance, index = _find_nearest(self.neighbors, self.latent, latent, self.neighbors.n_neighbors)
         mean_distance = (distance.mean(1) / self.unit).astype(np.float32)
         weight = 1 / np.maximum(distance, 1e-6 * self.unit) ** 2
         cluster = None
@@ -149,13 +149,13 @@ class LatentMap:
         return Placed(mean_distance, mean_distance > self.limit, umap, cluster)
 
 
-def _nearest(
+def _find_nearest(
     neighbors: NearestNeighbors, indexed: NDArray[np.float32], latent: NDArray[np.float32], n_neighbors: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distances to the nearest indexed cells, and which these are, (n_cells, n_neighbors) each.
+    """Return distances and indices of the nearest indexed cells, (n_cells, n_neighbors) each.
 
-    With more than 15 dimensions scikit-learn looks at all cells, and its distances come from matrix products, whose rounding depends on
-    the cells beside one: they are computed anew.
+    With more than 15 dimensions, scikit-learn computes distances by matrix products, whose rounding depends on the other cells. Distances
+    are therefore computed again.
     """
     index = neighbors.kneighbors(latent, n_neighbors, return_distance=False)
     distance = np.linalg.norm(latent[:, None].astype(np.float64) - indexed[index], axis=2)

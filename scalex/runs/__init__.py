@@ -1,1 +1,1 @@
-"""The folder of a run: its log, its tables."""
+"""The folder of a run, its log and its tables."""

@@ -16,9 +16,9 @@ __all__ = ["EpochTable"]
 
 
 class EpochTable(Logger):
-    """A Lightning logger that writes ``metrics.csv``, one row for each epoch, and goes on with it after a resume.
+    """A Lightning logger that writes ``metrics.csv``, one row per epoch, and continues the file after a resume.
 
-    Lightning's CSVLogger deletes the file of an earlier run in the same folder, and a resumed run is one.
+    Lightning's CSVLogger would delete the file when a run is resumed.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ class EpochTable(Logger):
 
     @property
     def version(self) -> str:
-        """There is one table in a folder."""
+        """Empty: a folder has one table."""
         return ""
 
     @property
     def experiment(self) -> None:
-        """There is no tracker behind it."""
+        """None: there is no tracker."""
         return
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The folder's config.yaml holds them."""
+        """Do nothing: config.yaml holds the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add the losses of an epoch; anything else is not part of the table."""
+        """Add the losses of an epoch. Other metrics are not part of the table."""
         if "train/loss" not in metrics:
             return
         if not self._rows and self.path.exists():

@@ -1,4 +1,4 @@
-"""The folder of a run: made, resumed, and never written over."""
+"""The folder of a run. Results in it are never overwritten."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 
 from scalex.system.overrides import format_for_shell
 
-__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "new_folder", "find_checkpoint"]
+__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "make_folder", "find_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
-# The configuration of a run with its references between settings, from which it is resumed; config.yaml has them resolved.
+# The configuration from which a run is resumed, with references between settings. In config.yaml they are resolved.
 COMPOSED = ".composed.yaml"
-# What a run leaves in its folder. Its settings and its log are not among them: a run that failed at once does not take the folder.
+# Results of a run. Settings and log are not among them, so that the folder of a run that failed early can be used again.
 RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
 
 
-def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
-    """Make the folder of a run, and see that it can be written to.
+def make_folder(folder: str | Path, *, resume: bool = False) -> Path:
+    """Make the folder of a run, and check that it is writable.
 
     Parameters
     ----------
     folder
-        Where the results of the run go.
+        The folder of the results.
     resume
-        The folder holds a run that was stopped and goes on.
+        Whether the folder holds a stopped run that is resumed.
 
     Raises
     ------
@@ -38,24 +38,24 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     FileNotFoundError
         If there is nothing to resume.
     OSError
-        If it cannot be written to.
+        If it is not writable.
     """
     folder = Path(folder)
-    found = [name for name in RESULTS if (folder / name).exists()]
+    results = [name for name in RESULTS if (folder / name).exists()]
     if resume and not (folder / COMPOSED).exists():
-        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
-    if resume and "adata.h5ad" in found:
-        raise FileExistsError(f"The run in {folder} is finished (adata.h5ad is there): there is nothing to resume.")
-    if found and not resume:
+        raise FileNotFoundError(f"There is nothing to resume in {folder}: it holds no run.")
+    if resume and "adata.h5ad" in results:
+        raise FileExistsError(f"There is nothing to resume in {folder}: its run is finished (adata.h5ad exists).")
+    if results and not resume:
         raise FileExistsError(
-            f"The output folder {folder} holds another run's results ({', '.join(found)}). Choose another folder with output=, or go "
-            f"on with a run that was stopped with {format_for_shell('resume', folder)}"
+            f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output=, or "
+            f"resume a stopped run with {format_for_shell('resume', folder)}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        # Another process of this launch may look at once.
+        # Another process of this launch may do the same now.
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
@@ -64,47 +64,47 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
 
 @contextmanager
 def claim_folder(folder: Path) -> Iterator[None]:
-    """While this lasts, no other run can begin in a folder, as far as its disk knows locks.
+    """Keep other runs out of a folder, if its file system has locks.
 
     Raises
     ------
     FileExistsError
-        If a run is at work there.
+        If a run is using the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            # Of a process that is killed nothing stays, unlike of a file.
+            # A lock ends with its process, also if that is killed. A file would stay.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileExistsError(
-                f"A run is at work in the folder {folder}. Give each run its own with output=; processes that train together are asked "
-                "for with trainer=ddp."
+                f"A run is using the folder {folder}. Give each run a folder of its own with output=. For processes that train together, "
+                "use trainer=ddp."
             ) from None
         except OSError:
-            logger.debug("The disk of %s has no locks.", folder)
+            logger.debug("The file system of %s has no locks.", folder)
         yield
     finally:
         os.close(descriptor)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which a run in `folder` can go on; None if it was stopped before its first."""
+    """Return the checkpoint from which a run is resumed; None if it was stopped before its first checkpoint."""
     last = folder / "checkpoint" / "last.ckpt"
     return last if last.exists() else None
 
 
 def check_resume(overrides: Iterable[str]) -> None:
-    """See that nothing is typed beside ``resume=``, since a run goes on with the settings that it began with.
+    """Check that no other setting is given with ``resume=``, since a run is resumed with its own settings.
 
     Raises
     ------
     ValueError
-        Naming what else is typed.
+        Naming the other settings.
     """
     others = [override for override in overrides if not override.startswith("resume=")]
     if others:
         raise ValueError(
-            f"resume= goes on with a run as it was configured, and {' '.join(others)} would change that. Leave it out, or begin a new run "
-            "with these settings and another output=."
+            f"resume= resumes a run with its own settings, which {' '.join(others)} would change. Leave it out, or start a new run with "
+            "these settings and another output=."
         )

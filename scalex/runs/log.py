@@ -1,4 +1,4 @@
-"""Where what scalex says goes."""
+"""The log of scalex, in a file and on the screen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["log_to", "show_log"]
 
 @contextmanager
 def log_to(path: Path | None) -> Iterator[None]:
-    """While this lasts, write what scalex says, down to each epoch, to a file; of Lightning, let only warnings through.
+    """Write the log of scalex to a file, down to each epoch. Lightning logs only warnings.
 
-    Of several processes that train together, the others than the first say nothing but errors.
+    Only rank 0 logs below ERROR.
     """
     first = is_first()
     package = logging.getLogger("scalex")
@@ -34,15 +34,15 @@ def log_to(path: Path | None) -> Iterator[None]:
     package.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            # Lightning 2.6 asks torch 2.13 for something under its old name, at each run.
+            # Lightning 2.6 uses an old name of torch 2.13 in each run.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             # Cells in memory are gathered faster than worker processes could send them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            # The option has another name in newer versions of torch, which older ones do not know.
+            # Older versions of torch do not have the new name of the option.
             warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
             yield
     except BaseException as error:
-        # For the file alone: on the screen, the error speaks for itself.
+        # For the file alone. The screen shows the error itself.
         package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
@@ -54,7 +54,7 @@ def log_to(path: Path | None) -> Iterator[None]:
 
 @contextmanager
 def show_log(verbose: bool) -> Iterator[None]:
-    """Show the log on the screen while this lasts."""
+    """Show the log on the screen, at least its warnings."""
     package = logging.getLogger("scalex")
     handler: Any = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.INFO if verbose else logging.WARNING)

@@ -1,4 +1,4 @@
-"""A run begins, or goes on, in one process or in several that work together."""
+"""The start of a run, new or resumed, in one process or several."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from scalex.runs.folder import COMPOSED, claim_folder, new_folder
+from scalex.runs.folder import COMPOSED, claim_folder, make_folder
 from scalex.system.processes import ignore_launcher, is_first, make_once
 
-__all__ = ["begin_run", "resume_run"]
+__all__ = ["start_run", "resume_run"]
 
 Settings = TypeVar("Settings")
 
 
 @contextmanager
-def begin_run(
+def start_run(
     folder: Path,
     settings: Settings,
     *,
@@ -25,20 +25,20 @@ def begin_run(
     save: Callable[[Settings, Path], None],
     load: Callable[[Path], Settings],
 ) -> Iterator[Settings]:
-    """Make the folder of a run and hold it while this lasts; of several processes, the first does.
+    """Make the folder of a run and claim it. Of several processes, the first does.
 
     Parameters
     ----------
     folder
-        Where the results go.
+        The folder of the results.
     settings
-        What the run was asked for.
+        The settings of the run.
     several
-        Whether processes work together. Otherwise this one ignores what its launcher says of others.
+        Whether several processes work together. Otherwise this process ignores its launcher.
     write
-        Write the settings to the folder, to stay there.
+        Function that writes the settings to the folder for good.
     save, load
-        Write the settings to a file, and read them from it, for the other processes.
+        Functions that write the settings to a file and read them, for the other processes.
 
     Yields
     ------
@@ -47,36 +47,36 @@ def begin_run(
     Raises
     ------
     FileExistsError
-        If the folder holds results, or a run is at work there.
+        If the folder holds results, or a run is using it.
     OSError
-        If it cannot be written to.
+        If it is not writable.
     TimeoutError
         If the first process does not make the folder.
     """
     with ExitStack() as stack:
 
-        def begin() -> Settings:
-            new_folder(folder)
+        def make() -> Settings:
+            make_folder(folder)
             stack.enter_context(claim_folder(folder))
             write(settings, folder)
             return settings
 
         if several:
             hint = "Set output=: its default contains the time, which differs between processes."
-            yield stack.enter_context(make_once(folder / COMPOSED, begin, save, load, hint=hint, seconds=120))
+            yield stack.enter_context(make_once(folder / COMPOSED, make, save, load, hint=hint, seconds=120))
         else:
             stack.enter_context(ignore_launcher())
-            yield begin()
+            yield make()
 
 
 @contextmanager
 def resume_run(folder: Path, *, several: bool) -> Iterator[None]:
-    """Hold the folder of a run that goes on while this lasts; of several processes, the first does.
+    """Claim the folder of a resumed run. Of several processes, the first does.
 
     Raises
     ------
     FileExistsError
-        If a run is at work there.
+        If a run is using the folder.
     """
     with ExitStack() as stack:
         if not several:

@@ -1,4 +1,4 @@
-"""The table of a sweep: what differs between its runs, and how they scored."""
+"""The table of a sweep: the settings in which its runs differ, and their scores."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["write_sweep_table"]
 
 
 def write_sweep_table(folder: str | Path) -> pd.DataFrame:
-    """Write ``sweep.csv``: a row for each finished run below `folder`, with the settings that differ between them and their scores.
+    """Write ``sweep.csv``: a row for each finished run below `folder`, with the settings in which they differ and their scores.
 
-    Made anew from the runs' own files each time, so that runs may finish in any order, and at once. No table if none has scores.
+    The table is made from the files of all runs each time, so that runs may finish in any order or together. Without scores there is no
+    table.
     """
     folder = Path(folder)
     table, runs = pd.DataFrame(), set[Path]()
-    # A run that finishes while the table is written may write its row, and lose it at once.
+    # A run that finishes meanwhile writes the table too, and this one could replace it.
     while (finished := set(folder.glob("*/metrics.json"))) != runs:
         runs = finished
-        table = _table(runs)
+        table = _make_table(runs)
         with atomic_write(folder / "sweep.csv", by_several=True) as unfinished:
             table.to_csv(unfinished)
     return table
 
 
-def _table(runs: Iterable[Path]) -> pd.DataFrame:
+def _make_table(runs: Iterable[Path]) -> pd.DataFrame:
     settings, results = {}, {}
     for path in sorted(runs, key=lambda path: (len(path.parent.name), path.parent.name)):
         settings[path.parent.name] = _flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
@@ -43,7 +44,7 @@ def _table(runs: Iterable[Path]) -> pd.DataFrame:
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted names."""
+    """Return nested settings with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -139,7 +139,7 @@ def test_a_run_does_not_go_on_with_other_cells(demo_in_memory: InMemoryCells, tm
 def test_stopping_it_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = make_trainer(enable_checkpointing=False)
     Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
-    assert f"Go on with: python train.py resume={tmp_path}" in caplog.text
+    assert f"Resume with: python train.py resume={tmp_path}" in caplog.text
     caplog.clear()
     Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), ValueError())
     Checkpoint(None).on_exception(trainer, ScalexModule(), KeyboardInterrupt())

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex.callbacks.umap_plot import umap_figure
+from scalex.callbacks.umap_plot import draw_umap
 
 
 def test_each_colour_has_a_panel_with_all_cells() -> None:
@@ -13,7 +13,7 @@ def test_each_colour_has_a_panel_with_all_cells() -> None:
     obs = pd.DataFrame({"domain": pd.Categorical(rng.choice(["a", "b"], 50)), "leiden": pd.Categorical(rng.choice(["0", "1"], 50))})
     obs.index = obs.index.astype(str)
     adata = AnnData(np.zeros((50, 1), np.float32), obs=obs, obsm={"X_umap": rng.normal(size=(50, 2))})
-    figure = umap_figure(adata, ["domain", "leiden"])
+    figure = draw_umap(adata, ["domain", "leiden"])
     assert [axis.get_title() for axis in figure.axes] == ["domain", "leiden"]
     for axis in figure.axes:
         drawn = np.vstack([collection.get_offsets() for collection in axis.collections])
@@ -26,7 +26,7 @@ def test_very_many_kinds_have_no_legend() -> None:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"few": pd.Categorical(rng.integers(0, 5, 200).astype(str)), "many": pd.Categorical(np.arange(200).astype(str))})
     obs.index = obs.index.astype(str)
-    figure = umap_figure(AnnData(obs=obs, obsm={"X_umap": rng.normal(size=(200, 2))}), ["few", "many"])
+    figure = draw_umap(AnnData(obs=obs, obsm={"X_umap": rng.normal(size=(200, 2))}), ["few", "many"])
     assert [axis.get_title() for axis in figure.axes] == ["few", "many (200)"]
     assert [axis.get_legend() is not None for axis in figure.axes] == [True, False]
     plt.close(figure)

@@ -106,11 +106,11 @@ def test_where_one_stops_the_other_says_so_and_ends(query: list[str], tmp_path: 
     # The first is killed as it writes, the other one as it embeds.
     before[stopped] = (
         "from scalex.h5ad.block_writer import BlockWriter\nBlockWriter.append = die",
-        "from scalex.projection.blocks import QueryBlocks\nQueryBlocks.block = die",
+        "from scalex.projection.blocks import QueryBlocks\nQueryBlocks.make_block = die",
     )[stopped]
     tasks = start_tasks("project.py", *query, *TOGETHER, "output=out", cwd=tmp_path, before=before)
     said = [task.end(-9 if number == stopped else 1) for number, task in enumerate(tasks)]
-    assert "ConnectionError: Another of the 2 processes that project together has stopped: " in said[1 - stopped]
+    assert "ConnectionError: Another of the 2 processes has stopped. " in said[1 - stopped]
     assert not (tmp_path / "out" / "adata.h5ad").exists()
 
 

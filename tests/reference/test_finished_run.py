@@ -136,7 +136,7 @@ def test_a_folder_without_raw_projects_the_same(trained: Any, reference: Referen
 
 
 def test_labels_that_are_not_there_are_answered_with_those_that_are(trained: Any, reference: Reference) -> None:
-    with pytest.raises(KeyError, match=r"label='celltype': the reference has no such labels\. It has: .*cell_type.*leiden"):
+    with pytest.raises(KeyError, match=r"label='celltype': the reference has no such label\. It has: .*cell_type.*leiden"):
         reference.transfer_labels(trained.query, "celltype")
     with pytest.raises(KeyError, match="label='celltype'"):
         reference.label_transfer("celltype")
@@ -157,13 +157,13 @@ class TestNoReference:
             Reference.load(tmp_path / "absent")
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"is not a reference: it lacks checkpoint/best\.ckpt and adata\.h5ad\. Give the"):
+        with pytest.raises(FileNotFoundError, match=r"is not a reference: it has no checkpoint/best\.ckpt and no adata\.h5ad\. Give the"):
             Reference.load(tmp_path)
 
     @pytest.mark.parametrize("lacks", ["checkpoint/best.ckpt", "adata.h5ad"])
     def test_a_folder_without_one_of_the_two(self, folder: Path, lacks: str) -> None:
         (folder / lacks).unlink()
-        with pytest.raises(FileNotFoundError, match=f"is not a reference: it lacks {lacks}. Give the folder of a finished run"):
+        with pytest.raises(FileNotFoundError, match=f"is not a reference: it has no {lacks}. Give the folder of a finished run"):
             Reference.load(folder)
 
     def test_a_newer_format(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ def inputs() -> sparse.csr_matrix:
 
 
 def test_coordinates_are_the_principal_components_of_the_cells(inputs: sparse.csr_matrix) -> None:
-    found = InputPca.fit(inputs).coordinates(inputs)
+    found = InputPca.fit(inputs).transform(inputs)
     expected = PCA(69, svd_solver="full").fit_transform(inputs.toarray())
     assert found.dtype == np.float32
     # The sign of a component is arbitrary.
@@ -25,35 +25,35 @@ def test_coordinates_are_the_principal_components_of_the_cells(inputs: sparse.cs
 
 def test_each_cells_coordinates_depend_on_that_cell_alone(inputs: sparse.csr_matrix) -> None:
     pca = InputPca.fit(inputs)
-    np.testing.assert_array_equal(pca.coordinates(inputs[[5]])[0], pca.coordinates(inputs)[5])
+    np.testing.assert_array_equal(pca.transform(inputs[[5]])[0], pca.transform(inputs)[5])
 
 
 def test_they_are_kept_in_an_anndata(inputs: sparse.csr_matrix) -> None:
     adata = AnnData(inputs)
     assert InputPca.of(adata) is None
     pca = InputPca.fit(inputs)
-    pca.add_to(adata, pca.coordinates(inputs))
+    pca.add_to(adata, pca.transform(inputs))
     kept = InputPca.of(adata)
     assert kept is not None
-    np.testing.assert_array_equal(kept.coordinates(inputs), adata.obsm[INPUT_PCA])
+    np.testing.assert_array_equal(kept.transform(inputs), adata.obsm[INPUT_PCA])
 
 
 def test_few_cells_and_features_have_fewer_components(inputs: sparse.csr_matrix) -> None:
-    assert InputPca.fit(inputs[:8]).coordinates(inputs).shape == (90, 7)
-    assert InputPca.fit(inputs[:, :6]).coordinates(inputs[:, :6]).shape == (90, 5)
+    assert InputPca.fit(inputs[:8]).transform(inputs).shape == (90, 7)
+    assert InputPca.fit(inputs[:, :6]).transform(inputs[:, :6]).shape == (90, 5)
 
 
 def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    np.testing.assert_array_equal(InputPca.rows(90, 7.5), np.arange(90))
-    monkeypatch.setattr(input_pca, "MOST_CELLS", 60)
-    rows = InputPca.rows(90, 7.5)
+    np.testing.assert_array_equal(InputPca.choose_rows(90, 7.5), np.arange(90))
+    monkeypatch.setattr(input_pca, "MAX_CELLS", 60)
+    rows = InputPca.choose_rows(90, 7.5)
     assert len(set(rows)) == 60
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(InputPca.rows(90, 7.5), rows)
-    assert not np.array_equal(InputPca.rows(90, 7.5, seed=1), rows)
+    np.testing.assert_array_equal(InputPca.choose_rows(90, 7.5), rows)
+    assert not np.array_equal(InputPca.choose_rows(90, 7.5, seed=1), rows)
 
 
 def test_cells_with_many_values_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_pca, "MOST_VALUES", 1000)
-    assert len(InputPca.rows(90, 11.1)) == 90
-    assert len(InputPca.rows(90, 100.0)) == 10
+    monkeypatch.setattr(input_pca, "MAX_VALUES", 1000)
+    assert len(InputPca.choose_rows(90, 11.1)) == 90
+    assert len(InputPca.choose_rows(90, 100.0)) == 10

@@ -132,11 +132,11 @@ def test_cells_far_from_all_types_are_unknown_and_the_others_keep_their_label(re
 def test_the_border_is_that_of_the_reference_or_of_the_data_set_if_that_is_nearer(reference: Known) -> None:
     transfer = LabelTransfer.fit(*reference)
     few, many = np.linspace(0.1, 0.3, 99), np.linspace(0.1, 0.3, 101)
-    assert transfer.border(few) == 1
-    assert transfer.border(many * 100) == 1
+    assert transfer.compute_border(few) == 1
+    assert transfer.compute_border(many * 100) == 1
     deviation = 1.4826 * np.median(np.abs(many - 0.2))
-    assert transfer.border(many) == pytest.approx(0.2 + 2.5 * deviation)
-    labels = transfer.labels(np.zeros(102, int), np.append(many, 0.9))
+    assert transfer.compute_border(many) == pytest.approx(0.2 + 2.5 * deviation)
+    labels = transfer.choose_labels(np.zeros(102, int), np.append(many, 0.9))
     assert labels.tolist() == ["a"] * 101 + ["unknown"]
 
 
@@ -144,7 +144,7 @@ def test_in_a_data_set_that_lies_nearer_than_the_reference_unknown_cells_are_fou
     latent = cells(300, np.random.default_rng(5), width=0.4)[0]
     components = cells(300, np.random.default_rng(6), 12, width=0.4)[0]
     components[:15, 8:] += 1.5
-    assert LabelTransfer.fit(*reference).evidence(latent, components)["unknown"].max() < 1
+    assert LabelTransfer.fit(*reference).compute_evidence(latent, components)["unknown"].max() < 1
     found = LabelTransfer.fit(*reference).predict(latent, components)
     assert (found["label"][:15] == "unknown").mean() > 0.8
     assert (found["label"][15:] == "unknown").mean() < 0.1
@@ -184,7 +184,7 @@ def test_no_cell_gives_an_empty_table(reference: Known, query: New) -> None:
 def test_of_a_large_reference_a_sample_is_taken_that_keeps_rare_types(
     reference: Known, query: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalex.reference.label_transfer, "MOST_CELLS", 30)
+    monkeypatch.setattr(scalex.reference.label_transfer, "MAX_CELLS", 30)
     latent, _, components = reference
     names = np.array(["a"] * 80 + ["b"] * 8 + ["c"] * 2)
     first, again, other = (LabelTransfer.fit(latent, pd.Categorical(names), components, seed=seed) for seed in (0, 0, 1))
@@ -219,9 +219,9 @@ def test_what_cannot_be_learnt_from_is_said(reference: Known, change: Callable[.
 
 def test_cells_of_other_dimensions_than_the_reference_are_refused(reference: Known, query: New) -> None:
     transfer = LabelTransfer.fit(*reference)
-    with pytest.raises(ValueError, match="The cells have 3 latent dimensions and 12 components, those of the reference had 4 latent"):
+    with pytest.raises(ValueError, match="The cells have 3 latent dimensions and 12 components, but the reference has 4 latent"):
         transfer.predict(query[0][:, :3], query[1])
-    with pytest.raises(ValueError, match="The cells have 4 latent dimensions, those of the reference had 4 latent dimensions and 12"):
+    with pytest.raises(ValueError, match="The cells have 4 latent dimensions, but the reference has 4 latent dimensions and 12"):
         transfer.predict(query[0])
 
 
@@ -236,8 +236,8 @@ class TestProbabilitiesWithDomains:
 
     def test_are_calibrated_on_domains_left_out_in_turn(self, query: New) -> None:
         latent, label, domain = self.reference(1.0)
-        found = LabelTransfer.fit(latent, pd.Categorical(label), domain=domain).evidence(query[0])
-        plain = LabelTransfer.fit(latent, pd.Categorical(label)).evidence(query[0])
+        found = LabelTransfer.fit(latent, pd.Categorical(label), domain=domain).compute_evidence(query[0])
+        plain = LabelTransfer.fit(latent, pd.Categorical(label)).compute_evidence(query[0])
         pd.testing.assert_frame_equal(found.drop(columns="probability"), plain.drop(columns="probability"))
 
         def surprise(factor: float) -> float:

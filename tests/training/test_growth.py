@@ -346,7 +346,7 @@ def test_a_continued_training_that_is_killed_before_its_cells_are_written_can_be
             grow_to(folder, reference, trained.query, allowed_fall=2)
     assert json.loads((folder / "growth.json").read_text())["accepted"]
     assert not (folder / "adata.h5ad").exists()
-    with pytest.raises(FileNotFoundError, match=r"is not a reference: it lacks adata\.h5ad"):
+    with pytest.raises(FileNotFoundError, match=r"is not a reference: it has no adata\.h5ad"):
         Reference.load(folder)
     adata, _ = grow_to(folder, reference, trained.query, allowed_fall=2, resume_from=folder / "checkpoint" / "last.ckpt")
     np.testing.assert_array_equal(adata.obsm["latent"], whole.obsm["latent"])
