@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex.features.names import format_names
-
 __all__ = ["EXTENSIONS", "read_text"]
 
 logger = logging.getLogger(__name__)
@@ -239,7 +237,7 @@ def _warn_if_transposed(path: Path, cells: pd.Index, features: pd.Index, transpo
     if is_transposed and not is_correct:
         logger.warning(
             "%s looks transposed: its cells are named %s and its features %s. It was read with %s. If that is wrong, use transpose=%s.",
-            path, format_names(cells, 3), format_names(features, 3), orientation, str(not transpose).lower(),
+            path, ", ".join(map(str, cells[:3])), ", ".join(map(str, features[:3])), orientation, str(not transpose).lower(),
         )  # fmt: skip
 
 
