@@ -1,4 +1,4 @@
-"""What can happen to a run of cells in files, and what is left of it."""
+"""Faults during a run of cells in files, and the files that are left."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def settings(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The latents of a run to which nothing happens."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def expected_latents(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Return the latents of a run without faults."""
+    folder = tmp_path_factory.mktemp("expected_latents")
     demo_cells(400, 400, 2).write_h5ad(folder / "cells.h5ad")
     run_child("train.py", *SETTINGS, "output=run", cwd=folder)
-    return latents(folder / "run")
+    return read_latents(folder / "run")
 
 
-def latents(folder: Path) -> np.ndarray:
+def read_latents(folder: Path) -> np.ndarray:
     return np.asarray(ad.read_h5ad(folder / "adata.h5ad").obsm["latent"])
 
 
@@ -46,16 +46,16 @@ def touch(path: Path) -> None:
     os.utime(path, (1, 1))
 
 
-@pytest.mark.parametrize(("happens", "message"), [(touch, "changed while it was being read"), (Path.unlink, "is gone")])
+@pytest.mark.parametrize(("damage", "message"), [(touch, "changed while it was being read"), (Path.unlink, "is gone")])
 def test_a_source_that_changes_or_disappears_stops_the_run(
-    settings: list[str], tmp_path: Path, happens: Callable[[Path], None], message: str
+    settings: list[str], tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     started = start_child("train.py", *settings, "model.max_steps=100000000", "output=run", cwd=tmp_path)
     last = tmp_path / "run" / "checkpoint" / "last.ckpt"
     while not last.exists():
         assert started.process.is_alive()
         time.sleep(0.01)
-    happens(tmp_path / "cells.h5ad")
+    damage(tmp_path / "cells.h5ad")
     line = started.end(1).splitlines()[-1]
     assert line.startswith("OSError: ")
     assert f"{tmp_path / 'cells.h5ad'} {message}" in line
@@ -63,11 +63,11 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
     assert not (tmp_path / "run" / "adata.h5ad").exists()
 
 
-def test_one_of_two_processes_is_killed(settings: list[str], tmp_path: Path) -> None:
+def test_if_one_of_two_processes_is_killed_the_run_can_be_resumed(settings: list[str], tmp_path: Path) -> None:
     settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0"]
     for task in start_tasks("train.py", *settings, "output=whole", cwd=tmp_path):
         task.end()
-    # The second, when the first checkpoint is written.
+    # The second process is killed when the first checkpoint is written.
     killed = """
 from scalex.callbacks import Checkpoint
 write = Checkpoint._write
@@ -86,11 +86,13 @@ Checkpoint._write = write_and_die
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
     for task in start_tasks("train.py", "resume=killed", cwd=tmp_path):
         task.end()
-    np.testing.assert_array_equal(latents(tmp_path / "killed"), latents(tmp_path / "whole"))
+    np.testing.assert_array_equal(read_latents(tmp_path / "killed"), read_latents(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("while_writing", ["cache", "results"])
-def test_killed_while_writing(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
+def test_a_run_that_is_killed_while_writing_can_be_resumed(
+    settings: list[str], tmp_path: Path, expected_latents: np.ndarray, while_writing: str
+) -> None:
     settings = [*settings, "dataset.cache=cache", "callbacks.latent_export.expression=true"]
     unfinished = {"cache": "inputs", "results": "adata"}[while_writing]
     before = f"""
@@ -102,12 +104,14 @@ BlockWriter.finish = lambda self, **elements: die() if "{unfinished}" in self._f
     assert not (tmp_path / "killed" / "adata.h5ad").exists()
     assert len(list((tmp_path / "cache").glob("inputs-*"))) == (while_writing == "results")
     run_child("train.py", "resume=killed", cwd=tmp_path)
-    np.testing.assert_array_equal(latents(tmp_path / "killed"), undisturbed)
+    np.testing.assert_array_equal(read_latents(tmp_path / "killed"), expected_latents)
 
 
-# The cache takes 890,000 bytes, the results 430,000, a checkpoint 240,000.
+# The cache has 890,000 bytes, the results 430,000, a checkpoint 240,000.
 @pytest.mark.parametrize("while_writing", ["cache", "results"])
-def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarray, while_writing: str) -> None:
+def test_a_run_that_fills_the_disk_can_be_resumed(
+    settings: list[str], tmp_path: Path, expected_latents: np.ndarray, while_writing: str
+) -> None:
     limited = [*settings, "output=run", *(["dataset.cache=cache"] if while_writing == "cache" else [])]
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)"
     output = run_child("train.py", *limited, cwd=tmp_path, before=before, returncode=1)
@@ -120,12 +124,12 @@ def test_a_full_disk(settings: list[str], tmp_path: Path, undisturbed: np.ndarra
         assert "OSError: The disk has no space left for run/adata.h5ad. The incomplete file was removed. Free some space" in output
         assert left == {"config.yaml", ".composed.yaml", "log.txt", "metrics.csv", "checkpoint", "best.ckpt", "last.ckpt"}
     run_child("train.py", "resume=run", cwd=tmp_path)
-    np.testing.assert_array_equal(latents(tmp_path / "run"), undisturbed)
+    np.testing.assert_array_equal(read_latents(tmp_path / "run"), expected_latents)
 
 
-def test_two_runs_make_one_cache_at_once(settings: list[str], tmp_path: Path, undisturbed: np.ndarray) -> None:
+def test_two_runs_can_write_one_cache_at_the_same_time(settings: list[str], tmp_path: Path, expected_latents: np.ndarray) -> None:
     settings = [*settings, "dataset.cache=cache"]
-    # Each is held up before its cache is whole until the other has come as far.
+    # Each run waits before its cache is complete until the other has reached the same point.
     meet = """
 import time
 from pathlib import Path
@@ -143,4 +147,4 @@ scalex.training.input_cache.BlockWriter.finish = met
         started.end()
     assert len(list((tmp_path / "cache").iterdir())) == 1
     for name in ("one", "two"):
-        np.testing.assert_array_equal(latents(tmp_path / name), undisturbed)
+        np.testing.assert_array_equal(read_latents(tmp_path / name), expected_latents)

@@ -52,15 +52,15 @@ SetEnvironment = Callable[[Mapping[str, str]], None]
         (torchrun(1), False),
         (slurm(0), True),
         (slurm(1), False),
-        # In a shell that Slurm has given, and in a script of sbatch, Lightning starts the others.
+        # In an interactive shell of Slurm and in a script of sbatch, Lightning starts the other processes.
         (slurm(0, JOB_NAME="bash") | {"LOCAL_RANK": "1"}, False),
         ({"SLURM_PROCID": "0", "SLURM_JOB_ID": "1234", "LOCAL_RANK": "1"}, False),
-        # torchrun within a task of Slurm.
+        # torchrun runs within a Slurm task.
         (slurm(0) | torchrun(1), False),
         (slurm(1) | torchrun(0), True),
     ],
 )
-def test_launchers_say_which_process_is_the_first(variables: dict[str, str], first: bool, set_environment: SetEnvironment) -> None:
+def test_the_launcher_determines_the_first_process(variables: dict[str, str], first: bool, set_environment: SetEnvironment) -> None:
     set_environment(variables)
     assert is_first() is first
     with ignore_launcher():
@@ -68,7 +68,7 @@ def test_launchers_say_which_process_is_the_first(variables: dict[str, str], fir
     assert is_first() is first
 
 
-def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_another(set_environment: SetEnvironment) -> None:
+def test_all_processes_of_a_launch_have_the_same_name_which_differs_between_launches(set_environment: SetEnvironment) -> None:
     def name(variables: Mapping[str, str]) -> str:
         set_environment(variables)
         return read_launch().name
@@ -86,7 +86,7 @@ def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_ano
     names = [{name(process) for process in processes} for processes in launches]
     assert all(len(of_one) == 1 for of_one in names)
     assert len(set.union(*names)) == len(launches)
-    # On two machines, each has a folder of its own for its errors.
+    # On two machines, torchrun creates two folders for errors.
     nodes = [torchrun(rank, str(rank)) | {"LOCAL_WORLD_SIZE": "1"} for rank in (0, 1)]
     assert name(nodes[0]) == name(nodes[1])
 
@@ -108,11 +108,11 @@ def test_the_processes_of_a_launch_have_one_name_and_those_of_another_launch_ano
         ({}, True),
     ],
 )
-def test_the_trainer_says_whether_processes_train_together(trainer: dict[str, Any], expected: bool) -> None:
+def test_the_trainer_determines_whether_processes_train_together(trainer: dict[str, Any], expected: bool) -> None:
     assert uses_several_processes(trainer) is expected
 
 
-def test_a_single_task_stays_one_of_slurm(set_environment: SetEnvironment) -> None:
+def test_a_single_slurm_task_keeps_its_variables(set_environment: SetEnvironment) -> None:
     set_environment(slurm(0, NTASKS="1"))
     with ignore_launcher():
         assert os.environ["SLURM_NTASKS"] == "1"
@@ -126,12 +126,12 @@ def make_text(folder: Path, made: list[int]) -> AbstractContextManager[str]:
     return make_once(folder / ".shared.txt", make, lambda text, path: path.write_text(text) and None, Path.read_text, seconds=60)
 
 
-def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, set_environment: SetEnvironment) -> None:
+def test_other_processes_wait_for_the_value_of_the_first(tmp_path: Path, set_environment: SetEnvironment) -> None:
     made: list[int] = []
     found: list[str] = []
     waits, ends = threading.Event(), threading.Event()
     set_environment(slurm(1))
-    # Of earlier launches, which were killed.
+    # These files are left from earlier launches that were killed.
     for name in (".shared-123456789abc.txt", ".shared-lightning.txt"):
         (tmp_path / name).write_text("of another launch")
 
@@ -159,14 +159,14 @@ def test_others_wait_for_what_the_first_of_their_launch_makes(tmp_path: Path, se
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_first_made_is_removed_where_it_fails(tmp_path: Path, set_environment: SetEnvironment) -> None:
+def test_the_shared_file_is_removed_after_an_error(tmp_path: Path, set_environment: SetEnvironment) -> None:
     set_environment(slurm(0))
     with pytest.raises(KeyboardInterrupt), make_text(tmp_path, []):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_waiting_ends(tmp_path: Path) -> None:
+def test_waiting_times_out(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"Waited 0 s for .*run, which the first process should have written. Set output="):
         wait_for(tmp_path / "run", "Set output=.", seconds=0)
 
@@ -184,15 +184,15 @@ def settings(
     ]  # fmt: skip
 
 
-def latents(folder: Path, output: str) -> np.ndarray:
-    """Of a run, in which the first process alone has spoken."""
+def read_latents(folder: Path, output: str) -> np.ndarray:
+    """Return the latents of a run, and check that only its first process has logged."""
     assert output.count("Results: ") == 1
     assert not [path.name for path in folder.iterdir() if path.name.startswith((".fitted", ".composed-"))]
     return np.asarray(ad.read_h5ad(folder / "adata.h5ad").obsm["latent"])
 
 
-def failed_before(folder: Path) -> None:
-    """Leave what a run of other cells leaves that was killed."""
+def leave_killed_run(folder: Path) -> None:
+    """Create a folder with the files of a killed run of other cells."""
     folder.mkdir()
     for name in (COMPOSED, ".composed-123456789abc.yaml", ".composed-lightning.yaml"):
         (folder / name).write_text(f"output: {folder}\nresume: null\ntrainer: {{devices: 1}}\n")
@@ -207,21 +207,21 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# A child of Lightning's gets the folder's name as an argument.
+# Lightning passes the folder's name to its child process as an argument.
 NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
-def test_two_processes_give_what_one_gives(cells: Path, tmp_path: Path, backed: bool) -> None:
-    """But for the order in which numbers are added up, which grows with the number of steps: after eight it is small still."""
-    # Both ways of embedding, which share the chunks otherwise.
+def test_two_processes_give_the_latents_of_one_process(cells: Path, tmp_path: Path, backed: bool) -> None:
+    """The sums differ in order. The difference grows with the number of steps, and is still small after eight steps."""
+    # The two kinds of statistics divide the chunks differently among the processes.
     options: Any = {"backed": backed, "statistics": "domain" if backed else "running", "plotted": not backed}
     folders = [tmp_path / "one", tmp_path / ("two" if backed else NASTY)]
-    failed_before(folders[1])
+    leave_killed_run(folders[1])
     by_one = run_command("train.py", *settings(folders[0], cells, devices=1, **options), cwd=tmp_path)
     assert by_one.returncode == 0, by_one.stderr
-    # To compile UMAP and its neighbours takes a minute in each process: what they compute is not what is asked here.
+    # Compiling UMAP and its neighbours takes a minute in each process, and their results are not tested here.
     before = """
 from functools import partial
 import scanpy
@@ -232,9 +232,9 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
     if backed:
         output, _ = [task.end() for task in start_tasks("train.py", *by_two, cwd=tmp_path)]
     else:
-        # Lightning starts the other one.
+        # Lightning starts the other process.
         output = run_child("train.py", *by_two, cwd=tmp_path, before=before)
-    one, two = map(latents, folders, (by_one.stderr, output))
+    one, two = map(read_latents, folders, (by_one.stderr, output))
     np.testing.assert_allclose(two, one, atol=2e-4)
     names = [ad.read_h5ad(folder / "adata.h5ad", backed="r").obs_names for folder in folders]
     assert list(names[0]) == list(names[1])
@@ -244,40 +244,40 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
 
 
 @pytest.mark.slow
-def test_torchrun_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
-    failed_before(tmp_path / "run")
+def test_torchrun_starts_processes_that_train_together(cells: Path, tmp_path: Path) -> None:
+    leave_killed_run(tmp_path / "run")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "train.py")]
     command += settings(tmp_path / "run", cells, devices=2)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert latents(tmp_path / "run", done.stderr).shape == (400, 30)
+    assert read_latents(tmp_path / "run", done.stderr).shape == (400, 30)
 
 
-def test_slurm_starts_them_as_well(cells: Path, tmp_path: Path) -> None:
-    """As far as its environment goes: here are two tasks of one node."""
-    failed_before(tmp_path / "run")
+def test_slurm_starts_processes_that_train_together(cells: Path, tmp_path: Path) -> None:
+    """The test only sets the environment variables of two Slurm tasks on one node."""
+    leave_killed_run(tmp_path / "run")
     arguments = settings(tmp_path / "run", cells, devices=2)
-    # The second task comes first, and finds what another launch has left.
+    # The second task starts first, and finds the files of another launch.
     one, other = start_tasks("train.py", *arguments, cwd=tmp_path, wait=2)
     firsts, others = one.end(), other.end()
     assert others == ""
-    assert latents(tmp_path / "run", firsts).shape == (400, 30)
+    assert read_latents(tmp_path / "run", firsts).shape == (400, 30)
 
 
 @pytest.mark.parametrize("launcher", [slurm, torchrun])
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
-def test_each_process_of_a_launch_may_have_a_run_of_its_own(
+def test_each_process_of_a_launch_may_have_its_own_run(
     cells: Path, tmp_path: Path, set_environment: SetEnvironment, launcher: Callable[[int], dict[str, str]], backed: bool
 ) -> None:
-    """The second of two, with the default trainer: it waits for nobody, and does all that a run does."""
+    """The second of two processes, with a trainer of one process, does not wait, and writes all files of a run."""
     set_environment(launcher(1))
-    # From columns, which one process turns for all that train together.
+    # These cells are stored by columns. When processes train together, one of them converts the matrix for all.
     columns = ad.read_h5ad(cells)
     columns.X = columns.X.tocsc()
     columns.write_h5ad(tmp_path / "cells.h5ad")
     done = run_command("train.py", *settings(tmp_path / "run", tmp_path / "cells.h5ad", devices=1, backed=backed), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert latents(tmp_path / "run", done.stderr).shape == (400, 30)
+    assert read_latents(tmp_path / "run", done.stderr).shape == (400, 30)
     assert {"metrics.csv", "log.txt", "checkpoint", "config.yaml"} <= {path.name for path in (tmp_path / "run").iterdir()}
     adata = scalex.SCALEX(columns, batch_name="batch", min_features=0, max_iteration=3, outdir=tmp_path / "called", ignore_umap=True)
     assert adata.n_obs == 400
@@ -288,10 +288,10 @@ def test_each_process_of_a_launch_may_have_a_run_of_its_own(
     assert "Results: " in done.stderr
 
 
-def test_processes_with_a_run_of_their_own_need_a_folder_of_their_own(cells: Path, tmp_path: Path) -> None:
+def test_each_run_needs_its_own_folder(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with claim_folder(tmp_path / "run"):
         done = run_command("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
     assert done.returncode == 1
-    assert f"FileExistsError: A run is using the folder {tmp_path / 'run'}. Give each run a folder of its own with output=" in done.stderr
+    assert f"FileExistsError: Another run is using the folder {tmp_path / 'run'}. Give each run its own folder with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []

@@ -1,6 +1,6 @@
-"""`python project.py`, and `python train.py reference=...`, as a person types them.
+"""The commands `python project.py` and `python train.py reference=...`.
 
-A new process takes ten seconds to import what it needs: only what cannot be seen within this one is tried in a process of its own.
+A new process takes ten seconds for its imports, so most tests run the commands in this process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run_and_list_imports(script: str, *arguments: str, cwd: Path) -> subprocess.
 
 @pytest.fixture
 def query(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with new cells, in the folder in which we are."""
+    """Return a file with new cells in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     trained.query.write_h5ad(tmp_path / "query.h5ad")
@@ -49,7 +49,7 @@ def query(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def run(command: str, *arguments: str) -> None:
-    """What a command does, in this process."""
+    """Run a command in this process."""
     import importlib
 
     from scalex.commands.errors import exit_on_errors
@@ -63,22 +63,22 @@ def run(command: str, *arguments: str) -> None:
     exit_on_errors(getattr(main, command), cfg)
 
 
-def names(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_folder_of_a_projection(trained: Any, query: Path, tmp_path: Path) -> None:
+def test_append_writes_a_new_reference(trained: Any, query: Path, tmp_path: Path) -> None:
     arguments = [f"reference={trained.folder}", "dataset=h5ad", "dataset.path=query.h5ad", "trainer=cpu", "output=out"]
     done = run_command("project.py", *arguments, "append=true", "impute=domain0", "chunk_size=100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     folder = tmp_path / "out"
-    assert names(folder) == {
+    assert list_names(folder) == {
         "adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json", "checkpoint",
     }  # fmt: skip
-    assert names(folder / "checkpoint") == {"best.ckpt"}
-    assert names(tmp_path) == {"out", "query.h5ad"}
+    assert list_names(folder / "checkpoint") == {"best.ckpt"}
+    assert list_names(tmp_path) == {"out", "query.h5ad"}
 
     adata, reference = ad.read_h5ad(folder / "adata.h5ad"), Reference.load(trained.folder)
     n = reference.cells.n_obs
@@ -94,31 +94,31 @@ def test_the_folder_of_a_projection(trained: Any, query: Path, tmp_path: Path) -
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["impute"], config["append"], config["dataset"]["backed"]) == ("domain0", True, True)
     log = (folder / "log.txt").read_text()
-    for said in ("it stays on disk", "Features: 200 of the 200", "All cells: ", "Domain domain2", "The reference has grown from"):
-        assert said in log
-        assert said in done.stderr
+    for message in ("it stays on disk", "Features: 200 of the 200", "All cells: ", "Domain domain2", "The reference has grown from"):
+        assert message in log
+        assert message in done.stderr
     assert "Results: out" in done.stderr
     assert Reference.load(folder).cells.n_obs == adata.n_obs
 
 
-def test_the_query_alone(trained: Any, query: Path, tmp_path: Path) -> None:
+def test_repeat_writes_only_the_query(trained: Any, query: Path, tmp_path: Path) -> None:
     arguments = [f"reference={trained.folder}", f"dataset.path={query}", "repeat=true", "dataset.n_obs=50"]
     run("project", *arguments)
     adata = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
     assert adata.obs_names.isin(trained.query.obs_names).all()
     assert adata.X.shape == (50, 200)
     assert adata.raw.shape == (50, trained.exported.raw.shape[1])
-    assert names(tmp_path / "out") == {"adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
-    assert names(tmp_path) == {"out", "query.h5ad"}
+    assert list_names(tmp_path / "out") == {"adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
+    assert list_names(tmp_path) == {"out", "query.h5ad"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["reference=no", "dataset.path=query.h5ad"], "FileNotFoundError: reference=no: no such folder."),
         (
             ["reference=.", "dataset.path=query.h5ad"],
-            "FileNotFoundError: . is not a reference: it has no checkpoint/best.ckpt and no",
+            "FileNotFoundError: . is not a reference: it lacks checkpoint/best.ckpt and",
         ),
         (["reference=REFERENCE", "dataset.path=no.h5ad"], "FileNotFoundError: No such file: no.h5ad"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=domain9"], "It knows: domain0, domain1"),
@@ -130,25 +130,22 @@ def test_the_query_alone(trained: Any, query: Path, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("query")
-def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run("project", *(argument.replace("REFERENCE", str(trained.folder)) for argument in arguments))
-    # A text as the code of an exit is printed, and the code is 1.
+    # Python prints an exit code that is text, and exits with 1.
     assert isinstance(caught.value.code, str)
-    assert said in caught.value.code
+    assert message in caught.value.code
     assert "\n" not in caught.value.code.strip()
-    assert names(tmp_path / "out") == {"config.yaml", "log.txt"}
-    assert names(tmp_path) == {"out", "query.h5ad"}
+    assert list_names(tmp_path / "out") == {"config.yaml", "log.txt"}
+    assert list_names(tmp_path) == {"out", "query.h5ad"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["output=new"], "ValueError: Missing settings: dataset.path, reference. Give them on the command line: dataset.path=..."),
-        (
-            ["dataset.path=query.h5ad", "output=new"],
-            "ValueError: Missing settings: reference. Give them on the command line: reference=...",
-        ),
+        (["output=new"], "ValueError: Missing settings: dataset.path, reference. Set them on the command line: dataset.path=..."),
+        (["dataset.path=query.h5ad", "output=new"], "ValueError: Missing settings: reference. Set them on the command line: reference=..."),
         (
             ["reference=run", "dataset.path=query.h5ad", "output=used"],
             "FileExistsError: The output folder used holds another run's",
@@ -156,38 +153,38 @@ def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, argument
         (["apend=true"], "apend"),
     ],
 )
-def test_what_can_be_said_at_once_is_said_before_anything_heavy_is_imported(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_wrong_settings_are_refused_before_slow_imports(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "report.json").write_text("precious")
     done = run_and_list_imports("project.py", *arguments, cwd=tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "IMPORTED []" in done.stdout
-    assert names(tmp_path) == {"used"}
+    assert list_names(tmp_path) == {"used"}
     assert (tmp_path / "used" / "report.json").read_text() == "precious"
 
 
-def test_help_says_what_there_is(tmp_path: Path) -> None:
+def test_help_lists_choices_and_settings(tmp_path: Path) -> None:
     done = run_and_list_imports("project.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
-    for said in (
+    for message in (
         "python project.py reference=run",
         "dataset=files (or h5ad, the same) or demo",
         "least_found: 0.3",
         "append: false",
         "backed: true",
     ):
-        assert said in done.stdout
-    assert names(tmp_path) == set()
+        assert message in done.stdout
+    assert list_names(tmp_path) == set()
 
 
-def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Path) -> None:
+def test_train_continues_a_reference(trained: Any, query: Path, tmp_path: Path) -> None:
     settings = ["model=paper", "model.max_steps=12", "model.lr=0.001", "dataset=h5ad", f"dataset.path={query}", "growth.allowed_fall=2"]
     run("train", f"reference={trained.folder}", *settings, "callbacks=[checkpoint,latent_export,scores]")
     folder = tmp_path / "out"
-    assert names(folder) == {
+    assert list_names(folder) == {
         "adata.h5ad", "checkpoint", ".composed.yaml", "config.yaml", "growth.json", "lineage.json", "log.txt", "metrics.csv",
         "metrics.json",
     }  # fmt: skip
@@ -201,7 +198,7 @@ def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["reference=REFERENCE", "model=small"],
@@ -210,9 +207,9 @@ def test_train_goes_on_with_a_reference(trained: Any, query: Path, tmp_path: Pat
         (["reference=no", "model=paper"], "FileNotFoundError: reference=no: no such folder."),
     ],
 )
-def test_train_that_cannot_go_on_says_so_in_a_line(trained: Any, query: Path, arguments: list[str], said: str) -> None:
-    given = [argument.replace("REFERENCE", str(trained.folder)) for argument in arguments]
+def test_an_error_of_continued_training_is_one_line(trained: Any, query: Path, arguments: list[str], message: str) -> None:
+    overrides = [argument.replace("REFERENCE", str(trained.folder)) for argument in arguments]
     with pytest.raises(SystemExit) as caught:
-        run("train", *given, "dataset=h5ad", f"dataset.path={query}")
+        run("train", *overrides, "dataset=h5ad", f"dataset.path={query}")
     assert isinstance(caught.value.code, str)
-    assert said in caught.value.code
+    assert message in caught.value.code

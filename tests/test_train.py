@@ -1,4 +1,4 @@
-"""`python train.py`, as a person types it."""
+"""The command `python train.py`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ QUICK = [
 FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png", ".composed.yaml"}
 
 
-def composed(*overrides: str) -> DictConfig:
+def compose_config(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", overrides=[*overrides])
 
 
-def test_the_run_folder(tmp_path: Path) -> None:
+def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     done = run_command("train.py", *QUICK, "output=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Results: run" in done.stderr
@@ -83,7 +83,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.latent_CZ.numpy(), adata.obsm["latent"])
 
 
-def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+def test_help_and_a_misspelt_option_need_no_slow_imports(tmp_path: Path) -> None:
     watched = (
         "import atexit, runpy, sys\n"
         "heavy = ('torch', 'lightning', 'scanpy', 'anndata', 'pandas', 'numpy', 'matplotlib', 'wandb')\n"
@@ -104,7 +104,7 @@ def test_help_and_a_misspelt_option_are_answered_before_anything_heavy_is_import
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = [
         *QUICK,
         "model.max_epochs=9",
@@ -112,9 +112,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> 
         "callbacks.checkpoint.every_seconds=0",
         "model.correct_at=[0.5,0.8]",
     ]
-    # The last bits depend on what a process has done before: each run has its own.
+    # The last bits depend on what a process has done before, so each run has its own process.
     run_child("train.py", *settings, "output=whole", cwd=tmp_path)
-    # In the midst of an epoch, with a checkpoint behind it.
+    # The run is killed within an epoch, after a checkpoint.
     before = """
 from scalex import ScalexModule
 training_step, steps = ScalexModule.training_step, []
@@ -135,16 +135,16 @@ ScalexModule.training_step = step
 
 
 @pytest.mark.parametrize("setting", ["model.max_steps=5", "seed=3", "+nonsense=1", "trainer=cpu"])
-def test_a_resumed_run_keeps_its_settings_and_says_so(tmp_path: Path, setting: str) -> None:
+def test_resume_refuses_other_settings(tmp_path: Path, setting: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".composed.yaml").write_text("output: run\n")
     done = run_command("train.py", "resume=run", setting, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"ValueError: resume= resumes a run with its own settings, which {setting} would change. Leave it")
+    assert done.stderr.startswith(f"ValueError: resume= continues a run with its own settings, and {setting} would change them. Omit it")
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_logs_how_to_resume(tmp_path: Path) -> None:
     settings = [*QUICK, "model.max_epochs=null", "model.max_steps=100000000", "callbacks.checkpoint.every_seconds=0.1"]
     started = start_child("train.py", *settings, "output=run", cwd=tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "last.ckpt").exists():
@@ -157,7 +157,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in message
 
 
-def test_a_sweep_makes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
+def test_a_sweep_writes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
     done = run_command("train.py", "-m", *QUICK, "model.n_latent=2,3", "seed=1", "output=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
@@ -177,7 +177,7 @@ def test_a_sweep_trains_each_run_in_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
+def test_submitit_runs_a_sweep(tmp_path: Path) -> None:
     settings = [*QUICK, "model.n_latent=3", "callbacks=[latent_export]", "output=sweep"]
     run_child("train.py", "-m", "launch=local", *settings, cwd=tmp_path)
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", ".submitit", "multirun.yaml"}
@@ -187,7 +187,7 @@ def test_the_runs_of_a_sweep_are_jobs_of_submitit(tmp_path: Path) -> None:
 def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (["dataset=h5ad", "dataset.path=none.h5ad"], "FileNotFoundError: No such file: none.h5ad"),
-        (["dataset=h5ad"], "ValueError: Missing settings: dataset.path. Give them on the command line: dataset.path=..."),
+        (["dataset=h5ad"], "ValueError: Missing settings: dataset.path. Set them on the command line: dataset.path=..."),
     ):
         done = run_command("train.py", *arguments, f"output=run{len(arguments)}", cwd=tmp_path)
         assert done.returncode == 1
@@ -206,7 +206,7 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
         ("callbacks=[]", "on the command line: callbacks=[latent_export,...]."),
     ],
 )
-def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path: Path, setting: str, message: str) -> None:
+def test_settings_that_would_fail_at_the_end_are_refused_before_cells_are_read(tmp_path: Path, setting: str, message: str) -> None:
     done = run_command("train.py", *QUICK, setting, "output=run", cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
@@ -214,12 +214,10 @@ def test_what_would_fail_at_the_end_is_refused_before_any_cell_is_read(tmp_path:
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", ".composed.yaml", "log.txt"}
 
 
-def test_a_score_that_the_cells_do_not_have_is_said_when_all_is_written(tmp_path: Path) -> None:
+def test_a_score_that_cannot_be_computed_is_an_error_after_all_is_written(tmp_path: Path) -> None:
     done = run_command("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
     assert done.returncode == 1
-    line = (
-        "score=umap_silhouette cannot be computed for these cells. Their scores: entropy_mixing, ari, nmi, silhouette, total. All results"
-    )
+    line = "score=umap_silhouette cannot be computed for these cells. Available: entropy_mixing, ari, nmi, silhouette, total. All results"
     assert f"ValueError: {line} are in run." in done.stderr
     assert {"adata.h5ad", "metrics.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
@@ -227,29 +225,29 @@ def test_a_score_that_the_cells_do_not_have_is_said_when_all_is_written(tmp_path
 NASTY = 'a=b (c) [d] {e} #f, g\'s "h" $i é 雪\\'
 
 
-def test_a_folder_of_any_name(tmp_path: Path) -> None:
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     settings = [*QUICK, "callbacks=[checkpoint,latent_export]"]
     done = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [NASTY]
     assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
     again = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
-    assert f"go on with a run that was stopped with {format_for_shell('resume', NASTY)}\n" in again.stderr
-    assert "its run is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
+    assert f"resume a stopped run with {format_for_shell('resume', NASTY)}\n" in again.stderr
+    assert "is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. ${} contains the name of another"),
+        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. ${} refers to the value of another"),
         (
             format_override("output", "a${b}"),
-            "ValueError: output=a${b}: the name of a folder cannot contain ${, which starts a reference to another",
+            "ValueError: output=a${b}: the name of a folder cannot contain ${, which refers to another",
         ),
         ("resume='a${b}'", "InterpolationKeyError: resume: "),
     ],
 )
-def test_a_name_that_stands_for_a_setting_is_said_in_a_line(tmp_path: Path, output: str, message: str) -> None:
+def test_an_interpolation_in_a_folder_name_is_an_error_in_one_line(tmp_path: Path, output: str, message: str) -> None:
     done = run_command("train.py", output, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(message)
@@ -263,15 +261,15 @@ def test_a_folder_may_be_a_number(tmp_path: Path) -> None:
 
 
 def test_a_run_returns_its_score(tmp_path: Path) -> None:
-    cfg = composed(*QUICK, "callbacks=[latent_export,scores,checkpoint]", "score=nmi", f"output={tmp_path}/run")
+    cfg = compose_config(*QUICK, "callbacks=[latent_export,scores,checkpoint]", "score=nmi", f"output={tmp_path}/run")
     score = run(cfg)
     assert score == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["nmi"])
 
 
-def test_trackers_get_settings_losses_scores_and_picture(tmp_path: Path) -> None:
+def test_trackers_get_losses_scores_and_the_figure(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(composed(*QUICK, "logger=[tensorboard,wandb]", f"output={tmp_path}/run"))
+    run(compose_config(*QUICK, "logger=[tensorboard,wandb]", f"output={tmp_path}/run"))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     tags = events.Tags()
     assert {"train/loss", "train/kl", "score/total", "score/nmi"} <= set(tags["scalars"])
@@ -284,20 +282,20 @@ def test_trackers_get_settings_losses_scores_and_picture(tmp_path: Path) -> None
 
 
 def test_results_are_never_overwritten(tmp_path: Path) -> None:
-    cfg = composed(*QUICK, f"output={tmp_path}/run")
+    cfg = compose_config(*QUICK, f"output={tmp_path}/run")
     run(cfg)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(FileExistsError, match="holds another run's results"):
         run(cfg)
-    with pytest.raises(FileExistsError, match="its run is finished"):
-        run(composed(f"resume={tmp_path}/run"))
+    with pytest.raises(FileExistsError, match="is finished"):
+        run(compose_config(f"resume={tmp_path}/run"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
 @pytest.mark.parametrize(("n_bytes", "whole"), [(60_000, set()), (350_000, {"best.ckpt", "last.ckpt"})])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, whole: set[str]) -> None:
     settings = [*QUICK, "model.n_latent=10", "callbacks=[checkpoint,latent_export]", "output=run"]
-    # A file that HDF5 could not write is never closed: in a process of its own.
+    # HDF5 never closes a file that it could not write, so the run has its own process.
     before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
     message = run_child("train.py", *settings, cwd=tmp_path, before=before, returncode=1)
     assert "Error: The disk has no space left for run/" in message
@@ -308,15 +306,15 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, n_bytes: int, w
 @pytest.mark.parametrize("experiment", [path.stem for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))])
 def test_each_experiment_runs(tmp_path: Path, experiment: str) -> None:
     quick = [setting for setting in QUICK if setting != "model=small"]
-    run(composed(f"experiment={experiment}", *quick, "model.max_steps=2", f"output={tmp_path}/run"))
+    run(compose_config(f"experiment={experiment}", *quick, "model.max_steps=2", f"output={tmp_path}/run"))
     assert (tmp_path / "run" / "adata.h5ad").exists()
 
 
-def test_the_doors_agree(tmp_path: Path) -> None:
+def test_the_command_and_scalex_give_the_same_latents(tmp_path: Path) -> None:
     adata = scalex.demo_cells(200, 400)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     settings = ["dataset=h5ad", f"dataset.path={tmp_path}/cells.h5ad", "dataset.batch_key=batch", "preprocess.min_features=50"]
-    run(composed("experiment=paper", *settings, "model.max_steps=20", "trainer=cpu", "seed=7", f"output={tmp_path}/run"))
+    run(compose_config("experiment=paper", *settings, "model.max_steps=20", "trainer=cpu", "seed=7", f"output={tmp_path}/run"))
     called = scalex.SCALEX(adata, min_features=50, max_iteration=20, seed=7, ignore_umap=True)
     written = ad.read_h5ad(tmp_path / "run" / "adata.h5ad")
     np.testing.assert_array_equal(called.obsm["latent"], written.obsm["latent"])

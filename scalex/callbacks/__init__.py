@@ -1,4 +1,4 @@
-"""Callbacks of a training: checkpoints, progress, export, scores and plots."""
+"""Lightning callbacks, which act during training and on its result."""
 
 from scalex.callbacks.checkpoint import Checkpoint
 from scalex.callbacks.early_stopping import EarlyStopping

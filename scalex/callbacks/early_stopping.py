@@ -1,4 +1,4 @@
-"""Early stopping."""
+"""Early stopping by the training loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's early stopping, which starts when the losses of epochs can be compared.
+    """Lightning's early stopping, which starts when the losses of epochs are comparable.
 
     Parameters
     ----------
@@ -23,6 +23,6 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().__init__(monitor, **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the loss, if losses of epochs can be compared."""
+        """Check the loss if it is comparable with that of other epochs."""
         if getattr(pl_module, "loss_is_comparable", True):
             super().on_train_epoch_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Latents of the cells as an AnnData, in memory and in the run folder."""
+"""Export of the cells with their latents as an AnnData, in memory and in the run folder."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = ["LatentExport"]
 
 logger = logging.getLogger(__name__)
 
-# Number of cells from which the values per cell are estimated.
-N_ESTIMATED = 1000
+# Cells from which the number of values per cell is estimated.
+N_SAMPLED = 1000
 
 
 class LatentExport(Callback):
@@ -44,15 +44,15 @@ class LatentExport(Callback):
     folder
         The run folder. None: nothing is written.
     impute
-        Add layers["impute"], float32: each cell decoded through its own domain (True) or through the named one, in the units of normalized
-        expression. For cells that stay in files it is only written.
+        Add layers["impute"], float32: each cell decoded through its own domain (True) or through the named one, in units of normalized
+        expression. For cells in files it is only written, not kept in memory.
     expression
-        Whether X and raw are written. None: if the cells are in memory. For cells that stay in files they are written block by block, and
-        the AnnData in memory does not have them.
+        Whether to write X and raw. None: only if the cells are in memory. For cells in files they are written block by block, and not
+        kept in memory.
 
     Notes
     -----
-    For cells that stay in files, obsm["input_pca"] is in memory only if nothing is written.
+    For cells in files, obsm["input_pca"] is in memory only if nothing is written.
     """
 
     def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None, expression: bool | None = None) -> None:
@@ -61,68 +61,73 @@ class LatentExport(Callback):
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
 
     def check(self, data: ScalexDataModule) -> None:
-        """Check before the training that the annotation can be written and that the domain to decode through exists.
+        """Check before the training that the cells' annotation can be written, and that the domain to decode through exists.
 
         Raises
         ------
         ValueError
-            Naming the column or the domain.
+            If not. The message names the column or the domain.
         """
         get_domain_code(self.impute, data.domains)
         if self.path is not None:
-            # Columns from a file can be written to one.
+            # Columns read from a file can be written to a file, so one cell is enough for the check.
             check_writable(data.cells.read_obs(slice(0, len(data.cells.domain) if data.in_memory else 1)))
             check_writable(data.cells.var)
 
     @contextmanager
     def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
-        """Yield the kept cells with their latents, and write them with the caller's additions, if there is a folder.
+        """Yield the kept cells with their latents, and write them with the caller's additions at the end of the context.
 
-        If the caller fails, nothing is written.
+        No file is left if the body of the context fails.
         """
         n_cells = len(data.rows)
         times, latent = np.zeros(n_cells, np.int8), np.zeros((n_cells, module.hparams["n_latent"]), np.float32)
-        pca = self._fit_components(data, trainer)
-        with on_device(module, trainer), self._open_coordinates(data, trainer, pca) as coordinates:
+        pca = self._fit_pca(data, trainer)
+        with on_device(module, trainer), self._make_coordinates(data, trainer, pca) as coordinates:
             for batch, latent_CZ in module.embed(data.batches()):
                 rows = batch.row_C.numpy()
                 times[rows] += 1
                 latent[rows] = latent_CZ.cpu().numpy()
                 if pca is not None and coordinates is not None:
-                    own = pca.transform(batch.rows.csr())
+                    chunk = pca.transform(batch.rows.csr())
                     if isinstance(coordinates, ScratchTable):
-                        coordinates.write(int(rows[0]), own)
+                        coordinates.write(int(rows[0]), chunk)
                     else:
-                        coordinates[rows] = own
+                        coordinates[rows] = chunk
 
-            def all_gather(values: np.ndarray) -> np.ndarray:
+            def gather(values: np.ndarray) -> np.ndarray:
                 """Sum over the processes, each of which has some of the rows and 0 in the others."""
                 return all_sum(torch.from_numpy(values).to(module.device)).cpu().numpy()
 
-            assert (all_gather(times) == 1).all(), "each cell is embedded once"
+            assert (gather(times) == 1).all(), "each cell is embedded once"
             adata = _make_anndata(data)
-            adata.obsm["latent"] = all_gather(latent)
+            adata.obsm["latent"] = gather(latent)
             assert np.isfinite(adata.obsm["latent"]).all()
             if pca is not None:
-                pca.add_to(adata, all_gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
+                pca.add_to(adata, gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
                 self._add_values(adata, slice(None), data, module)
             yield adata
             if self.path is not None and trainer.is_global_zero:
                 self._write(self.path, adata, data, module, coordinates)
 
-    def _fit_components(self, data: ScalexDataModule, trainer: Trainer) -> InputPca | None:
-        """Fit principal components of the inputs, before the cells are embedded, so that each chunk is read once."""
-        if min(len(data.rows), len(data.preprocessor.features)) <= 2:
+    def _fit_pca(self, data: ScalexDataModule, trainer: Trainer) -> InputPca | None:
+        """Fit the principal components of the inputs before the cells are embedded, so that each chunk is read once."""
+        n_cells = len(data.rows)
+        if min(n_cells, len(data.preprocessor.features)) <= 2:
             return None
-        pca: InputPca | None = trainer.strategy.broadcast(_fit_pca(data) if trainer.is_global_zero else None)
-        return pca
+        pca = None
+        if trainer.is_global_zero:
+            sample = data.inputs(slice(0, min(n_cells, N_SAMPLED)))
+            pca = InputPca.fit(data.inputs(InputPca.choose_rows(n_cells, sample.nnz / sample.shape[0])))
+        shared: InputPca | None = trainer.strategy.broadcast(pca)
+        return shared
 
     @contextmanager
-    def _open_coordinates(
+    def _make_coordinates(
         self, data: ScalexDataModule, trainer: Trainer, pca: InputPca | None
     ) -> Iterator[np.ndarray | ScratchTable | None]:
-        """Yield an array or a temporary file for the cells' coordinates in the components."""
+        """Yield storage for the cells' coordinates in the components: memory, or a file that is removed at the end."""
         if pca is None:
             yield None
             return
@@ -130,30 +135,30 @@ class LatentExport(Callback):
         if data.in_memory or self.path is None:
             yield np.zeros((len(data.rows), n_components), np.float32)
             return
-        table = ScratchTable(self.path.with_name(".input_pca"), n_components)
+        kept = ScratchTable(self.path.with_name(".input_pca"), n_components)
         try:
-            yield table
+            yield kept
         finally:
-            # All processes write to the file, and the first removes it.
+            # Rank 0 reads the file that all processes have written.
             if trainer.is_global_zero:
-                table.remove()
+                kept.remove()
 
     def _write(
         self, target: Path, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> None:
         if data.in_memory:
-            # As anndata writes repeated text. For cells in files it is not known whether text repeats.
+            # As in anndata. For cells in files it is not known whether a text repeats.
             adata.strings_to_categoricals()
         with atomic_write(target) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file, compression="gzip")
             for rows in data.row_chunks():
-                writer.append(self._make_block(rows, adata, data, module, coordinates))
+                writer.append(self._block(rows, adata, data, module, coordinates))
             writer.finish(uns=adata.uns, obsp=adata.obsp)
-        without = "" if data.in_memory or self.expression else "; without expression, which stays in its files"
-        logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), without)
+        note = "" if data.in_memory or self.expression else "; expression stays in the source"
+        logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), note)
 
     def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> None:
-        """Add X, raw and the imputed layer to a run of cells, as far as they are asked for."""
+        """Add X, raw and layers["impute"] to consecutive cells, as far as they are requested."""
         if self.expression or (self.expression is None and data.in_memory):
             adata.X = data.inputs(part)
             var = data.cells.var.loc[data.preprocessor.kept_features].copy()
@@ -163,10 +168,10 @@ class LatentExport(Callback):
             domain = data.domain[part]
             adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
 
-    def _make_block(
+    def _block(
         self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
     ) -> AnnData:
-        """Return a run of cells, with the values that are not in memory."""
+        """Return consecutive cells, with the values that are not in memory."""
         obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}
         block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
         if not data.in_memory:
@@ -183,15 +188,8 @@ class LatentExport(Callback):
         return block
 
 
-def _fit_pca(data: ScalexDataModule) -> InputPca:
-    """Fit principal components to the inputs of all cells or of a sample."""
-    n_cells = len(data.rows)
-    sample = data.inputs(slice(0, min(n_cells, N_ESTIMATED)))
-    return InputPca.fit(data.inputs(InputPca.choose_rows(n_cells, sample.nnz / sample.shape[0])))
-
-
 def _make_anndata(data: ScalexDataModule) -> ad.AnnData:
-    """Return an AnnData of kept cells x input features, without values."""
+    """Return kept cells x input features, without values."""
     preprocessor, cells = data.preprocessor, data.cells
     obs = cells.obs.iloc[data.rows].copy()
     obs.index = obs.index.astype(str)

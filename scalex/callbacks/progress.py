@@ -1,4 +1,4 @@
-"""A progress bar for the whole training."""
+"""Progress bar with loss and speed."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ __all__ = ["Progress"]
 
 
 class Progress(Callback):
-    """A progress bar over all steps, with loss and speed. Epochs of small data sets are too short for a bar each.
+    """A progress bar over all steps of the training, because epochs of small data sets are too short for a bar each.
 
     Parameters
     ----------
     every_seconds
-        Time between two updates, each of which waits for the device.
+        Shortest time between two updates. Reading the loss waits for the device.
     """
 
     def __init__(self, *, every_seconds: float = 0.5) -> None:
         self.every_seconds = every_seconds
         self._bar: Any = None
-        self._shown = 0.0
+        self._update_time = 0.0
         self._n_cells = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar, which only a terminal shows."""
+        """Open the bar, which is shown only in a terminal."""
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         disable = None if trainer.is_global_zero else True
         self._bar = tqdm(total=total, initial=done, desc="Training", unit="step", disable=disable)
-        self._shown, self._n_cells = time.monotonic(), 0
+        self._update_time, self._n_cells = time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the cells, and update the bar from time to time."""
+        """Count the cells, and update the bar if it is time."""
         self._n_cells += len(batch.row_C)
-        passed = time.monotonic() - self._shown
-        if passed < self.every_seconds or self._bar.disable:
+        seconds = time.monotonic() - self._update_time
+        if seconds < self.every_seconds or self._bar.disable:
             return
-        loss, speed = float(outputs["loss"]), self._n_cells / passed
+        loss, speed = float(outputs["loss"]), self._n_cells / seconds
         self._bar.set_postfix_str(f"epoch {trainer.current_epoch}, loss {loss:.1f}, {speed:,.0f} cells/s", refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
-        self._shown, self._n_cells = time.monotonic(), 0
+        self._update_time, self._n_cells = time.monotonic(), 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -50,6 +50,6 @@ class Progress(Callback):
         self._bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the error starts a new line."""
+        """Close the bar, so that the error gets its own line."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""The result of a training, and a sample of it for neighbours, UMAP, clusters and scores."""
+"""The result of a training, and its sample, from which neighbours, UMAP, clusters and scores are computed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["Output", "Result", "Sample", "place_others"]
 
 logger = logging.getLogger(__name__)
 
-# Number of sampled cells among which the others find their neighbours. More take longer and hardly improve the places.
+# Largest number of cells among which neighbours are searched. More take longer and hardly change the result.
 MAX_INDEXED = 50_000
-CHUNK_ROWS = 20_000
+CHUNK_SIZE = 20_000
 
 
 class Sample(NamedTuple):
-    """The cells for neighbours, UMAP, clusters and scores.
+    """The cells from which neighbours, UMAP, clusters and scores are computed.
 
     Attributes
     ----------
     cells
-        The embedding itself, or obs and latents of some of its cells.
+        All cells of the result, or obs and latents of a sample.
     rows
-        (n_sampled,) int64 ascending rows in the embedding; None: all cells.
+        (n_sampled,) int64, ascending, their rows in the result. None: all rows.
     """
 
     cells: AnnData
@@ -41,14 +41,14 @@ class Sample(NamedTuple):
 
 @dataclass
 class Result:
-    """The embedded cells of a training, to which the outputs add.
+    """The result of a training, to which the outputs add.
 
     Attributes
     ----------
     adata
         The kept cells with their latents, obsm["latent"].
     label
-        (n_cells,) labels, or None.
+        (n_cells,) label of each cell, or None.
     """
 
     adata: AnnData
@@ -56,12 +56,14 @@ class Result:
     _sample: Sample | None = None
 
     def sample(self, max_cells: int, seed: int) -> Sample:
-        """Return all cells, or a random sample of about `max_cells`, with the same share of each domain. Each call returns the same.
+        """Return all cells, or a random sample of about `max_cells` of them, in proportion to the domains.
+
+        All calls return the same sample.
 
         Parameters
         ----------
         max_cells
-            Above this number of cells, a sample is taken.
+            Number of cells above which a sample is drawn.
         seed
             Seed of the sample.
         """
@@ -75,39 +77,39 @@ class Result:
             share = max_cells / adata.n_obs
             rows = np.sort(np.concatenate([rng.choice(own, max(round(len(own) * share), 1), replace=False) for own in members]))
             logger.info(
-                "Neighbours, UMAP, clusters and scores are computed for a sample of %s of %s cells (max_cells=%s), with the same share of "
-                "each domain; its neighbours place the other cells", f"{len(rows):,}", f"{adata.n_obs:,}", f"{max_cells:,}",
+                "Neighbours, UMAP, clusters and scores are computed for a sample of %s of %s cells (max_cells=%s), in proportion to the "
+                "domains. Their neighbours place the other cells", f"{len(rows):,}", f"{adata.n_obs:,}", f"{max_cells:,}",
             )  # fmt: skip
             self._sample = Sample(AnnData(obs=adata.obs.iloc[rows].copy(), obsm={"latent": np.asarray(adata.obsm["latent"][rows])}), rows)
         return self._sample
 
 
 class Output(Callback):
-    """A callback that is called with the result of a training, before it is written."""
+    """A callback that uses the result of a training, after the cells are embedded and before they are written."""
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
-        """Add to the result, and write figures and tables. Only the first process calls this."""
+        """Add to the result, and write figures and tables. Only rank 0 calls this."""
         raise NotImplementedError
 
 
 def place_others(adata: AnnData, sample: Sample) -> None:
-    """Give all cells clusters and UMAP coordinates, from their neighbours in the sample; see `LatentMap.place`."""
+    """Give all cells the clusters, and the UMAP coordinates if there are any, of the sampled cells; see `LatentMap.place`."""
     if sample.rows is None:
         return
     latent = np.asarray(adata.obsm["latent"])
     umap = np.asarray(sample.cells.obsm["X_umap"], np.float32) if "X_umap" in sample.cells.obsm else None
     cluster = sample.cells.obs["leiden"].array
-    index = LatentMap.fit(np.asarray(sample.cells.obsm["latent"]), umap=umap, cluster=cluster, max_cells=MAX_INDEXED)
+    latent_map = LatentMap.fit(np.asarray(sample.cells.obsm["latent"]), umap=umap, cluster=cluster, max_cells=MAX_INDEXED)
     code = np.empty(adata.n_obs, np.int64)
-    places = np.empty((adata.n_obs, 2), np.float32)
-    for part in chunks(adata.n_obs, CHUNK_ROWS):
-        placed = index.place(latent[part])
-        assert placed.cluster is not None
-        code[part] = placed.cluster.codes
-        if placed.umap is not None:
-            places[part] = placed.umap
+    coordinates = np.empty((adata.n_obs, 2), np.float32)
+    for rows in chunks(adata.n_obs, CHUNK_SIZE):
+        placement = latent_map.place(latent[rows])
+        assert placement.cluster is not None
+        code[rows] = placement.cluster.codes
+        if placement.umap is not None:
+            coordinates[rows] = placement.umap
     code[sample.rows] = cluster.codes
     adata.obs["leiden"] = pd.Categorical.from_codes(code, dtype=cluster.dtype)
     if umap is not None:
-        places[sample.rows] = umap
-        adata.obsm["X_umap"] = places
+        coordinates[sample.rows] = umap
+        adata.obsm["X_umap"] = coordinates

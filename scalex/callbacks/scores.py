@@ -1,4 +1,4 @@
-"""Scores of the latents, in the result, ``metrics.json``, the log and the trackers."""
+"""Scores of the latents, for the result, ``metrics.json``, the log and the trackers."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["NAMES", "Scores"]
+__all__ = ["SCORE_NAMES", "Scores"]
 
 logger = logging.getLogger(__name__)
 
-
-# Names in metrics.json if all scores can be computed.
-NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
+# Names in metrics.json, if all scores can be computed.
+SCORE_NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 
 
 class Scores(Output):
     """Score the latents with `scalex.metrics.scores`.
 
-    If there is a UMAP, mixing and silhouette are also computed on it, as ``umap_entropy_mixing`` and ``umap_silhouette``, for comparison
-    with the published package, which scores its UMAP.
+    If there is a UMAP, mixing and silhouette are also computed on it, as ``umap_entropy_mixing`` and ``umap_silhouette``. They serve only
+    for comparison with the published package, which scores its UMAP.
 
     Parameters
     ----------
     folder
         The run folder. None: nothing is written.
     n_neighbors
-        Number of neighbours in the graph of the clusters.
+        Number of neighbours of a cell in the graph for the clusters.
     seed
         Seed of the clusters.
     max_cells
-        Above this number of cells, a sample is scored.
+        Number of cells above which a sample is scored.
     """
 
     def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124, max_cells: int = 200_000) -> None:
@@ -50,7 +49,7 @@ class Scores(Output):
         self.max_cells = max_cells
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
-        """Compute the scores, and write and log them."""
+        """Compute the scores, and add, log and write them."""
         sample = result.sample(self.max_cells, self.seed)
         adata = sample.cells
         values: dict[str, float] = {}
@@ -60,7 +59,7 @@ class Scores(Output):
                 place_others(result.adata, sample)
             domain, label = adata.obs["domain"].array, result.label
             if label is not None and len(np.unique(label.codes[label.codes >= 0])) < 2:
-                logger.info("All labels are the same: the scores that need labels are left out")
+                logger.info("All labelled cells have the same type, so the scores that need labels are omitted")
                 label = None
             if label is not None and sample.rows is not None:
                 label = label[sample.rows]

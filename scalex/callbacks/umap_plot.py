@@ -1,4 +1,4 @@
-"""UMAP of the latents as a figure, in the run folder, the trackers and on the screen."""
+"""UMAP of the latents, as a figure for the run folder, the trackers and the screen."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ __all__ = ["UmapPlot", "draw_umap"]
 
 logger = logging.getLogger(__name__)
 
-# Fewest cells for a UMAP. With fewer, its initialization from the graph's spectrum fails.
+# A layout of fewer cells shows nothing, and UMAP's spectral initialization fails.
 MIN_CELLS = 20
-# Largest number of categories with a legend.
-MAX_NAMED = 60
+# A legend of more values would fill the figure.
+MAX_LEGEND = 60
 
 
 class UmapPlot(Output):
-    """Neighbours, clusters and UMAP of the latents, and ``umap.pdf`` and ``umap.png`` coloured by domain, cell type and cluster.
+    """Compute neighbours, clusters and UMAP of the latents, and draw ``umap.pdf`` and ``umap.png`` by domain, cell type and cluster.
 
     Parameters
     ----------
     folder
         The run folder. None: nothing is written.
     label_key
-        Column of obs with labels, which may not exist.
+        Column of obs with known cell types. It may be absent.
     n_neighbors
-        Number of neighbours in the graph.
+        Number of neighbours of a cell in the graph.
     min_dist
-        Smallest distance between cells on the UMAP.
+        UMAP's smallest distance between cells.
     seed
         Seed of the layout and the clusters.
     max_cells
-        Above this number of cells, a sample is laid out and drawn, and its neighbours place the other cells.
+        Number of cells above which a sample is laid out and drawn. Its neighbours place the other cells.
     show
-        Whether the figure is shown, as in a notebook.
+        Show the figure, as in a notebook.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class UmapPlot(Output):
         self.show = show
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
-        """Add the UMAP to the result and draw it."""
+        """Add clusters and UMAP to the result, and draw, write, log and show the figure."""
         sample = result.sample(self.max_cells, self.seed)
         adata = sample.cells
         if adata.n_obs < MIN_CELLS:
-            logger.warning("No UMAP: there are %d cells, and at least %d are needed.", adata.n_obs, MIN_CELLS)
+            logger.warning("No UMAP: there are only %d cells, and it needs at least %d.", adata.n_obs, MIN_CELLS)
             return
         add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
         logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
@@ -94,29 +94,21 @@ class UmapPlot(Output):
 
 
 def draw_umap(adata: AnnData, colors: list[str]) -> Figure:
-    """Draw the UMAP, one panel for each of the columns `colors`.
-
-    Parameters
-    ----------
-    adata
-        Cells with obsm["X_umap"], (n_cells, 2).
-    colors
-        Columns of obs.
-    """
+    """Draw obsm["X_umap"], (n_cells, 2), in one panel for each of some columns of obs."""
     figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
-    # The order of cells is random, since the last domain would hide the others.
+    # In random order: otherwise the last domain of the table would hide the others.
     order = np.random.default_rng(0).permutation(adata.n_obs)
     shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
     for axis, color in zip(axes[0], colors, strict=True):
-        n_kinds = adata.obs[color].nunique()
-        named = n_kinds <= MAX_NAMED
-        title = color if named else f"{color} ({n_kinds:,})"
-        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if named else "none")
+        n_values = adata.obs[color].nunique()
+        legend = n_values <= MAX_LEGEND
+        title = color if legend else f"{color} ({n_values:,})"
+        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if legend else "none")
     return figure
 
 
 def log_figure(tracker: Logger, figure: Figure, step: int) -> None:
-    """Log a figure to a tracker that accepts figures."""
+    """Log a figure to a tracker that supports figures."""
     run: Any = getattr(tracker, "experiment", None)
     if isinstance(tracker, WandbLogger):
         tracker.log_image("umap", [figure])

@@ -1,1 +1,1 @@
-"""The commands, from a Hydra configuration to plain objects. No other package imports hydra or omegaconf."""
+"""The commands, which turn a Hydra configuration into plain objects. Only this package imports hydra and omegaconf."""

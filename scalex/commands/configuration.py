@@ -1,4 +1,4 @@
-"""Configurations, as files and as plain values."""
+"""Checking, reading and writing of configurations."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from omegaconf import DictConfig, OmegaConf
 from scalex.runs.folder import COMPOSED
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["check_complete", "load_config", "resolve_settings", "get_folder", "save_config", "write_config"]
+__all__ = ["check_complete", "get_folder", "load_config", "resolve_settings", "save_config", "write_config"]
 
 
 def check_complete(cfg: DictConfig) -> None:
-    """Check that each setting without a default has a value.
+    """Check that all settings without a default are given.
 
     Raises
     ------
     ValueError
-        Naming the settings without one.
+        If some are missing. The message names them.
     """
     names = sorted(OmegaConf.missing_keys(cfg))
     if names:
-        raise ValueError(f"Missing settings: {', '.join(names)}. Give them on the command line: {names[0]}=...")
+        raise ValueError(f"Missing settings: {', '.join(names)}. Set them on the command line: {names[0]}=...")
 
 
 def get_folder(cfg: DictConfig, setting: str) -> Path:
@@ -32,18 +32,18 @@ def get_folder(cfg: DictConfig, setting: str) -> Path:
     Raises
     ------
     ValueError
-        If the name contains a reference to another setting.
+        If the name contains ``${``.
     """
     name = str(cfg[setting])
     if "${" in name:
         raise ValueError(
-            f"{setting}={name}: the name of a folder cannot contain ${{, which starts a reference to another setting. Choose another."
+            f"{setting}={name}: the name of a folder cannot contain ${{, which refers to another setting. Choose another name."
         )
     return Path(name)
 
 
 def resolve_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return all settings as plain values, with references between them resolved."""
+    """Return all settings as plain values, with interpolations resolved."""
     return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
 
 
@@ -53,12 +53,12 @@ def load_config(path: Path) -> DictConfig:
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
-    """Write a configuration to a file, with references between settings."""
+    """Write a configuration to a file, with unresolved interpolations."""
     OmegaConf.save(cfg, path)
 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
-    """Write ``config.yaml`` for people, with references resolved, and the configuration with references for a resumed run."""
+    """Write the configuration twice: with resolved interpolations to ``config.yaml``, and unresolved to resume the run from."""
     for name, resolve in (("config.yaml", True), (COMPOSED, False)):
         with atomic_write(folder / name) as path:
             OmegaConf.save(cfg, path, resolve=resolve)

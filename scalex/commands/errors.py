@@ -1,4 +1,4 @@
-"""User errors in one line."""
+"""Errors of the user as one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from omegaconf.errors import OmegaConfBaseException
 
 __all__ = ["exit_on_errors", "is_sweep"]
 
-# Errors that a user can correct.
+# Exceptions that the user can fix.
 USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
 
 Result = TypeVar("Result")
 
 
 def is_sweep() -> bool:
-    """Return whether this run belongs to a ``--multirun``."""
+    """Return whether this is one of the runs of ``--multirun``."""
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
-    """Run, and print one line instead of a traceback for a user error. In a sweep, Hydra collects the errors.
+    """Run a command, and exit with one line for an error that the user can fix. In a sweep, Hydra gets all errors.
 
     Raises
     ------
     SystemExit
-        After a user error.
+        If the command fails with an error that the user can fix.
     """
     try:
         return run(cfg)
     except OmegaConfBaseException as error:
         if is_sweep():
             raise
-        what = str(error).splitlines()[0]
-        sys.exit(f"{type(error).__name__}: {error.full_key}: {what}. ${{}} contains the name of another setting.")
+        message = str(error).splitlines()[0]
+        sys.exit(f"{type(error).__name__}: {error.full_key}: {message}. ${{}} refers to the value of another setting.")
     except (InstantiationException, *USER_ERRORS) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if is_sweep() or not isinstance(cause, USER_ERRORS):

@@ -1,4 +1,4 @@
-"""The command ``project.py``. Torch, Lightning and scanpy take seconds to import, so they are imported where they are used."""
+"""The command ``python project.py``. Functions import torch, Lightning and scanpy, which take seconds, only when they need them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scalex.commands.configuration import check_complete, get_folder, load_config, resolve_settings, save_config
 from scalex.commands.errors import is_sweep
-from scalex.runs.processes import start_run
+from scalex.runs.processes import begin_run
 from scalex.system.processes import is_first, uses_several_processes
 
 __all__ = ["project"]
@@ -22,13 +22,13 @@ OPTIONS = ("repeat", "impute", "label", "statistics", "chunk_size", "least_found
 
 
 def project(cfg: DictConfig) -> None:
-    """Project the cells of a configuration into a reference."""
+    """Project cells into a reference, and write the results to a new folder."""
     if is_sweep():
         cfg.output = HydraConfig.get().runtime.output_dir
     check_complete(cfg)
     folder = get_folder(cfg, "output")
     several = uses_several_processes(cfg.trainer)
-    with start_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
+    with begin_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
         _project(shared, folder)
 
 
@@ -43,11 +43,11 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     with log_to(folder / "log.txt" if is_first() else None):
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")
-        plain = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
-        trainer = instantiate(settings["trainer"], **plain, _convert_="all")
+        fixed = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
+        trainer = instantiate(settings["trainer"], **fixed, _convert_="all")
         if trainer.world_size > 1:
-            # Lightning starts the other processes with these arguments. They need the folder of this process, whose default name contains
-            # the time, and they take part in this projection alone and not in a sweep.
+            # Lightning starts the other processes with the arguments of this one. They need this folder, whose default name contains the
+            # time, and the settings of this run of a sweep.
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
             others = [argument for argument in arguments if not argument.startswith("output=")]
             sys.argv[1:] = [*others, format_override("output", folder)]

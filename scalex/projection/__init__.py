@@ -1,1 +1,1 @@
-"""New cells in the space of a trained model."""
+"""Projection of new cells into the space of a trained model."""

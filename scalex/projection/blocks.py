@@ -1,4 +1,4 @@
-"""The cells of a projection in blocks, one AnnData per chunk."""
+"""The blocks of a projection: one AnnData for each chunk of cells."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import UNKNOWN, has_label
 from scalex.system.chunks import chunks
 
-__all__ = ["QueryBlocks", "iter_reference_blocks", "repeat_origin"]
+__all__ = ["QueryBlocks", "make_projection_column", "make_reference_blocks"]
 
 logger = logging.getLogger(__name__)
 
-# The label that is transferred if the reference has it. Any other label must exist.
+# The default label may be absent from the reference. Any other label must exist.
 DEFAULT_LABEL = "cell_type"
 
 
 class QueryBlocks:
-    """Maker of one AnnData per chunk of new cells.
+    """The blocks of the new cells.
 
     Attributes
     ----------
     reference, data
-        The reference and the query.
+        The reference, and the query that is projected into it.
     impute
-        Code of the domain to decode through, from `scalex.model.imputation.get_domain_code`.
+        Code of the domain to decode through, as `scalex.model.imputation.get_domain_code` returns it.
     tally
-        The tally of the blocks, for the report.
+        Tally for the report. The caller adds each block to it.
     """
 
-    def __init__(self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, alone: bool) -> None:
+    def __init__(self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, query_only: bool) -> None:
         self.reference = reference
         self.data = data
         self.impute = impute
-        self._alone = alone
+        self._query_only = query_only
         self._map = reference.latent_map()
         self._pca = reference.input_pca
-        self._label = _check_label(reference, label)
+        self._label = _find_label(reference, label)
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label)
 
     def make_block(self, batch: CellBatch, latent: NDArray[np.float32]) -> ad.AnnData:
-        """Make the AnnData of a chunk."""
+        """Return the block of one chunk, from its cells and their latents, (n_cells, n_latent) float32."""
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent))
-        components = self._components(batch)
-        obs, umap = self._columns(latent, components, batch, rows)
+        components = self._compute_components(batch)
+        obs, umap = self._describe_cells(latent, components, batch, rows)
         reference = self.reference
-        block = ad.AnnData(batch.rows.csr() if self._alone else None, obs=obs, var=reference.cells.var)
-        if self._alone:
+        block = ad.AnnData(batch.rows.csr() if self._query_only else None, obs=obs, var=reference.cells.var)
+        if self._query_only:
             block.raw = ad.AnnData(self.data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent
         if self._pca is not None:
@@ -69,61 +69,61 @@ class QueryBlocks:
         if umap is not None:
             block.obsm["X_umap"] = umap
         if self.impute is not None:
-            known = self.data.known_domain[self.data.domain(rows)]
-            block.layers["impute"] = _impute(reference, latent, known, self.impute)
+            domain = self.data.known_domain[self.data.domain(rows)]
+            block.layers["impute"] = _impute(reference, latent, domain, self.impute)
         return block
 
-    def example_obs(self) -> pd.DataFrame:
-        """Return the obs of one cell, as an example of the columns and types of all blocks."""
+    def read_example_obs(self) -> pd.DataFrame:
+        """Return the obs of one cell, with the columns of all blocks in their types."""
         rows = slice(0, 1)
         batch = self.data.read(rows)
-        return self._columns(self.reference.latent[rows], self._components(batch), batch, rows)[0]
+        return self._describe_cells(self.reference.latent[rows], self._compute_components(batch), batch, rows)[0]
 
-    def name_unknown(self, file: h5py.File, first: int) -> None:
-        """Write "unknown" to the labels of cells whose type is not in the reference; `first` is the query's first row."""
+    def write_labels(self, file: h5py.File, first: int) -> None:
+        """Write the final labels of the new cells, which start at row `first` of the file."""
         if self._transfer is None:
             return
-        labels = self._transfer.choose_labels(self.tally.best, self.tally.unknown)
+        labels = self._transfer.assign_labels(self.tally.best, self.tally.unknown)
         self.tally.set_labels(labels)
         column = file[f"obs/{self._label}_label"]
-        written = pd.Index(ad.io.read_elem(column["categories"]))
-        column["codes"][first:] = written.get_indexer(labels.categories)[labels.codes]
+        categories = pd.Index(ad.io.read_elem(column["categories"]))
+        column["codes"][first:] = categories.get_indexer(labels.categories)[labels.codes]
 
-    def _components(self, batch: CellBatch) -> NDArray[np.float32] | None:
+    def _compute_components(self, batch: CellBatch) -> NDArray[np.float32] | None:
         return None if self._pca is None else self._pca.transform(batch.rows.csr(), self.data.transform.fill_value)
 
-    def _columns(
+    def _describe_cells(
         self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: CellBatch, rows: slice
     ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-        """Return obs and UMAP coordinates of a run of cells."""
+        """Return the obs and the UMAP coordinates of consecutive cells."""
         n_cells = rows.stop - rows.start
-        placed = self._map.place(latent)
+        placement = self._map.place(latent)
         obs = self.data.cells.read_obs(rows).copy()
         obs.index = obs.index.astype(str)
         obs["domain"] = pd.Categorical.from_codes(self.data.domain(rows), categories=list(self.data.domains))
-        obs["projection"] = repeat_origin("query", n_cells)
+        obs["projection"] = make_projection_column("query", n_cells)
         assert batch.values is not None
         obs["filtered"] = self.data.transform.count_detected(batch.values) < self.reference.trained_on.preprocessor.min_features
-        obs["distance"] = placed.distance
-        obs["outside"] = placed.outside
-        if placed.cluster is not None:
-            obs["leiden"] = placed.cluster
+        obs["distance"] = placement.distance
+        obs["outside"] = placement.outside
+        if placement.cluster is not None:
+            obs["leiden"] = placement.cluster
         if self._transfer is not None:
-            predicted = self._transfer.compute_evidence(latent, components)
-            # Unknown cells are named when the evidence of all cells is known: see `name_unknown`.
-            predicted.insert(0, "label", pd.Categorical(predicted["best"], [*self._transfer.types, UNKNOWN]))
-            for name, column in predicted.items():
+            evidence = self._transfer.compute_evidence(latent, components)
+            # The threshold for unknown cells depends on all cells: `write_labels` sets the final labels.
+            evidence.insert(0, "label", pd.Categorical(evidence["best"], [*self._transfer.types, UNKNOWN]))
+            for name, column in evidence.items():
                 obs[f"{self._label}_{name}"] = column.set_axis(obs.index)
-        return obs, placed.umap
+        return obs, placement.umap
 
 
-def _check_label(reference: FinishedRun, label: str | None) -> str | None:
-    """Return the label to transfer; None if it is the default and the reference has none.
+def _find_label(reference: FinishedRun, label: str | None) -> str | None:
+    """Return the label to transfer, or None if the reference does not have the default label.
 
     Raises
     ------
     KeyError
-        If the reference does not have another label.
+        If the label is not the default one, and the reference does not have it.
     """
     if label is None:
         return None
@@ -135,13 +135,13 @@ def _check_label(reference: FinishedRun, label: str | None) -> str | None:
     return None
 
 
-def repeat_origin(value: str, n: int) -> pd.Categorical:
-    """Return obs["projection"] of `n` cells."""
+def make_projection_column(value: str, n: int) -> pd.Categorical:
+    """Return obs["projection"] of `n` cells: "reference" or "query"."""
     return pd.Categorical([value], categories=["reference", "query"]).repeat(n)
 
 
-def iter_reference_blocks(reference: FinishedRun, obs: pd.DataFrame, impute: int | None, chunk_size: int) -> Iterator[ad.AnnData]:
-    """Yield the reference's cells in blocks, without expression."""
+def make_reference_blocks(reference: FinishedRun, obs: pd.DataFrame, impute: int | None, chunk_size: int) -> Iterator[ad.AnnData]:
+    """Yield the blocks of the reference's cells, without expression."""
     cells = reference.cells
     codes = pd.Index(reference.trained_on.domains).get_indexer(pd.Index(cells.obs["domain"].astype(str)))
     if impute == -1:
@@ -159,5 +159,5 @@ def iter_reference_blocks(reference: FinishedRun, obs: pd.DataFrame, impute: int
         yield block
 
 
-def _impute(reference: FinishedRun, latent: NDArray[np.float32], own: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
-    return reference.module.impute(latent, own if impute == -1 else np.full(len(latent), impute))
+def _impute(reference: FinishedRun, latent: NDArray[np.float32], domain: NDArray[np.int64], impute: int) -> NDArray[np.float32]:
+    return reference.module.impute(latent, domain if impute == -1 else np.full(len(latent), impute))

@@ -1,4 +1,4 @@
-"""The figure of a projection, drawn from arrays."""
+"""Drawing of the figure of a projection, from arrays. Nothing is read or written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["draw_projection"]
 
-# Fewest cells of a histogram.
+# A histogram of fewer cells shows nothing.
 MIN_CELLS = 10
 
 
@@ -23,18 +23,18 @@ def draw_projection(
     limit: float,
     lines: list[str],
 ) -> Figure:
-    """Draw how new cells lie among those of a reference, on one page.
+    """Draw one page of plots that show where new cells lie among the reference's cells.
 
     Parameters
     ----------
     sample
-        New cells: "domain", "distance" and "outside", and if known "label", "umap1" and "umap2".
+        New cells, with the columns "domain", "distance" and "outside" and, if known, "label", "umap1" and "umap2".
     reference_umap
-        (n_reference, 2) coordinates. None: no maps.
+        (n_reference, 2) UMAP coordinates of the reference's cells. None: the maps are omitted.
     own_distance, limit
-        Distances of reference cells to the others, and the distance above which a cell is outside.
+        (n_held_out,) distances of held-out reference cells, and the distance above which a cell is outside; see `LatentMap`.
     lines
-        Text under the panels.
+        Lines of text under the panels, of which the first 14 are shown.
     """
     maps = [] if reference_umap is None else [c for c in ("domain", "label", "distance") if c in sample]
     figure, axes = plt.subplots(2, 3 if maps else 2, figsize=(17 if maps else 12, 9), squeeze=False, layout="constrained")
@@ -56,17 +56,17 @@ def _draw_map(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | None
     size = float(np.clip(40_000 / (len(sample) + len(umap)), 1.5, 12))
     axis.scatter(umap[:, 0], umap[:, 1], s=size, c="lightgrey", linewidths=0, rasterized=True, label="reference")
     order = np.random.default_rng(0).permutation(len(sample))
-    drawn = sample.iloc[order]
+    shuffled = sample.iloc[order]
     if color == "distance":
-        shown_by = {"c": drawn["distance"], "vmin": 0, "vmax": 2 * limit, "cmap": "viridis"}
-        points = axis.scatter(drawn["umap1"], drawn["umap2"], s=size, linewidths=0, rasterized=True, **shown_by)
+        colors = {"c": shuffled["distance"], "vmin": 0, "vmax": 2 * limit, "cmap": "viridis"}
+        points = axis.scatter(shuffled["umap1"], shuffled["umap2"], s=size, linewidths=0, rasterized=True, **colors)
         axis.figure.colorbar(points, ax=axis, label=f"distance (outside above {limit:.1f})")
     else:
-        kinds = drawn[color].astype("category").cat.remove_unused_categories()
-        colors = _choose_colors(list(kinds.cat.categories))
-        axis.scatter(drawn["umap1"], drawn["umap2"], s=size, c=[colors[kind] for kind in kinds], linewidths=0, rasterized=True)
-        shown = list(kinds.value_counts().index[:20])
-        handles = [plt.Line2D([], [], marker="o", linestyle="", color=colors[kind], label=str(kind)) for kind in shown]  # type: ignore[attr-defined]
+        groups = shuffled[color].astype("category").cat.remove_unused_categories()
+        palette = _choose_colors(list(groups.cat.categories))
+        axis.scatter(shuffled["umap1"], shuffled["umap2"], s=size, c=[palette[group] for group in groups], linewidths=0, rasterized=True)
+        largest = list(groups.value_counts().index[:20])
+        handles = [plt.Line2D([], [], marker="o", linestyle="", color=palette[group], label=str(group)) for group in largest]  # type: ignore[attr-defined]
         grey = plt.Line2D([], [], marker="o", linestyle="", color="lightgrey", label="reference")  # type: ignore[attr-defined]
         axis.legend(handles=[grey, *handles], fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.set(title={"label": "query by transferred label"}.get(color, f"query by {color}"), xticks=[], yticks=[], frame_on=False)
@@ -76,14 +76,14 @@ def _draw_distances(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.f
     bins = np.linspace(0, max(2 * limit, float(np.quantile(sample["distance"], 0.98))), 60).tolist()
     axis.hist(np.clip(own_distance, 0, bins[-1]), bins, density=True, color="lightgrey", label="reference, each cell held out")
     domains = sample["domain"].value_counts().index[:10]
-    colors = _choose_colors(list(sample["domain"].astype("category").cat.remove_unused_categories().cat.categories))
+    palette = _choose_colors(list(sample["domain"].astype("category").cat.remove_unused_categories().cat.categories))
     for domain in domains:
         own = sample.loc[sample["domain"] == domain, "distance"]
         if len(own) >= MIN_CELLS:
-            axis.hist(np.clip(own, 0, bins[-1]), bins, density=True, histtype="step", color=colors[domain], label=str(domain))
+            axis.hist(np.clip(own, 0, bins[-1]), bins, density=True, histtype="step", color=palette[domain], label=str(domain))
     axis.axvline(limit, color="black", linestyle=":", label="outside")
     axis.set(title="distance to the reference", xlabel="1 = median of the reference's own cells", ylabel="density")
-    # loc="best" searches among all bars, which takes long.
+    # loc="best" compares all that is drawn, which takes long.
     axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
@@ -92,11 +92,10 @@ def _draw_labels(axis: Axes, sample: pd.DataFrame) -> None:
     axis.barh(share.index.astype(str), share["size"], color="lightgrey", label="cells")
     axis.barh(share.index.astype(str), share["size"] * share["mean"], color="tab:red", label="of these outside")
     axis.set(title="transferred labels", xlabel="cells (of those sampled)")
-    # The longest bar is at the top.
+    # Free space: the longest bar is at the top.
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
-def _choose_colors(kinds: list[str]) -> dict[str, str]:
-    palette = sc.pl.palettes.default_20 if len(kinds) <= 20 else sc.pl.palettes.default_102
-    colors = {kind: palette[i % len(palette)] for i, kind in enumerate(kinds)}
-    return colors | {"unknown": "black"}
+def _choose_colors(groups: list[str]) -> dict[str, str]:
+    palette = sc.pl.palettes.default_20 if len(groups) <= 20 else sc.pl.palettes.default_102
+    return {group: palette[i % len(palette)] for i, group in enumerate(groups)} | {"unknown": "black"}

@@ -1,4 +1,4 @@
-"""Projection by several processes: each makes every n-th block, and the first process gets all of them."""
+"""Projection by several processes: each of n processes makes every n-th block, and rank 0 gathers all blocks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Item = TypeVar("Item")
 
 @contextmanager
 def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
-    """Connect the processes of a trainer. The first process starts the others, unless a launcher has.
+    """Connect the processes of a trainer for the duration of the context. Rank 0 starts the others if no launcher has.
 
-    All processes leave the context together, since some launchers stop the others when one has ended.
+    All processes leave the context together, because some launchers stop processes that run on for long after another has ended.
 
     Yields
     ------
     ProcessGroup or None
-        The group for `gather_in_order`; None if the trainer has one process.
+        The group for `gather_in_order`, or None if the trainer has one process.
 
     Raises
     ------
@@ -42,43 +42,43 @@ def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
         return
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
-        raise ValueError(  # noqa: TRY004 -- what is wrong is a setting
+        raise ValueError(  # noqa: TRY004 -- a setting is wrong, not a type
             f"{type(trainer.strategy).__name__} does not run the command again in each process, which a projection needs: use trainer=ddp."
         )
     environment = os.environ.copy()
     try:
         launcher.launch(trainer.strategy.setup_environment, trainer=trainer)
-        # Blocks are in CPU memory, and the first process may write for a long time before it takes the next.
+        # Blocks are in CPU memory, hence gloo. Rank 0 may write for long before it receives the next block, hence the timeout.
         group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT))
         yield group
         distributed.barrier(group)
     except RuntimeError as error:
-        # gloo raises no error type of its own.
+        # gloo has no exception type of its own.
         if "gloo" not in str(error):
             raise
         raise ConnectionError(
-            f"Another of the {trainer.world_size} processes has stopped. Its message, if it had time for one, is above. Project again, "
-            "into a new folder."
+            f"Another of the {trainer.world_size} processes that project together has stopped. Its message, if any, is above. "
+            "Project again into a new folder."
         ) from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-        # Lightning's variables for the other processes would hold for the next trainer too.
+        # Lightning's variables for the other processes would affect the next trainer.
         os.environ.clear()
         os.environ.update(environment)
 
 
 def gather_in_order(items: Iterable[Item], n_items: int, group: distributed.ProcessGroup | None) -> Iterator[Item]:
-    """Yield all items in order in the first process. The other processes send theirs and yield none.
+    """Yield all items in order in rank 0. The other processes send their items to rank 0 and yield none.
 
     Parameters
     ----------
     items
-        Items of this process. Of n processes, rank r makes items r, r + n, r + 2 n, ...
+        Items of this process. Of n processes, rank r makes the items r, r + n, r + 2 n, ...
     n_items
         Number of items of all processes.
     group
-        The group that `connect` yields.
+        Group that `connect` yields.
     """
     if group is None:
         yield from items

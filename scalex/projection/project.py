@@ -1,4 +1,4 @@
-"""Projection of new cells into the space of a trained model, and their place among the reference's cells."""
+"""Projection of new cells into the space of a trained model, with labels and distances from the reference's cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scalex.model.base import AllCells
 from scalex.model.imputation import check_domains, describe_units, get_domain_code
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
-from scalex.projection.blocks import QueryBlocks, iter_reference_blocks, repeat_origin
+from scalex.projection.blocks import QueryBlocks, make_projection_column, make_reference_blocks
 from scalex.projection.processes import connect, gather_in_order
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
@@ -39,7 +39,7 @@ from scalex.system.processes import ignore_launcher
 
 __all__ = ["embed", "project", "take_part"]
 
-# Number of cells of a chunk whose memory is freed at once.
+# Cells; larger chunks are freed at once.
 LARGE_CHUNK = 1000
 
 
@@ -52,14 +52,14 @@ def embed(
     chunk_size: int = 20_000,
     least_found: float = 0.3,
 ) -> NDArray[np.float32]:
-    """Return the latents of new cells in their order, (n_cells, n_latent) float32. Parameters and errors are those of `project`."""
+    """Return the latents of new cells, (n_cells, n_latent) float32, in their order. See `project` for parameters and errors."""
     _check_statistics(statistics)
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
     with _show_progress(data) as bar:
-        for batch, own in _embed(reference, data, data.batches(), trainer or make_quiet_trainer(), statistics):
-            latent[batch.row_C.numpy()] = own
-            bar.update(len(own))
+        for batch, chunk in _embed(reference, data, data.batches(), trainer or _make_quiet_trainer(), statistics):
+            latent[batch.row_C.numpy()] = chunk
+            bar.update(len(chunk))
     return latent
 
 
@@ -77,30 +77,30 @@ def project(
     least_found: float = 0.3,
     parameters: dict[str, Any] | None = None,
 ) -> Report:
-    """Embed new cells with a trained model, place them among the reference's cells, and write both to an AnnData file.
+    """Embed new cells, place them among the reference's cells, and write both to an AnnData file chunk by chunk.
 
-    Nothing is fitted to the new cells. Each has a row, in their order. Cells that the training would have left out are flagged. The cells
-    are read, embedded and written chunk by chunk.
+    Nothing is fitted to the new cells. The file has one row for each of them, in their order. Cells that the training filter would have
+    dropped are flagged.
 
     Parameters
     ----------
     reference
-        The finished run to project into.
+        The reference to project into.
     source
-        The source of the new cells.
+        Source of the new cells.
     file
         An empty HDF5 file, open for writing.
     trainer
-        Lightning's trainer, for device and precision. None: the CPU. Of several processes, the first calls this and the others call
-        `take_part`; the file is the same to the bit.
+        Lightning's trainer, which determines device and precision. None: the CPU. Of several processes, rank 0 calls this function and
+        the others call `take_part`. The file is the same to the bit for any number of processes.
     repeat
-        Write the new cells alone, with the model's inputs as X and normalized expression as `.raw`, as a training does. Otherwise the
-        reference's cells come first, and there is no X, since the reference's expression is not read.
+        Write only the new cells, with the model's inputs as X and normalized expression as `.raw`, as a training run does. Otherwise
+        the reference's cells come first, and there is no X, because the reference's expression is not read.
     impute
-        Add layers["impute"]: cells decoded through their own domain (True) or through the named one, float32 in the units of normalized
-        expression (expm1 undoes log1p).
+        Add layers["impute"], float32: the cells decoded through their own domain (True) or through the named one, in units of normalized
+        expression (undo log1p with expm1).
     label
-        Column of the reference's obs to transfer. Nothing is transferred for None, or if the reference has no "cell_type".
+        Column of the reference's obs to transfer. Nothing is transferred for None, or if the default column does not exist.
     statistics
         Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": it depends on all new cells of its domain.
         None: the statistics of the reference's own latents.
@@ -109,28 +109,28 @@ def project(
     least_found
         Smallest share of the model's features that the new cells must have, in [0, 1].
     parameters
-        Settings of the projection, stored in uns["scalex"].
+        Settings of the projection, to be stored in uns["scalex"].
 
     Returns
     -------
     Report
-        How well the new cells fit. The file holds obsm["latent"], the columns of the source, obs["domain"], obs["projection"] ("reference"
-        or "query"), obs["filtered"] (the training would have left the cell out), obs["distance"] and obs["outside"] (see
-        `scalex.reference.latent_map.Placed`), obs["leiden"] and obsm["X_umap"] from the cell's neighbours, and the columns of
-        `LabelTransfer.predict` with the name of the label before theirs.
+        How well the new cells fit. For each new cell the file has, in addition to the columns of the source: obsm["latent"],
+        obs["domain"], obs["projection"] ("reference" or "query"), obs["filtered"] (the training filter would have dropped the cell),
+        obs["distance"] and obs["outside"] (see `scalex.reference.latent_map.Placement`), obs["leiden"] and obsm["X_umap"] from its
+        neighbours, and the columns of `LabelTransfer.predict`, with the name of the label before theirs.
 
     Raises
     ------
     ValueError
-        If too few features are found, the values are of another kind than the model was trained on, or the domain to impute through is
-        unknown.
+        If the new cells have too few of the model's features, if counts are given to a model of processed values or the reverse, or if
+        the model does not know the domain to impute through.
     ConnectionError
-        If another of the trainer's processes stops.
+        If another process of the trainer stops.
     KeyError, FileNotFoundError
-        If the source does not hold what its options name, or the reference has no such label.
+        If the source lacks what its options name, or if the reference has no such labels.
     """
-    trainer = trainer or make_quiet_trainer()
-    assert trainer.is_global_zero, "the other processes take part"
+    trainer = trainer or _make_quiet_trainer()
+    assert trainer.is_global_zero, "the other processes call take_part"
     query = _open_blocks(
         reference, source, repeat=repeat, impute=impute, label=label, statistics=statistics, chunk_size=chunk_size, least_found=least_found
     )
@@ -138,17 +138,17 @@ def project(
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
     if repeat:
-        # Columns from a file can be written to one.
+        # Columns read from a file can be written to a file, so one cell is enough for the check.
         check_writable(data.cells.read_obs(slice(0, data.n_cells if data.cells.in_memory else 1)))
     else:
-        own = own.assign(projection=repeat_origin("reference", reference.cells.n_obs))
-        types = find_common_types([own, query.example_obs()])
+        own = own.assign(projection=make_projection_column("reference", reference.cells.n_obs))
+        types = find_common_types([own, query.read_example_obs()])
         suffix = find_free_suffix(own.index, lambda: (data.cells.read_obs(rows).index for rows in chunks(data.n_cells, 100_000)))
     with connect(trainer) as group, _show_progress(data) as bar:
         if types is not None:
-            for block in iter_reference_blocks(reference, conform(own, types), query.impute, chunk_size):
+            for block in make_reference_blocks(reference, conform(own, types), query.impute, chunk_size):
                 writer.append(block)
-        for block in _iter_blocks(query, trainer, statistics, group):
+        for block in _gather_blocks(query, trainer, statistics, group):
             query.tally.add(block)
             if types is not None:
                 block.obs = conform(block.obs, types)
@@ -158,9 +158,9 @@ def project(
             bar.update(n_cells)
             del block
             if n_cells >= LARGE_CHUNK:
-                # An AnnData is part of a cycle of references. Without this, the blocks of several chunks stay in memory.
+                # An AnnData is part of a reference cycle. Without this call, several chunks stay in memory until Python collects cycles.
                 gc.collect()
-        query.name_unknown(file, writer.n_cells - data.n_cells)
+        query.write_labels(file, writer.n_cells - data.n_cells)
         report = query.tally.make_report()
         uns = _make_uns(query, report, {} if repeat else reference.cells.uns, parameters)
         writer.finish(uns=uns, obsp={} if repeat else _enlarge(reference.cells.obsp, writer.n_cells))
@@ -168,11 +168,11 @@ def project(
 
 
 def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, statistics: Statistics | None, **options: Any) -> None:
-    """Make a share of the blocks, which the first process writes. The parameters are those of `project` without `file` and `parameters`."""
+    """Make this process's share of the blocks, which rank 0 writes. `options` are those of `project`, without `parameters`."""
     return_freed_memory()
     query = _open_blocks(reference, source, statistics=statistics, **options)
     with connect(trainer) as group:
-        for _ in _iter_blocks(query, trainer, statistics, group):
+        for _ in _gather_blocks(query, trainer, statistics, group):
             pass
 
 
@@ -187,22 +187,22 @@ def _open_blocks(
     chunk_size: int,
     least_found: float,
 ) -> QueryBlocks:
-    """Open the query, and check the options of the projection."""
+    """Check the options and open the new cells."""
     _check_statistics(statistics)
     impute_code = get_domain_code(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
         check_domains(data.domains, reference.trained_on.domains)
-    return QueryBlocks(reference, data, label=label, impute=impute_code, alone=repeat)
+    return QueryBlocks(reference, data, label=label, impute=impute_code, query_only=repeat)
 
 
-def _iter_blocks(
+def _gather_blocks(
     query: QueryBlocks, trainer: Trainer, statistics: Statistics | None, group: distributed.ProcessGroup | None
 ) -> Iterator[ad.AnnData]:
-    """Yield the blocks of the new cells in order, in the process that writes."""
+    """Yield the blocks of the new cells in order in rank 0, and none in the other processes."""
     data = query.data
     share = data.batches(trainer.global_rank, trainer.world_size)
-    blocks = (query.make_block(*embedded) for embedded in _embed(query.reference, data, share, trainer, statistics))
+    blocks = (query.make_block(batch, latent) for batch, latent in _embed(query.reference, data, share, trainer, statistics))
     with closing(blocks):
         yield from gather_in_order(blocks, len(data.batches()), group)
 
@@ -210,15 +210,18 @@ def _iter_blocks(
 def _embed(
     reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
 ) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """Yield a share of the cells with their latents, chunk by chunk. "domain" statistics are those of all cells."""
+    """Yield the chunks of a share of the cells with their latents.
+
+    Each process sums the statistics over all cells in the same order, so that they do not depend on the number of processes.
+    """
     module, all_cells = reference.module, AllCells(data.batches(), len(data.domains))
     with on_device(module, trainer):
         for batch, latent_CZ in module.embed(share, statistics, fill_value=data.transform.fill_value, all_cells=all_cells):
             yield batch, latent_CZ.cpu().numpy()
 
 
-def _make_uns(query: QueryBlocks, report: Report, kept: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
-    uns, known = dict(kept), query.reference.cells.uns
+def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
+    uns, known = dict(inherited), query.reference.cells.uns
     if INPUT_PCA in known:
         uns[INPUT_PCA] = known[INPUT_PCA]
     uns["scalex"] = {
@@ -237,18 +240,18 @@ def _check_statistics(statistics: Statistics | None) -> None:
 
 
 def _show_progress(data: Query) -> Any:
-    """Return a progress bar, which only a terminal shows."""
+    """Return a progress bar, which is shown only in a terminal."""
     return tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
 
 
-def make_quiet_trainer() -> Trainer:
-    """Return a trainer on the CPU without files and messages."""
+def _make_quiet_trainer() -> Trainer:
+    """Return a trainer that computes on the CPU, without files and messages."""
     with ignore_launcher():
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 
 def _enlarge(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
-    """Return the reference's neighbour graphs with rows and columns for the new cells, which have no edges."""
+    """Return the reference's neighbour graphs, enlarged to `n_cells` by the new cells, which have no edges."""
     grown = {}
     for name, graph in graphs.items():
         graph = sparse.csr_matrix(graph)

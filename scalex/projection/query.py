@@ -1,4 +1,4 @@
-"""New cells, opened and checked for a reference."""
+"""Opening of new cells for a reference, with checks of what they must have in common with its cells."""
 
 from __future__ import annotations
 
@@ -25,30 +25,35 @@ __all__ = ["Query", "open_query"]
 
 logger = logging.getLogger(__name__)
 
-# Number of cells whose values are checked for counts.
-N_CHECKED = 1000
-# Smallest share of the model's features without a warning.
-FOUND_WITHOUT_WARNING = 0.8
+# Cells in which the query's values are checked for counts.
+N_SAMPLED = 1000
+# A smaller share of the model's features in the query is a warning.
+WARN_BELOW = 0.8
 
 
 class Query:
-    """New cells in their order, preprocessed like the training cells. Two chunks are in memory at a time.
+    """All new cells in their order, preprocessed like the training cells. Two chunks are in memory at a time.
 
     Parameters
     ----------
     cells
-        The cells.
+        The new cells.
     transform
-        The frozen preprocessing for the features of `cells`.
+        The frozen preprocessing, for the features of `cells`.
     chunk_size
-        Number of cells in a chunk.
+        Number of cells embedded at a time.
 
     Attributes
     ----------
     domains
-        Names of the cells' domains.
+        Names of the domains of these cells.
     known_domain
-        (n_domains,) code of each among the model's domains, -1 if it is new.
+        (n_domains,) int64, code of each of them among the domains of the model, or -1 if the model does not know it.
+
+    Raises
+    ------
+    ValueError
+        If `chunk_size` is less than 1.
     """
 
     def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
@@ -66,11 +71,11 @@ class Query:
         return len(self.cells.domain)
 
     def domain(self, rows: slice) -> NDArray[np.int64]:
-        """Return the codes among `domains` of a run of cells, (len(rows),)."""
+        """Return the domains of consecutive cells, (n_rows,) codes of `domains`."""
         return np.asarray(self.cells.domain.codes[rows], np.int64)
 
     def read(self, rows: slice) -> CellBatch:
-        """Read and preprocess a run of cells. The batch keeps the values beside the inputs.
+        """Read and preprocess consecutive cells. The batch holds the values as well as the inputs.
 
         Raises
         ------
@@ -84,29 +89,29 @@ class Query:
         return CellBatch(inputs, torch.from_numpy(domain), torch.arange(rows.start, rows.stop), values)
 
     def batches(self, process: int = 0, n_processes: int = 1) -> ChunkLoader:
-        """Return a loader of all cells in chunks, in order, or of one process's share of the chunks."""
+        """Return a loader of the cells in chunks, each cell once and in order, or of one process's share of the chunks."""
         return ChunkLoader(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
 
 
 def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> Query:
-    """Open and check new cells. Parameters and errors are those of `scalex.projection.project.project`."""
+    """Open new cells for a reference and check them. See `scalex.projection.project.project` for parameters and errors."""
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
-        cells = _merge_into_known_peaks(cells, reference)
+        cells = _match_peaks(cells, reference)
     transform = reference.trained_on.preprocessor.for_features(cells.var.index)
     _check_features(transform, cells.var, least_found)
     data = Query(cells, transform, chunk_size=chunk_size)
-    _check_kind(reference, cells.read(slice(0, min(N_CHECKED, data.n_cells))))
+    _check_counts(reference, cells.read(slice(0, min(N_SAMPLED, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(
-        "Query: %s cells x %s features, %d domain(s), %d of them new to the model", f"{data.n_cells:,}",
+        "Query: %s cells x %s features, %d domain(s), of which %d are new to the model", f"{data.n_cells:,}",
         f"{len(cells.var):,}", len(data.domains), len(new),
     )  # fmt: skip
     return data
 
 
-def _merge_into_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
-    """Return the cells with the reference's peaks. Each peak of theirs counts for the one that it overlaps most."""
+def _match_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:
+    """Return the cells with the reference's peaks. Each peak of the cells is added to the reference's peak that it overlaps most."""
     preprocessor = reference.trained_on.preprocessor
     known = preprocessor.features if preprocessor.total_features is None else preprocessor.total_features
     position = match_by_overlap(known, cells.var.index)
@@ -114,7 +119,7 @@ def _merge_into_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatu
         "Peaks: %s of %s overlap %s of the %s that the reference knows (match_peaks=overlap)", f"{(position >= 0).sum():,}",
         f"{len(position):,}", f"{len(np.unique(position[position >= 0])):,}", f"{len(known):,}",
     )  # fmt: skip
-    # Peaks that nothing overlaps are missing, and not 0.
+    # Peaks of the reference that nothing overlaps are missing, not 0.
     overlapped = np.unique(position[position >= 0])
     column = np.full(len(known), -1, np.int64)
     column[overlapped] = np.arange(len(overlapped))
@@ -122,44 +127,45 @@ def _merge_into_known_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatu
 
 
 def _check_features(transform: RowTransform, var: pd.DataFrame, least_found: float) -> None:
-    features, found, names = transform.preprocessor.features, transform.found, var.index
+    """Check that the query has enough of the model's features, and log how they were matched."""
+    features, found = transform.preprocessor.features, transform.found
     share = found.mean()
     text = f"{found.sum():,} of the {len(found):,} features of the model are in the query ({share:.0%})"
     match = transform.match
     if match.case_only:
         pairs = ", ".join(f"{known}/{new}" for known, new in match.case_only[:5])
-        text += f"; {len(match.case_only):,} known names differ from the query's only in upper and lower case ({pairs}): not matched"
+        text += f"; {len(match.case_only):,} names differ from the query's only in case ({pairs}) and were not matched"
     if share < least_found or not found.any():
-        why = explain_mismatch([pd.DataFrame(index=features), var], ["reference", "query"])
-        todo = why or "Bring the query's names to those of the reference."
+        reason = explain_mismatch([pd.DataFrame(index=features), var], ["reference", "query"])
+        advice = reason or "Rename the query's features to the names of the reference."
         raise ValueError(
             f"Only {text}; at least {least_found:.0%} are needed (least_found). Reference: {', '.join(features[~found][:5])}, ...; query: "
-            f"{', '.join(names[:5])}, .... {todo}"
+            f"{', '.join(var.index[:5])}, .... {advice}"
         )
-    if share < FOUND_WITHOUT_WARNING:
+    if share < WARN_BELOW:
         logger.warning(
-            "Only %s. The others are replaced by their mean in the training cells. Missing: %s, ...", text, ", ".join(features[~found][:5])
+            "Only %s. The mean of the training cells replaces the others. Missing: %s, ...", text, ", ".join(features[~found][:5])
         )
     else:
         logger.info("Features: %s", text)
     if match.n_without_version:
-        logger.info("%s features were matched without their Ensembl version", f"{match.n_without_version:,}")
+        logger.info("%s features were matched without their Ensembl versions", f"{match.n_without_version:,}")
     if match.n_repeated:
-        logger.warning("%d features of the query match a feature that another one matches; the first counts.", match.n_repeated)
+        logger.warning("%d features of the query match an already matched feature. Only the first match counts.", match.n_repeated)
 
 
-def _check_kind(reference: FinishedRun, values: sparse.csr_matrix) -> None:
-    """Check that the values are counts if the model was trained on counts, and processed values otherwise."""
+def _check_counts(reference: FinishedRun, values: sparse.csr_matrix) -> None:
+    """Check that a model of counts gets counts, and that a model of processed values gets processed values."""
     n_cells = np.count_nonzero(np.diff(values.indptr))
     fractional = 2 * count_fractional(values) > n_cells
     trained_on = reference.trained_on.preprocessor
     if fractional and not trained_on.fractional:
         raise ValueError(
-            "The query's values are not whole numbers, but the reference was trained on counts: give raw counts, for example with "
+            "The query's values are not whole numbers, but the reference was trained on counts. Give raw counts, for example with "
             "dataset.layer=counts."
         )
     if n_cells and not fractional and trained_on.fractional:
         raise ValueError(
-            "The query's values are whole numbers, probably raw counts, but the reference was trained on processed values: process the "
+            "The query's values are whole numbers, probably raw counts, but the reference was trained on processed values. Process the "
             "query in the same way first."
         )

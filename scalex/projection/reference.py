@@ -1,4 +1,4 @@
-"""A reference: a finished run that new cells are projected into."""
+"""A reference: a finished run with methods for new cells."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from scalex.runs.log import log_to
 __all__ = ["Reference"]
 
 # The columns of `LabelTransfer.predict`.
-TRANSFERRED = ("label", "best", "probability", "runner_up", "unknown")
+LABEL_COLUMNS = ("label", "best", "probability", "runner_up", "unknown")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reference(FinishedRun):
-    """A finished run that new cells are projected into. Open one with `load`; the attributes are those of `FinishedRun`."""
+    """A finished run, into whose space new cells are projected. `load` opens one. The attributes are those of `FinishedRun`."""
 
     def embed(
         self,
@@ -35,14 +35,14 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> NDArray[np.float32]:
-        """Return the latents of cells in their order, (n_cells, n_latent) float32.
+        """Return the latents of cells, (n_cells, n_latent) float32, in their order.
 
         Parameters
         ----------
         adata
-            Cells or a path, with values of the kind that the model was trained on; see `describe`.
+            Cells, or the path of an .h5ad file, with values like those of the training cells; see `describe`.
         batch_key
-            Column of obs with each cell's domain. None: "batch", if there is such a column.
+            Column of obs with the domain of each cell. None: "batch", if that column exists.
         statistics
             Encoder statistics, as in `ScalexModule`. None: the statistics of the reference's own latents.
         chunk_size
@@ -67,18 +67,23 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
-        """Project cells, and return them with their fit to the reference; see `scalex.projection.project.project`.
+        """Project cells into the reference's space. See `scalex.projection.project.project` for the result.
 
         Parameters
         ----------
         adata, batch_key, statistics, chunk_size
             As in `embed`.
         repeat
-            Return the projected cells alone, without those of the reference.
+            Return only the projected cells, without those of the reference.
         impute
-            Add layers["impute"], each cell decoded through its own domain (True) or through the named one.
+            Decode each cell through its own domain (True) or through the named one, into layers["impute"].
         label
-            Column of the reference's obs to transfer; as in `scalex.projection.project.project`.
+            Column of the reference's obs to transfer, as in `scalex.projection.project.project`.
+
+        Raises
+        ------
+        ValueError, KeyError, FileNotFoundError
+            As in `scalex.projection.project.project`.
         """
         with log_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
             project(
@@ -101,7 +106,7 @@ class Reference(FinishedRun):
         batch_key: str | None = None,
         statistics: Statistics | None = None,
     ) -> pd.DataFrame:
-        """Give each cell a label of the reference, or "unknown", with its probability.
+        """Return the type of each cell with its probability, or "unknown" if the reference does not have that type.
 
         Parameters
         ----------
@@ -113,16 +118,16 @@ class Reference(FinishedRun):
         Returns
         -------
         DataFrame
-            A row for each cell, indexed by cell name; see `LabelTransfer.predict` for the columns.
+            One row per cell, with the cell's name as the index. See `LabelTransfer.predict` for the columns.
 
         Raises
         ------
         KeyError
-            If the reference has no such label; the message lists its labels.
+            If the reference has no such labels. The message lists those it has.
         """
         self.check_label(label)
         obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
-        return obs[[f"{label}_{name}" for name in TRANSFERRED]].set_axis(list(TRANSFERRED), axis=1)
+        return obs[[f"{label}_{name}" for name in LABEL_COLUMNS]].set_axis(list(LABEL_COLUMNS), axis=1)
 
     def impute(
         self,
@@ -133,12 +138,12 @@ class Reference(FinishedRun):
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
-        """Return the projected cells with layers["impute"], their expression decoded through `domain`, or through their own.
+        """Return the projected cells with layers["impute"], their expression as if measured in `domain`. None: in their own domain.
 
         Raises
         ------
         ValueError
-            If the model does not know the domain; the message lists its domains.
+            If the model does not know the domain. The message lists those it knows.
         """
         return self.project(
             adata,

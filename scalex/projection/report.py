@@ -1,4 +1,4 @@
-"""The report of a projection: how well new cells fit a reference."""
+"""The mapping report: how well new cells fit a reference."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["Report", "Tally"]
 
 logger = logging.getLogger(__name__)
 
-# Cells in the figure and in the score of mixing.
+# Cells that are drawn and whose mixing is computed.
 N_SAMPLED = 10_000
-# Fewest cells for a score of mixing.
+# Mixing is not computed from fewer cells.
 MIN_MIXED = 50
 UNIT = "median distance of the reference's own cells to their nearest others; outside: farther than 99 % of them"
 
@@ -42,11 +42,11 @@ class Report:
     numbers
         Plain values; see `Tally.make_report`.
     sample
-        Sampled new cells: "domain", "distance", "outside" and, if known, "label", "umap1" and "umap2".
+        Sampled new cells, with the columns "domain", "distance" and "outside" and, if known, "label", "umap1" and "umap2".
     umap
         (n_indexed, 2) UMAP coordinates of reference cells, or None.
     own_distance, limit
-        Distances of reference cells to the others, and the distance above which a cell is outside.
+        (n_held_out,) distances of held-out reference cells, and the distance above which a cell is outside; see `LatentMap`.
     """
 
     numbers: dict[str, Any]
@@ -55,8 +55,8 @@ class Report:
     own_distance: NDArray[np.float32]
     limit: float
 
-    def summarize(self) -> list[str]:
-        """Return the lines of a summary."""
+    def lines(self) -> list[str]:
+        """Return the summary as lines for a log."""
         features, cells = self.numbers["features"], self.numbers["cells"]
         share, weighted = f"{features['share_found']:.0%}", f"{features['share_found_weighted']:.0%}"
         lines = [
@@ -69,17 +69,17 @@ class Report:
         return lines
 
     def figure(self) -> Figure:
-        """Draw the page of plots."""
-        return draw_projection(self.sample, self.umap, self.own_distance, self.limit, self.summarize())
+        """Draw one page of plots."""
+        return draw_projection(self.sample, self.umap, self.own_distance, self.limit, self.lines())
 
     def write(self, folder: Path) -> None:
-        """Log the summary, and write ``report.json``, ``projection.pdf`` and ``projection.png``."""
-        for line in self.summarize():
+        """Write ``report.json``, ``projection.pdf`` and ``projection.png``, and log the summary."""
+        for line in self.lines():
             logger.info("%s", line)
         share = self.numbers["cells"]["share_outside"]
         if share > 0.2:
             logger.warning(
-                "%.0f %% of the cells lie farther from the reference than its own cells: it may not have their types or their technology.",
+                "%.0f %% of the cells lie farther from the reference than its own cells do. It may lack their types or their technology.",
                 100 * share,
             )
         with atomic_write(folder / "report.json") as path:
@@ -106,21 +106,21 @@ def _count_labels(labels: pd.Categorical) -> dict[str, int]:
 
 
 class Tally:
-    """Numbers of the report, collected block by block. It keeps a few bytes per cell, and the latents of a sample.
+    """Tally of the numbers of the report, block by block. It keeps a few bytes of each cell, and the latents of a sample.
 
     Parameters
     ----------
     reference, data, latent_map
-        The reference, the query and the reference's latents.
+        The reference, the query that is projected into it, and the map of the reference's latents.
     label
-        The transferred label, or None.
+        The label that is transferred, or None.
     seed
         Seed of the sample.
 
     Attributes
     ----------
     best, unknown
-        (n_cells,) code of the most probable type, and "unknown" of `LabelTransfer.compute_evidence`.
+        (n_cells,) int32 codes of the most probable types, and float32 column "unknown" of `LabelTransfer.compute_evidence`.
     """
 
     def __init__(self, reference: FinishedRun, data: Query, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
@@ -159,17 +159,23 @@ class Tally:
         self._sample.append(sample)
 
     def set_labels(self, labels: pd.Categorical) -> None:
-        """Set the labels of all cells."""
+        """Set the final labels of all cells, which are known only after the last block."""
         self._labels = labels
 
     def make_report(self) -> Report:
-        """Return the report on all cells.
+        """Return the report of all cells.
 
-        `Report.numbers` holds "reference", "query", "features" (how many of the model's are found, also weighted by their use in the
-        encoder, and names of missing ones), "unit" (of distances), "cells" and "domains" ("n_cells", "n_filtered", "median_distance",
-        "share_outside" and "mixing" of all cells and of each domain) and "labels" (number of cells with each). "mixing" is the mean
-        `scalex.metrics.neighbor_entropy` of reference and query around cells that are not outside, in [0, 1]; null if fewer than 50 of
-        them were sampled.
+        `Report.numbers` holds
+
+        - "reference", "query": what was projected into what;
+        - "features": how many of the model's features the query has, also weighted by how much the encoder uses them, and the names of
+          some missing ones;
+        - "unit": the unit of distances;
+        - "cells", "domains": "n_cells", "n_filtered", "median_distance", "share_outside" and "mixing" of all cells and of each domain;
+        - "labels": the number of cells with each label.
+
+        "mixing" is the mean `scalex.metrics.neighbor_entropy` of reference and query around the sampled cells that are not outside, in
+        [0, 1]. It is null if there are fewer than 50 of them.
         """
         sample = pd.concat(self._sample, ignore_index=True)
         if self._labels is not None:
@@ -183,30 +189,30 @@ class Tally:
                 "n_training_cells": self._reference.trained_on.n_cells,
             },
             "query": {"n_cells": self._data.n_cells, "domains": list(self._data.domains)},
-            "features": self._summarize_features(),
+            "features": self._features(),
             "unit": UNIT,
-            "cells": self._summarize_cells(slice(None), entropy),
+            "cells": self._summarize(slice(None), entropy),
             "domains": {
-                name: self._summarize_cells(domain == code, entropy[(sample["domain"] == name).to_numpy()])
+                name: self._summarize(domain == code, entropy[(sample["domain"] == name).to_numpy()])
                 for code, name in enumerate(self._data.domains)
             },
             "labels": {} if self._labels is None else {self._label: _count_labels(self._labels)},
         }
         return Report(numbers, sample, self._map.umap, self._map.own_distance, self._map.limit)
 
-    def _summarize_cells(self, cells: Any, entropy: NDArray[np.float64]) -> dict[str, Any]:
+    def _summarize(self, cells: Any, entropy: NDArray[np.float64]) -> dict[str, Any]:
         distance = self._distance[cells]
-        defined = entropy[~np.isnan(entropy)]
+        known = entropy[~np.isnan(entropy)]
         return {
             "n_cells": len(distance),
             "n_filtered": int(self._filtered[cells].sum()),
             "median_distance": float(np.median(distance)) if len(distance) else None,
             "share_outside": float((distance > self._map.limit).mean()) if len(distance) else None,
-            "mixing": float(defined.mean()) if len(defined) >= MIN_MIXED else None,
+            "mixing": float(known.mean()) if len(known) >= MIN_MIXED else None,
         }
 
     def _compute_entropy(self, latent: NDArray[np.float32], outside: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return the mixing with the reference around each sampled cell, NaN for cells outside."""
+        """Return the mixing with the reference around each sampled cell, (n_sampled,); NaN for cells that are outside."""
         entropy = np.full(len(latent), np.nan)
         inside = np.flatnonzero(~outside)
         if len(inside) >= MIN_MIXED:
@@ -217,7 +223,7 @@ class Tally:
             entropy[inside] = neighbor_entropy(both, is_reference, n_neighbors=30)[: len(inside)]
         return entropy
 
-    def _summarize_features(self) -> dict[str, Any]:
+    def _features(self) -> dict[str, Any]:
         transform = self._data.transform
         found, weight = transform.found, self._reference.module.feature_weights()
         names = transform.preprocessor.features

@@ -1,4 +1,4 @@
-"""A projection written to a folder: results, report and figures, and a new version of the reference if asked for."""
+"""Projection to a folder: results, report and figures, and on request a new version of the reference."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def project_to(
     append: bool = False,
     **options: Any,
 ) -> Report:
-    """Project cells into a reference and write ``adata.h5ad``, ``report.json`` and ``projection.pdf``.
+    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and the figures to a folder.
 
     Parameters
     ----------
     folder
-        Folder of the results; see `make_folder`.
+        Folder of the results; see `new_folder`.
     reference, source, trainer, options
         As in `scalex.projection.project.project`.
     append
-        Make the folder a new version of the reference, the same model with old and new cells.
+        Make the folder a new version of the reference: the same model with the old and the new cells.
 
     Raises
     ------
     ValueError
-        If `append` and `repeat` are both true; and as `scalex.projection.project.project`.
+        If `append` and `repeat` are both true, and as in `scalex.projection.project.project`.
     """
     if append and options.get("repeat"):
-        raise ValueError("append=true adds the new cells to those of the reference, which repeat=true leaves out: use one of them.")
+        raise ValueError("append=true adds the new cells to those of the reference, but repeat=true omits these: use only one of them.")
     return_freed_memory()
     with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
             report = project(reference, source, file, trainer, **options)
         report.write(folder)
         if append:
-            # The model comes first: a folder without adata.h5ad is no reference.
+            # The model comes first: without adata.h5ad, the folder does not count as a reference yet.
             with atomic_write(folder / "checkpoint" / "best.ckpt") as checkpoint:
                 shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
             n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
@@ -72,9 +72,9 @@ def project_to(
 def project_to_anndata(
     folder: Path | None, reference: FinishedRun, source: CellSource, trainer: Trainer | None = None, **options: Any
 ) -> tuple[AnnData, Report]:
-    """Project cells into a reference in one process and return the result. The parameters are those of `project_to`.
+    """Project cells into a reference in one process, and return the result with its report.
 
-    Without a folder, nothing is written.
+    The parameters are those of `project_to`. Nothing is written if `folder` is None.
     """
     if folder is None:
         with h5py.File("projection", "w", driver="core", backing_store=False) as file:

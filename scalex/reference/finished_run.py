@@ -1,4 +1,4 @@
-"""A finished run: the trained model and its cells without their expression."""
+"""A finished run: its trained model, and its cells without their expression."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["FinishedRun"]
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """The folder of a finished run: a trained model and its cells.
+    """The folder of a finished run: a trained model, and its cells without their expression.
 
-    The cells' expression is not read. No code in the folder is run: the model consists of plain tensors and values.
+    The cells' expression is not read. No code from the folder is executed: the model is plain tensors and values.
 
     Attributes
     ----------
     folder
-        The folder.
+        The folder of the run.
     module
         The trained model.
     lineage
-        The versions that led to this one, oldest first, each with "folder", "action", "n_cells" and "version".
+        The versions from the first to this one, each with "folder", "action", "n_cells" and "version".
     """
 
     folder: Path
@@ -53,14 +53,14 @@ class FinishedRun:
         Parameters
         ----------
         folder
-            Folder with ``checkpoint/best.ckpt`` and ``adata.h5ad``, from ``train.py`` or ``SCALEX(outdir=...)``.
+            Folder that ``train.py`` or ``SCALEX(outdir=...)`` wrote, with ``checkpoint/best.ckpt`` and ``adata.h5ad``.
 
         Raises
         ------
         FileNotFoundError
             If the folder or one of the two files does not exist.
         ValueError
-            If a file is damaged, does not belong to the other, or has a newer format.
+            If one of them is not valid or has a newer format. The message names the file.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -69,17 +69,22 @@ class FinishedRun:
         growth = read_json(folder / GROWTH)
         if growth and not growth["accepted"]:
             raise ValueError(
-                f"{folder} is not a reference: it is a continued training that did not end, or in which the old cells' scores fell too "
-                f"far ({GROWTH}). Use the reference that it started from."
+                f"{folder} is not a reference: it is a continued training that did not finish, or that lowered the scores of the old cells "
+                f"too much ({GROWTH}). Use the reference that it continued."
             )
         missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{folder} is not a reference: it has no {' and no '.join(missing)}. Give the folder of a finished run of train.py."
+                f"{folder} is not a reference: it lacks {' and '.join(missing)}. Give the folder of a finished run of train.py."
             )
         module = load_model(checkpoint)
         assert module.trained_on is not None
-        _check_latent(adata, module.hparams["n_latent"])
+        n_latent = module.hparams["n_latent"]
+        with _open_adata(adata) as file:
+            latent = file.get("obsm/latent")
+            shape: tuple[int, ...] = latent.shape if isinstance(latent, h5py.Dataset) else ()
+        if len(shape) != 2 or shape[1] != n_latent:
+            raise ValueError(f"{adata} does not belong to {checkpoint}, whose model needs obsm['latent'] of {n_latent} dimensions.")
         versions = read_json(folder / LINEAGE) or [
             describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)
         ]
@@ -87,9 +92,9 @@ class FinishedRun:
 
     @cached_property
     def cells(self) -> ad.AnnData:
-        """The cells without their expression: obs, var, obsm["latent"] and, if the run has them, UMAP, clusters and neighbour graph.
+        """The cells without their expression: obs, var, obsm["latent"] and, if the run computed them, UMAP, clusters and neighbour graph.
 
-        They are read at their first use: embedding new cells does not need them.
+        They are read at their first use, since embedding new cells does not need them.
 
         Raises
         ------
@@ -101,13 +106,13 @@ class FinishedRun:
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", *optional)}
         obs = parts["obs"]
         for name in obs.select_dtypes(object):
-            # Text that came from a query; "" stands for a missing value.
+            # Text of an earlier query, in which "" stands for a missing value.
             obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
         return ad.AnnData(**parts)
 
     @cached_property
     def raw_var(self) -> pd.DataFrame:
-        """Annotation of the kept features, from raw if the run has it."""
+        """Annotation of the kept features."""
         with _open_adata(self.folder / "adata.h5ad") as file:
             if isinstance(file.get("raw"), h5py.Group):
                 return ad.io.read_elem(file["raw/var"])
@@ -121,8 +126,8 @@ class FinishedRun:
 
     @property
     def input_pca(self) -> InputPca | None:
-        """Principal components of the training cells' inputs; None if the run has none."""
-        return InputPca.of(self.cells)
+        """Principal components of the training cells' inputs, or None if the run did not keep them."""
+        return InputPca.from_anndata(self.cells)
 
     @property
     def latent(self) -> NDArray[np.float32]:
@@ -130,13 +135,13 @@ class FinishedRun:
         return np.asarray(self.cells.obsm["latent"], np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """Describe the training of the model and the contents of the folder.
+        """Return a description of the model and its cells.
 
         Returns
         -------
         dict
             "folder", "version", "n_training_cells", "n_cells", "n_features", "n_latent", "domains" (with their numbers of cells), "labels"
-            (columns of obs that can be transferred), "values" (the kind of values that new cells must have), "statistics", "lineage".
+            (columns of obs that can be transferred), "values" (the values that new cells must have), "statistics", "lineage".
         """
         trained_on, obs = self.trained_on, self.cells.obs
         counts = obs["domain"].value_counts()
@@ -161,17 +166,17 @@ class FinishedRun:
 
     @property
     def labels(self) -> list[str]:
-        """Columns of obs that can be transferred: categorical ones except "domain" and "projection"."""
+        """Columns of obs that can be transferred: the categorical ones except "domain" and "projection"."""
         own = {"domain", "projection"}
         return [str(name) for name, column in self.cells.obs.items() if isinstance(column.dtype, pd.CategoricalDtype) and name not in own]
 
     def label_transfer(self, label: str) -> LabelTransfer:
-        """Return a classifier by the reference's labels, for any number of queries.
+        """Fit label transfer to the cells of known type, for any number of queries.
 
         Raises
         ------
         KeyError
-            If the reference has no such label; the message lists its labels.
+            If the reference has no such labels. The message lists those it has.
         """
         self.check_label(label)
         components = self.cells.obsm.get(INPUT_PCA)
@@ -179,18 +184,18 @@ class FinishedRun:
         return LabelTransfer.fit(self.latent, pd.Categorical(obs[label]), components, domain=pd.Categorical(obs["domain"]))
 
     def check_label(self, label: str) -> None:
-        """Check that the reference has such a label.
+        """Check that the reference has such labels.
 
         Raises
         ------
         KeyError
-            If it does not; the message lists its labels.
+            If the reference has no such labels. The message lists those it has.
         """
         if label not in self.cells.obs:
-            raise KeyError(f"label={label!r}: the reference has no such label. It has: {', '.join(self.labels) or 'none'}.")
+            raise KeyError(f"label={label!r}: the reference has no such labels. It has: {', '.join(self.labels) or 'none'}.")
 
     def latent_map(self) -> LatentMap:
-        """Return an index of the reference's latents, for any number of queries."""
+        """Index the latents, for any number of queries."""
         cells = self.cells
         umap = np.asarray(cells.obsm["X_umap"], np.float32) if "X_umap" in cells.obsm else None
         clustered = "leiden" in cells.obs and cells.obs["leiden"].notna().all()
@@ -200,18 +205,9 @@ class FinishedRun:
 
 @contextmanager
 def _open_adata(path: Path) -> Iterator[h5py.File]:
-    """Open an AnnData file, and explain what fails while it is open."""
+    """Open an AnnData file. Errors while it is open say that it is damaged."""
     try:
         with h5py.File(path) as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error
-
-
-def _check_latent(path: Path, n_latent: int) -> None:
-    """Check that a file holds latents of a model with `n_latent` dimensions."""
-    with _open_adata(path) as file:
-        latent = file.get("obsm/latent")
-        shape: tuple[int, ...] = latent.shape if isinstance(latent, h5py.Dataset) else ()
-    if len(shape) != 2 or shape[1] != n_latent:
-        raise ValueError(f"{path} does not belong to the model in the same folder: it needs obsm['latent'] of {n_latent} dimensions.")

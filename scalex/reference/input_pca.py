@@ -1,6 +1,6 @@
-"""Principal components of the model's inputs, stored with a reference.
+"""Principal components of the model's inputs, frozen with a reference, so that new cells can be compared with its cells.
 
-They separate types that the model has not seen from those it knows, which latents hardly do.
+The latents hardly distinguish a type that the model has never seen from the known types. The inputs do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["INPUT_PCA", "InputPca"]
 # Key of the coordinates in obsm, of the components in varm and of their origin in uns.
 INPUT_PCA = "input_pca"
 N_COMPONENTS = 100
-# More cells do not improve the components. More values take minutes: cells of ATAC have thousands.
+# More cells do not improve the components. More values take minutes: cells of many peaks have thousands.
 MAX_CELLS = 50_000
 MAX_VALUES = 10_000_000
 
@@ -33,7 +33,7 @@ class InputPca:
     components
         (n_features, n_components) float32.
     origin
-        (n_components,) float32 coordinates of the mean of the inputs.
+        (n_components,) float32, coordinates of the mean input.
     """
 
     components: NDArray[np.float32]
@@ -41,15 +41,15 @@ class InputPca:
 
     @staticmethod
     def choose_rows(n_cells: int, values_per_cell: float, *, seed: int = 124) -> NDArray[np.int64]:
-        """Return the ascending rows of the cells to fit to: all, or at most 50,000 random cells with ten million values above 0."""
-        n_max = min(MAX_CELLS, int(MAX_VALUES / max(values_per_cell, 1)))
-        if n_cells <= n_max:
+        """Return the rows to fit to, ascending: all, or a random sample of at most 50,000 cells and about ten million values above 0."""
+        max_cells = min(MAX_CELLS, int(MAX_VALUES / max(values_per_cell, 1)))
+        if n_cells <= max_cells:
             return np.arange(n_cells)
-        return np.sort(np.random.default_rng(seed).choice(n_cells, n_max, replace=False))
+        return np.sort(np.random.default_rng(seed).choice(n_cells, max_cells, replace=False))
 
     @classmethod
     def fit(cls, inputs: sparse.csr_matrix, *, seed: int = 124) -> Self:
-        """Fit components to (n_cells, n_features) inputs."""
+        """Fit the components to inputs, (n_cells, n_features)."""
         n_features = inputs.shape[1]
         n_components = min(N_COMPONENTS, inputs.shape[0] - 1, n_features - 1)
         pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(inputs)
@@ -57,28 +57,28 @@ class InputPca:
         return cls(components, pca.mean_.astype(np.float32) @ components)
 
     @classmethod
-    def of(cls, adata: AnnData) -> Self | None:
-        """Return the components that `add_to` stored in an AnnData; None if there are none."""
+    def from_anndata(cls, adata: AnnData) -> Self | None:
+        """Return the components that `add_to` has added to an AnnData, or None if there are none."""
         if INPUT_PCA not in adata.varm or INPUT_PCA not in adata.uns:
             return None
         return cls(np.asarray(adata.varm[INPUT_PCA]), np.asarray(adata.uns[INPUT_PCA]["origin"]))
 
     def add_to(self, adata: AnnData, coordinates: NDArray[np.float32] | None) -> None:
-        """Store the components and, unless None, the coordinates of the cells in an AnnData."""
+        """Add the components to an AnnData, and the coordinates of its cells, (n_cells, n_components), unless they are None."""
         adata.varm[INPUT_PCA] = self.components
         adata.uns[INPUT_PCA] = {"origin": self.origin}
         if coordinates is not None:
             adata.obsm[INPUT_PCA] = coordinates
 
     def transform(self, inputs: sparse.csr_matrix, fill_value: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return the coordinates of cells, (n_cells, n_components) float32. A cell's coordinates depend on that cell alone.
+        """Return the coordinates of cells, (n_cells, n_components) float32. Those of a cell depend on that cell alone.
 
         Parameters
         ----------
         inputs
             (n_cells, n_features) model inputs.
         fill_value
-            (n_features,) added to each row; see `scalex.preprocess.RowTransform`.
+            (n_features,) values to add to each row; see `scalex.preprocess.RowTransform`.
         """
         origin = self.origin if fill_value is None else self.origin - fill_value @ self.components
         return np.asarray(inputs @ self.components - origin, np.float32)

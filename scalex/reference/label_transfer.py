@@ -1,4 +1,4 @@
-"""Labels of a reference passed on to new cells, with a probability and the right to say that none of them fits."""
+"""Transfer of a reference's labels to new cells, with a probability and with "unknown" for cells of other types."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from scipy.special import log_softmax, softmax
 __all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
 
 UNKNOWN = "unknown"
-# More reference cells do not improve means and covariances. A random sample is taken.
+# More reference cells do not improve means and covariances. Of a larger reference, a random sample is used.
 MAX_CELLS = 100_000
-# Cells of another domain lie farther from the means than the reference's. Their log-likelihoods are multiplied by these factors, for
-# latents alone, and for latents and components of the inputs (chosen on the sets of benchmarks/label_transfer.py).
-WEIGHTS_OF_LATENTS = (1 / 2,)
-WEIGHTS_OF_BOTH = (1 / 8, 1 / 12)
-# Components that separate types. The later ones serve to find unknown types alone.
+# Cells of another domain lie farther from the means than those of the reference. These factors reduce their log-likelihoods, for the
+# latents alone, and for latents and components of the inputs. They were chosen on the data sets of benchmarks/label_transfer.py.
+LATENT_WEIGHTS = (1 / 2,)
+COMBINED_WEIGHTS = (1 / 8, 1 / 12)
+# Components that distinguish the types. The later ones only distinguish unknown cells.
 N_COMPONENTS = 50
-# Share of the reference's cells within the distance of 1.
+# Share of the reference's cells at a distance of at most 1.
 QUANTILE = 0.95
-# Fewest cells for a border from the data set itself.
+# Fewer cells are not enough to estimate how far the cells of their data set lie from the types.
 MIN_CELLS = 100
-# Robust standard deviations above the median from which a cell is called unknown.
-N_MADS = 2.5
-# Bounds of the scale of log-likelihoods, and largest number of groups of domains that are left out in turn.
+# Robust standard deviations above the median at which a cell of a data set is unknown.
+N_DEVIATIONS = 2.5
+# Smallest and largest factor of log-likelihoods.
 INVERSE_TEMPERATURES = (0.2, 30.0)
+# Groups of domains that are left out in turn.
 MAX_FOLDS = 10
-# Share of the common covariance that is replaced by its mean variance.
+# Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """Types as Gaussians with a common covariance, in coordinates that whiten it: D dimensions, K types."""
+    """Types as Gaussians with one covariance, in coordinates in which the covariance is the identity.
+
+    Dimension letters: C cells, D dimensions, K types.
+    """
 
     whitening_DD: NDArray[np.float64]
     mean_KD: NDArray[np.float64]
@@ -57,13 +61,16 @@ class _View:
         whitening_DD = axes_DD / np.sqrt(np.maximum(variance_D, np.finfo(np.float64).tiny))
         return cls(whitening_DD, mean_KD @ whitening_DD, count_K)
 
-    def compute_squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+    def squared_distance(self, x_CD: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the squared Mahalanobis distance of cells to the mean of each type, (n_cells, n_types)."""
         squared_CK: NDArray[np.float64] = cdist(x_CD @ self.whitening_DD, self.mean_KD, "sqeuclidean")
         return squared_CK
 
-    def compute_log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the log-likelihood up to a constant. The mean of n cells adds 1/n of the variance, so a type of few cells is wider."""
+    def log_likelihood(self, squared_CK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log-likelihood of each type up to a constant, (n_cells, n_types).
+
+        The mean of n cells has 1 / n of the variance of one cell, so a type of few cells is wider.
+        """
         width_K = 1 + 1 / self.count_K
         log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
         return log_CK
@@ -71,23 +78,23 @@ class _View:
 
 @dataclass(frozen=True, eq=False)
 class LabelTransfer:
-    """Classifier of cells by the types of a reference that was embedded by the same model.
+    """Classifier of new cells by the types of a reference. The same model must have embedded both.
 
-    Each type is a Gaussian in the latents and another one in principal components of the model's inputs. All types share a covariance
-    (linear discriminant analysis), so that a type may have a single cell. All types have the same prior, since the query may have another
-    composition than the reference. The result for a cell depends on that cell alone, except for the border beyond which its type is called
-    unknown: the reference does not show how far cells of a new technology lie from their types. The cost per cell grows with the number of
-    types and not with the reference's cells.
+    Each type is a Gaussian in the latents, and another one in principal components of the model's inputs. All types share one covariance,
+    which a type of a single cell takes from the others (linear discriminant analysis). All types have the same prior probability, because
+    the composition of the query may differ from that of the reference. The result for a cell depends on that cell alone, except for the
+    threshold above which cells are unknown: the reference does not show how far the cells of a new technology lie from the types. The cost
+    per cell depends on the number of types, not on the number of reference cells.
 
     Attributes
     ----------
     types
-        (n_types,) names.
+        (n_types,) names of the types.
 
     References
     ----------
-    Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2nd ed. (2009), section 4.3; the distance to the nearest type
-    as evidence of an unknown one: Lee et al., NeurIPS 31 (2018).
+    Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2nd ed. (2009), section 4.3. The distance to the nearest type
+    as evidence of an unknown type: Lee et al., NeurIPS 31 (2018).
     """
 
     types: pd.Index
@@ -105,22 +112,22 @@ class LabelTransfer:
         domain: pd.Categorical | None = None,
         seed: int = 0,
     ) -> Self:
-        """Fit the types of a reference.
+        """Fit the classifier to the cells of a reference.
 
         Parameters
         ----------
         latent
-            (n_cells, n_latent) latents, or another representation.
+            (n_cells, n_latent) latents, or any other representation.
         label
-            (n_cells,) type of each cell. Cells without one, or called "unknown", are left out.
+            (n_cells,) type of each cell. Cells without a type, or with the type "unknown", are not used.
         components
-            (n_cells, n_components) principal components of the model's inputs (`scalex.reference.input_pca`). Without them, types that are
-            not in the reference are hardly recognized, and rare types are missed more often.
+            (n_cells, n_components) coordinates in principal components of the model's inputs (`scalex.reference.input_pca`). Without them,
+            cells of types that the reference does not have are hardly recognised, and rare types are missed more often.
         domain
-            (n_cells,) domain of each cell. With several domains, each is left out in turn to calibrate probabilities in a new domain: the
-            scale of the log-likelihoods maximizes those of the true types. Otherwise they are not scaled.
+            (n_cells,) domain of each cell. If there are several domains, each is left out in turn to calibrate the probabilities for a new
+            domain: the log-likelihoods are scaled so that those of the true types are largest. Otherwise they are not scaled.
         seed
-            Seed of the sample of more than 100,000 cells.
+            Seed of the sample of cells, if there are more than 100,000.
 
         Raises
         ------
@@ -129,7 +136,7 @@ class LabelTransfer:
         """
         spaces = _check_spaces(latent, components)
         if len(label) != len(latent):
-            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each cell, which may be missing.")
+            raise ValueError(f"There are {len(label)} labels for {len(latent)} cells: give one for each cell, missing if unknown.")
         rows = np.flatnonzero(has_label(label))
         if len(rows) == 0:
             raise ValueError(f"None of the {len(latent)} cells of the reference has a label: choose another column with label=.")
@@ -138,12 +145,12 @@ class LabelTransfer:
         known = label[rows].remove_unused_categories()
         types, code = known.categories.astype(str), known.codes.astype(np.int64)
         if len(types) == len(rows):
-            raise ValueError(f"Each of the {len(types)} types has one cell: at least one type must have two or more.")
-        spaces = _make_views([space[rows] for space in spaces])
+            raise ValueError(f"Each of the {len(types)} types has one cell: at least one type needs two, to estimate the spread of types.")
+        spaces = _split_views([space[rows] for space in spaces])
         views = tuple(_View.fit(space, code) for space in spaces)
-        # The mean of a type without the cell itself would be farther away by this factor.
+        # The factor corrects for the cell's own share in the mean of its type.
         count = views[0].count_K[code]
-        distances = [view.compute_squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
+        distances = [view.squared_distance(space)[np.arange(len(rows)), code] for view, space in zip(views, spaces, strict=True)]
         own = (distances[0] + distances[-1] * (len(distances) > 1)) * np.square(count / np.maximum(count - 1, 1))
         limit = np.quantile(own[count > 1], QUANTILE)
         inverse_temperature = (
@@ -162,21 +169,20 @@ class LabelTransfer:
         Returns
         -------
         DataFrame
-            One row per cell: "label", categorical, the type, or "unknown" if the column "unknown" is above the border; and the columns of
-            `compute_evidence`.
+            One row per cell: "label", categorical, which is "best", or "unknown" if the column "unknown" is above `compute_threshold`; and
+            the columns of `compute_evidence`.
 
         Raises
         ------
         ValueError
-            If dimensions differ from those in `fit`, or values are not finite.
+            If the dimensions differ from those in `fit`, or values are not finite.
         """
-        predicted = self.compute_evidence(latent, components)
-        label = self.choose_labels(predicted["best"].cat.codes.to_numpy(), predicted["unknown"].to_numpy())
-        predicted.insert(0, "label", label)
-        return predicted
+        table = self.compute_evidence(latent, components)
+        table.insert(0, "label", self.assign_labels(table["best"].cat.codes.to_numpy(), table["unknown"].to_numpy()))
+        return table
 
     def compute_evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
-        """Return what each cell shows by itself.
+        """Compute the evidence for the type of each cell, independently of the other cells.
 
         Parameters
         ----------
@@ -186,18 +192,22 @@ class LabelTransfer:
         Returns
         -------
         DataFrame
-            One row per cell: "best", categorical, the most probable type; "probability", in (0, 1], of `best` if the cell has one of the
-            types; "runner_up", categorical, the next type, missing if there is only one; "unknown", >= 0, the squared distance to `best`,
-            which is at most 1 for 95 % of the reference's cells and their own type.
+            One row per cell: "best", categorical, the most probable type; "probability" of "best" in (0, 1], assuming that the cell has one
+            of the types; "runner_up", categorical, the second most probable type, missing if there is only one type; "unknown", >= 0, the
+            squared distance to "best", where 1 is the 95 % quantile of the squared distances of the reference's cells to their own types.
+
+        Raises
+        ------
+        ValueError
+            If the dimensions differ from those in `fit`, or values are not finite.
         """
         spaces = _check_spaces(latent, components)
-        given, expected = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
-        if given != expected:
-            raise ValueError(
-                f"The cells have {_name_dimensions(given)}, but the reference has {_name_dimensions(expected)}: give the same."
-            )
-        squared = [view.compute_squared_distance(space) for view, space in zip(self._views, _make_views(spaces), strict=True)]
-        score = _score(self._views[:2], squared[:2])
+        given, needed = ([part.shape[1] for part in spaces], [len(view.whitening_DD) for view in self._views[:1] + self._views[2:]])
+        if given != needed:
+            given_text, needed_text = _format_dimensions(given), _format_dimensions(needed)
+            raise ValueError(f"The cells have {given_text}, but those of the reference had {needed_text}: give the same.")
+        squared = [view.squared_distance(space) for view, space in zip(self._views, _split_views(spaces), strict=True)]
+        score = _compute_score(self._views[:2], squared[:2])
         probability = softmax(self._inverse_temperature * score, axis=1)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
         best = order[:, 0]
@@ -211,88 +221,95 @@ class LabelTransfer:
             }
         )
 
-    def choose_labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
-        """Return the label of each cell of a data set, from "best" (codes) and "unknown" of `compute_evidence`, (n_cells,) each."""
-        code = np.where(unknown > self.compute_border(unknown), len(self.types), best)
+    def assign_labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
+        """Return the labels of the cells of a data set.
+
+        Parameters
+        ----------
+        best, unknown
+            (n_cells,) codes of the column "best", and the column "unknown", of `compute_evidence`.
+        """
+        code = np.where(unknown > self.compute_threshold(unknown), len(self.types), best)
         return pd.Categorical.from_codes(code, [*self.types, UNKNOWN])
 
-    def compute_border(self, unknown: NDArray[np.floating]) -> float:
-        """Return the value of "unknown" above which the cells of a data set are called unknown, at most 1.
+    def compute_threshold(self, unknown: NDArray[np.floating]) -> float:
+        """Return the value of "unknown" above which the cells of a data set are unknown.
 
-        It is the median of the data set plus 2.5 robust standard deviations, and 1 for fewer than 100 cells.
+        It is the median of the data set plus 2.5 robust standard deviations, but at most 1. It is 1 for fewer than 100 cells.
         """
         if len(unknown) < MIN_CELLS:
             return 1.0
         median = np.median(unknown)
-        # 1.4826: the median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
-        return float(min(1.0, median + N_MADS * 1.4826 * np.median(np.abs(unknown - median))))
+        # The standard deviation of a normal distribution is 1.4826 times its median absolute deviation.
+        return float(min(1.0, median + N_DEVIATIONS * 1.4826 * np.median(np.abs(unknown - median))))
 
 
-def _score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _compute_score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the weighted log-likelihood of each type, (n_cells, n_types), from the squared distances in each view."""
-    weights = WEIGHTS_OF_BOTH if len(views) > 1 else WEIGHTS_OF_LATENTS
-    parts = [weight * view.compute_log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
+    weights = COMBINED_WEIGHTS if len(views) > 1 else LATENT_WEIGHTS
+    parts = [weight * view.log_likelihood(squared_CK) for weight, view, squared_CK in zip(weights, views, squared, strict=True)]
     score: NDArray[np.float64] = np.sum(parts, axis=0)
     return score
 
 
 def _fit_inverse_temperature(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
-    """Return the scale of log-likelihoods that makes the true types of cells of left-out domains most probable; 1 for a single domain.
+    """Return the factor of the log-likelihoods that makes the types of left-out cells most probable, or 1 if there is one domain.
 
-    It is an inverse temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen.
+    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen.
     """
-    held_out = []
+    left_out = []
     for one in np.unique(fold):
         types, known = np.unique(code[fold != one], return_inverse=True)
         own = (fold == one) & np.isin(code, types)
         if len(types) < 2 or len(types) == len(known) or not own.any():
             continue
         views = [_View.fit(space[fold != one], known) for space in spaces]
-        score = _score(views, [view.compute_squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
-        held_out.append((score, np.searchsorted(types, code[own])))
-    if not held_out:
+        score = _compute_score(views, [view.squared_distance(space[own]) for view, space in zip(views, spaces, strict=True)])
+        left_out.append((score, np.searchsorted(types, code[own])))
+    if not left_out:
         return 1.0
 
-    def compute_loss(log_factor: float) -> float:
+    def cross_entropy(log_factor: float) -> float:
         factor = np.exp(log_factor)
-        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in held_out)
+        return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in left_out)
 
-    return float(np.exp(minimize_scalar(compute_loss, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
 
 
 def has_label(label: pd.Categorical) -> NDArray[np.bool_]:
-    """Return whether each cell has a type, (n_cells,)."""
+    """Return which cells have a type, (n_cells,)."""
     return np.asarray(~label.isna() & (label != UNKNOWN))
 
 
-def _make_views(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Return the coordinates of the views: latents alone, or latents, the components that separate types, and all components.
+def _split_views(spaces: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return the coordinates of each view: latents alone, or latents, the first components and all components.
 
-    The first two give the types. The first and the last give the distance.
+    The first two views determine the type. The distance is that in the first and the last view.
     """
     return spaces if len(spaces) == 1 else [spaces[0], spaces[1][:, :N_COMPONENTS], spaces[1]]
 
 
 def _check_spaces(latent: NDArray[np.floating], components: NDArray[np.floating] | None) -> list[NDArray[np.float64]]:
+    """Return the coordinates as float64, without those that are None."""
     spaces = []
     for name, given in (("latent", latent), ("components", components)):
         if given is None:
             continue
         space = np.asarray(given, np.float64)
         if space.ndim != 2 or len(space) != len(latent):
-            raise ValueError(f"{name} has the shape {space.shape}: it must be cells x dimensions, with one row for each cell of latent.")
+            raise ValueError(f"{name} has the shape {space.shape}: it must be cells x dimensions, with one row per cell of latent.")
         if bad := int((~np.isfinite(space).all(1)).sum()):
-            raise ValueError(f"{name} is not finite in {bad} of {len(space)} cells: embed them again, or leave those cells out.")
+            raise ValueError(f"{name} is not finite in {bad} of {len(space)} cells: embed these cells again, or remove them.")
         spaces.append(space)
     return spaces
 
 
-def _name_dimensions(numbers: list[int]) -> str:
+def _format_dimensions(numbers: list[int]) -> str:
     return " and ".join(f"{number} {name}" for number, name in zip(numbers, ("latent dimensions", "components"), strict=False))
 
 
 def _sample(code: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return at most `MAX_CELLS` of the rows. Rare types are kept whole; the others give equally many cells."""
+    """Return at most `MAX_CELLS` of `rows`: all cells of rare types, and an equal number of each other type."""
     order = rng.permutation(len(rows))
     rank = pd.Series(code[order]).groupby(code[order]).cumcount().to_numpy()
     return np.sort(rows[order[np.argsort(rank, kind="stable")[:MAX_CELLS]]])

@@ -1,1 +1,1 @@
-"""The folder of a run, its log and its tables."""
+"""Run folders, their logs and their tables."""

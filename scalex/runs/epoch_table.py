@@ -1,4 +1,4 @@
-"""Losses and scores as a table, ``metrics.csv``."""
+"""Table of the losses of the epochs, ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["EpochTable"]
 
 
 class EpochTable(Logger):
-    """A Lightning logger that writes ``metrics.csv``, one row per epoch, and continues the file after a resume.
+    """A Lightning logger that writes ``metrics.csv``, one row per epoch, and that continues the table of a resumed run.
 
-    Lightning's CSVLogger would delete the file when a run is resumed.
+    Lightning's CSVLogger would delete the table of the run that is resumed, because it is in the same folder.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ class EpochTable(Logger):
 
     @property
     def name(self) -> str:
-        """Name of the table."""
+        """Name of the logger."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """Empty: a folder has one table."""
+        """Empty, because a folder has one table."""
         return ""
 
     @property
     def experiment(self) -> None:
-        """None: there is no tracker."""
+        """None, because there is no tracker."""
         return
 
     @rank_zero_only
@@ -53,12 +53,12 @@ class EpochTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add the losses of an epoch. Other metrics are not part of the table."""
+        """Add the losses of an epoch. Other metrics are ignored."""
         if "train/loss" not in metrics:
             return
         if not self._rows and self.path.exists():
             earlier = pd.read_csv(self.path)
-            # Epochs after the last checkpoint are run again.
+            # Epochs after the last checkpoint are trained again.
             self._rows = earlier[earlier["epoch"] < metrics["epoch"]].to_dict("records")
         first = {"epoch": int(metrics["epoch"]), "step": step}
         self._rows.append(first | {name.removeprefix("train/"): value for name, value in metrics.items() if name != "epoch"})

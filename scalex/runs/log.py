@@ -1,4 +1,4 @@
-"""The log of scalex, in a file and on the screen."""
+"""Destinations of the log: a file and the screen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["log_to", "show_log"]
 
 @contextmanager
 def log_to(path: Path | None) -> Iterator[None]:
-    """Write the log of scalex to a file, down to each epoch. Lightning logs only warnings.
+    """Write all log lines of scalex to a file, and show only warnings of Lightning, for the duration of the context.
 
-    Only rank 0 logs below ERROR.
+    Only rank 0 logs below ERROR. Without a path, no file is written.
     """
     first = is_first()
     package = logging.getLogger("scalex")
@@ -34,15 +34,15 @@ def log_to(path: Path | None) -> Iterator[None]:
     package.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            # Lightning 2.6 uses an old name of torch 2.13 in each run.
+            # Lightning 2.6 uses a name that torch 2.13 deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             # Cells in memory are gathered faster than worker processes could send them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            # Older versions of torch do not have the new name of the option.
+            # Newer versions of torch rename this option, and older ones do not have the new name.
             warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
             yield
     except BaseException as error:
-        # For the file alone. The screen shows the error itself.
+        # Only for the file: the screen shows the error itself.
         package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
@@ -54,7 +54,7 @@ def log_to(path: Path | None) -> Iterator[None]:
 
 @contextmanager
 def show_log(verbose: bool) -> Iterator[None]:
-    """Show the log on the screen, at least its warnings."""
+    """Show the log on the screen for the duration of the context: all lines if `verbose`, otherwise only warnings."""
     package = logging.getLogger("scalex")
     handler: Any = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.INFO if verbose else logging.WARNING)

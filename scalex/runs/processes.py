@@ -1,4 +1,4 @@
-"""The start of a run, new or resumed, in one process or several."""
+"""Beginning and resuming runs, in one process or in several."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from scalex.runs.folder import COMPOSED, claim_folder, make_folder
+from scalex.runs.folder import COMPOSED, claim_folder, new_folder
 from scalex.system.processes import ignore_launcher, is_first, make_once
 
-__all__ = ["start_run", "resume_run"]
+__all__ = ["begin_run", "resume_run"]
 
 Settings = TypeVar("Settings")
 
 
 @contextmanager
-def start_run(
+def begin_run(
     folder: Path,
     settings: Settings,
     *,
@@ -25,58 +25,59 @@ def start_run(
     save: Callable[[Settings, Path], None],
     load: Callable[[Path], Settings],
 ) -> Iterator[Settings]:
-    """Make the folder of a run and claim it. Of several processes, the first does.
+    """Create the folder of a run and claim it for the duration of the context. Of several processes, rank 0 does this.
 
     Parameters
     ----------
     folder
-        The folder of the results.
+        Folder of the results.
     settings
-        The settings of the run.
+        Settings of the run.
     several
         Whether several processes work together. Otherwise this process ignores its launcher.
     write
-        Function that writes the settings to the folder for good.
+        Function that writes the settings to the folder.
     save, load
-        Functions that write the settings to a file and read them, for the other processes.
+        Functions that write the settings to a temporary file and read them back, for the other processes.
 
     Yields
     ------
-    The settings of the first process.
+    Settings
+        The settings of rank 0.
 
     Raises
     ------
     FileExistsError
-        If the folder holds results, or a run is using it.
+        If the folder holds results, or another run uses it.
     OSError
-        If it is not writable.
+        If the folder cannot be written to.
     TimeoutError
-        If the first process does not make the folder.
+        If rank 0 does not create the folder in time.
     """
     with ExitStack() as stack:
 
-        def make() -> Settings:
-            make_folder(folder)
+        def begin() -> Settings:
+            new_folder(folder)
             stack.enter_context(claim_folder(folder))
             write(settings, folder)
             return settings
 
         if several:
             hint = "Set output=: its default contains the time, which differs between processes."
-            yield stack.enter_context(make_once(folder / COMPOSED, make, save, load, hint=hint, seconds=120))
+            yield stack.enter_context(make_once(folder / COMPOSED, begin, save, load, hint=hint, seconds=120))
         else:
             stack.enter_context(ignore_launcher())
-            yield make()
+            yield begin()
 
 
 @contextmanager
 def resume_run(folder: Path, *, several: bool) -> Iterator[None]:
-    """Claim the folder of a resumed run. Of several processes, the first does.
+    """Claim the folder of a resumed run for the duration of the context. Of several processes, rank 0 does this.
 
     Raises
     ------
     FileExistsError
-        If a run is using the folder.
+        If another run uses the folder.
     """
     with ExitStack() as stack:
         if not several:

@@ -1,4 +1,4 @@
-"""The table of a sweep: the settings in which its runs differ, and their scores."""
+"""Table of a sweep: the settings that differ between its runs, and their scores."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ __all__ = ["write_sweep_table"]
 
 
 def write_sweep_table(folder: str | Path) -> pd.DataFrame:
-    """Write ``sweep.csv``: a row for each finished run below `folder`, with the settings in which they differ and their scores.
+    """Write ``sweep.csv`` with one row for each finished run in `folder`, and return the table. Without finished runs, no file is written.
 
-    The table is made from the files of all runs each time, so that runs may finish in any order or together. Without scores there is no
-    table.
+    The columns are the settings that differ between the runs, and the scores. Each call reads the files of all runs, so that runs may
+    finish in any order and at the same time.
     """
     folder = Path(folder)
     table, runs = pd.DataFrame(), set[Path]()
-    # A run that finishes meanwhile writes the table too, and this one could replace it.
+    # A run that finishes meanwhile may write its own table, which this one then replaces.
     while (finished := set(folder.glob("*/metrics.json"))) != runs:
         runs = finished
-        table = _make_table(runs)
+        table = _read_table(runs)
         with atomic_write(folder / "sweep.csv", by_several=True) as unfinished:
             table.to_csv(unfinished)
     return table
 
 
-def _make_table(runs: Iterable[Path]) -> pd.DataFrame:
+def _read_table(runs: Iterable[Path]) -> pd.DataFrame:
     settings, results = {}, {}
     for path in sorted(runs, key=lambda path: (len(path.parent.name), path.parent.name)):
         settings[path.parent.name] = _flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
         results[path.parent.name] = json.loads(path.read_text())
-    asked = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
-    differing = asked.loc[:, asked.astype(str).nunique() > 1]
+    table = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
+    differing = table.loc[:, table.astype(str).nunique() > 1]
     return differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dotted names."""
+    """Return nested settings as one dict with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

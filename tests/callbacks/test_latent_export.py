@@ -35,7 +35,7 @@ def file(demo: AnnData, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("impute", [None, "domain1"])
-def test_cells_that_stay_in_a_file_are_written_as_those_in_memory(file: Path, tmp_path: Path, impute: str | None) -> None:
+def test_cells_in_a_file_are_written_like_cells_in_memory(file: Path, tmp_path: Path, impute: str | None) -> None:
     memory = train(file, tmp_path / "memory", backed=False, impute=impute)
     backed = train(file, tmp_path / "backed", backed=True, expression=True, impute=impute)
     assert backed.X is None
@@ -46,10 +46,10 @@ def test_cells_that_stay_in_a_file_are_written_as_those_in_memory(file: Path, tm
     pd.testing.assert_frame_equal(written.raw.var, memory.raw.var)
     pd.testing.assert_frame_equal(written.var, memory.var)
     pd.testing.assert_frame_equal(written.obs, ad.read_h5ad(tmp_path / "memory" / "adata.h5ad").obs)
-    # The order of training differs, the components of the inputs do not.
+    # Only the order of training differs, not the components of the inputs.
     np.testing.assert_allclose(np.abs(written.obsm["input_pca"][:, :3]), np.abs(memory.obsm["input_pca"][:, :3]), atol=1e-3)
     np.testing.assert_array_equal(written.obsm["latent"], backed.obsm["latent"])
-    # Written, but not in memory.
+    # The coordinates are written, but not in memory.
     assert "input_pca" not in backed.obsm
     assert not (tmp_path / "backed" / ".input_pca").exists()
     assert ("impute" in written.layers) == (impute is not None)
@@ -66,11 +66,10 @@ def test_without_expression_the_folder_is_a_reference(file: Path, tmp_path: Path
     assert written.shape == backed.shape
     reference = scalex.Reference.load(tmp_path / "run")
     kept = ad.read_h5ad(file)[written.obs_names].copy()
-    # What is projected is what was exported.
     np.testing.assert_array_equal(reference.embed(kept, batch_key="batch"), written.obsm["latent"])
 
 
-def test_many_cells_are_laid_out_by_a_sample(file: Path, tmp_path: Path) -> None:
+def test_a_sample_of_many_cells_determines_umap_and_scores(file: Path, tmp_path: Path) -> None:
     outputs = [UmapPlot(tmp_path / "run", max_cells=100), Scores(tmp_path / "run", max_cells=100)]
     adata = train(file, tmp_path / "run", *outputs, backed=True)
     assert not adata.obs["leiden"].isna().any()
@@ -80,7 +79,7 @@ def test_many_cells_are_laid_out_by_a_sample(file: Path, tmp_path: Path) -> None
     assert (tmp_path / "run" / "umap.png").exists()
 
 
-def test_in_a_notebook_the_components_of_the_inputs_are_there(file: Path, tmp_path: Path) -> None:
+def test_scalex_returns_the_components_of_the_inputs(file: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"backed": True, "min_features": 0, "max_iteration": 5, "ignore_umap": True}
     alone = scalex.SCALEX(str(file), **options)
     kept = scalex.SCALEX(str(file), outdir=tmp_path / "run", **options)

@@ -15,13 +15,13 @@ from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
 
 
-def test_the_bar_covers_all_steps_with_loss_and_speed(demo_in_memory: InMemoryCells, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_shows_all_steps_with_loss_and_speed(demo_in_memory: InMemoryCells, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
 
-    def on_screen(*_: Any, **kwargs: Any) -> Any:
+    def show_on_screen(*_: Any, **kwargs: Any) -> Any:
         return tqdm.tqdm(**kwargs | {"disable": False}, file=screen)
 
-    monkeypatch.setattr(progress, "tqdm", on_screen)
+    monkeypatch.setattr(progress, "tqdm", show_on_screen)
     fitted = RnaRecipe(min_features=0).fit(demo_in_memory)
     data = ScalexDataModule(demo_in_memory, fitted)
     module = ScalexModule(n_hidden=4)

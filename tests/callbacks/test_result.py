@@ -17,7 +17,7 @@ from scalex.metrics.clusters import add_clusters
 
 @pytest.fixture
 def result() -> Result:
-    """Three types, and two domains of which one is small."""
+    """Return a result of three types, and of two domains of which one is small."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 600)
     latent = (np.eye(3, 5)[kind] * 8 + rng.normal(size=(600, 5))).astype(np.float32)
@@ -26,7 +26,7 @@ def result() -> Result:
     return Result(adata, pd.Categorical(kind))
 
 
-def test_few_cells_are_all_taken(result: Result) -> None:
+def test_few_cells_are_not_sampled(result: Result) -> None:
     sample = result.sample(600, 0)
     assert sample.cells is result.adata
     assert sample.rows is None
@@ -35,7 +35,7 @@ def test_few_cells_are_all_taken(result: Result) -> None:
     assert list(before.obs) == list(result.adata.obs)
 
 
-def test_a_sample_has_the_shares_of_the_domains(result: Result, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_is_in_proportion_to_the_domains(result: Result, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         sample = result.sample(150, 0)
     assert "a sample of 150 of 600 cells" in caplog.text
@@ -48,7 +48,7 @@ def test_a_sample_has_the_shares_of_the_domains(result: Result, caplog: pytest.L
     assert result.sample(150, 0) is sample
 
 
-def test_the_others_are_placed_by_their_neighbours(result: Result) -> None:
+def test_neighbours_place_the_cells_outside_the_sample(result: Result) -> None:
     sample = result.sample(150, 0)
     add_clusters(sample.cells, n_neighbors=15, seed=0)
     sample.cells.obsm["X_umap"] = sample.cells.obsm["latent"][:, :2] * 3
@@ -59,14 +59,14 @@ def test_the_others_are_placed_by_their_neighbours(result: Result) -> None:
     assert "connectivities" not in result.adata.obsp
     expected = KNeighborsClassifier(15, weights="distance").fit(sample.cells.obsm["latent"], sample.cells.obs["leiden"])
     assert (expected.predict(result.adata.obsm["latent"]) == cluster).mean() > 0.95
-    # Where types lie apart, clusters are parts of them.
+    # The types are well separated, so each cluster belongs to one type.
     assert result.label is not None
     kind = pd.Series(result.label.codes)
     type_of_cluster = kind.groupby(cluster.to_numpy()).first()
     assert adjusted_rand_score(kind, cluster.map(type_of_cluster).to_numpy()) > 0.95
 
 
-# In a process of its own without numba's compiler, which would take a minute for the functions of pynndescent.
+# The code runs in a separate process without numba's compiler, which takes a minute for the functions of pynndescent.
 NEIGHBOURS = """
 from functools import partial
 import numpy as np
@@ -86,7 +86,7 @@ print(np.mean([len(one & set(other)) / 5 for one, other in zip(found, nearest.to
 
 
 def test_neighbours_of_many_cells_are_found_by_pynndescent() -> None:
-    """Scanpy uses this package for more than 8,192 cells; here it is asked to use it for a few."""
+    """Scanpy uses this package for more than 8,192 cells. Here it is told to use it for a few cells."""
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run([sys.executable, "-c", NEIGHBOURS], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scalex.callbacks.umap_plot import draw_umap
 
 
-def test_each_colour_has_a_panel_with_all_cells() -> None:
+def test_each_column_has_a_panel_with_all_cells() -> None:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"domain": pd.Categorical(rng.choice(["a", "b"], 50)), "leiden": pd.Categorical(rng.choice(["0", "1"], 50))})
     obs.index = obs.index.astype(str)
@@ -22,7 +22,7 @@ def test_each_colour_has_a_panel_with_all_cells() -> None:
     plt.close(figure)
 
 
-def test_very_many_kinds_have_no_legend() -> None:
+def test_a_column_of_many_values_has_no_legend() -> None:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"few": pd.Categorical(rng.integers(0, 5, 200).astype(str)), "many": pd.Categorical(np.arange(200).astype(str))})
     obs.index = obs.index.astype(str)

@@ -1,4 +1,4 @@
-"""New cells in the space of a trained model: the promises that a user relies on."""
+"""Projection of new cells: the guarantees that a user relies on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
@@ -50,12 +50,12 @@ def query(trained: Any) -> AnnData:
 
 @pytest.fixture
 def cells(trained: Any) -> AnnData:
-    """The cells that the references were trained on, with those that the training left out."""
+    """Return the cells of the training, including those that its filter dropped."""
     copy: AnnData = trained.cells.copy()
     return copy
 
 
-def small_reference(folder: Path, adata: AnnData, recipe: Recipe, **options: Any) -> Reference:
+def train_reference(folder: Path, adata: AnnData, recipe: Recipe, **options: Any) -> Reference:
     trainer = Trainer(
         accelerator="cpu", max_steps=30, callbacks=[Checkpoint(folder), LatentExport(folder)], logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -67,28 +67,28 @@ def small_reference(folder: Path, adata: AnnData, recipe: Recipe, **options: Any
 @pytest.fixture(scope="module")
 def scaled_by_domain(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Reference:
     recipe = RnaRecipe(min_features=0, n_top_features=90, scaling="domain")
-    return small_reference(tmp_path_factory.mktemp("by domain"), trained.cells, recipe)
+    return train_reference(tmp_path_factory.mktemp("by domain"), trained.cells, recipe)
 
 
 @pytest.fixture(scope="module")
-def of_processed(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Reference:
-    return small_reference(tmp_path_factory.mktemp("processed"), processed(trained.cells), AsIsRecipe())
+def trained_on_processed(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Reference:
+    return train_reference(tmp_path_factory.mktemp("processed"), process(trained.cells), AsIsRecipe())
 
 
-def processed(adata: AnnData) -> AnnData:
+def process(adata: AnnData) -> AnnData:
     adata = adata.copy()
     adata.X = sparse.csr_matrix(adata.X.multiply(1e4 / adata.X.sum(1))).log1p().astype(np.float32)
     return adata
 
 
-def projected(reference: Reference, adata: Any, *, backed: bool = False, **options: Any) -> tuple[AnnData, Report]:
-    """In memory, which takes a third of the time of a folder with its figures."""
+def project_in_memory(reference: Reference, adata: Any, *, backed: bool = False, **options: Any) -> tuple[AnnData, Report]:
+    """Project to a file in memory, which takes a third of the time of a folder with figures."""
     with h5py.File("projection", "w", driver="core", backing_store=False) as file:
         report = project(reference, AnnDataSource(path=adata, backed=backed), file, **options)
         return ad.io.read_elem(file), report
 
 
-def projected_to(folder: Path, reference: Reference, adata: AnnData, **options: Any) -> tuple[AnnData, Report]:
+def project_and_read(folder: Path, reference: Reference, adata: AnnData, **options: Any) -> tuple[AnnData, Report]:
     folder.mkdir(parents=True, exist_ok=True)
     report = project_to(folder, reference, AnnDataSource(path=adata), **options)
     return ad.read_h5ad(folder / "adata.h5ad"), report
@@ -96,30 +96,30 @@ def projected_to(folder: Path, reference: Reference, adata: AnnData, **options: 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the projection of a few cells."""
+    """Skip the figures, which take longer than the projection of a few cells."""
     monkeypatch.setattr(Report, "write", lambda report, folder: None)
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 class TestTrainingCells:
-    def test_come_back_where_they_were_with_difference_0(self, trained: Any, reference: Reference, cells: AnnData) -> None:
+    def test_get_exactly_their_latents_of_the_training(self, trained: Any, reference: Reference, cells: AnnData) -> None:
         exported = trained.exported
         latent = pd.DataFrame(reference.embed(cells), index=cells.obs_names)
         assert latent.dtypes.eq(np.float32).all()
         np.testing.assert_array_equal(latent.loc[exported.obs_names].to_numpy(), exported.obsm["latent"])
 
-    def test_come_back_also_by_the_statistics_of_their_domains(self, trained_by_domain: Any, by_domain: Reference, cells: AnnData) -> None:
+    def test_get_their_latents_with_the_statistics_of_domains(self, trained_by_domain: Any, by_domain: Reference, cells: AnnData) -> None:
         exported = trained_by_domain.exported
         assert by_domain.describe()["statistics"] == "domain"
         kept = cells[exported.obs_names].copy()
         np.testing.assert_array_equal(by_domain.embed(kept), exported.obsm["latent"])
-        # The other statistics are another embedding, so the test above is not empty.
+        # The other statistics give other latents, so the comparison above can fail.
         assert not np.allclose(by_domain.embed(kept, statistics="running"), exported.obsm["latent"])
 
-    def test_the_result_holds_what_the_training_wrote(self, trained: Any, reference: Reference, cells: AnnData) -> None:
+    def test_get_the_values_that_the_training_wrote(self, trained: Any, reference: Reference, cells: AnnData) -> None:
         exported = trained.exported
         found = reference.project(cells, repeat=True)[exported.obs_names]
         assert (found.X != exported.X).nnz == 0
@@ -130,7 +130,7 @@ class TestTrainingCells:
         np.testing.assert_allclose(found.obsm["X_umap"], exported.obsm["X_umap"], atol=1e-3)
         assert list(found.obs["leiden"]) == list(exported.obs["leiden"])
 
-    def test_those_that_were_left_out_are_returned_and_flagged(self, trained: Any, reference: Reference, cells: AnnData) -> None:
+    def test_that_the_filter_dropped_are_returned_and_flagged(self, trained: Any, reference: Reference, cells: AnnData) -> None:
         found = reference.project(cells, repeat=True)
         assert list(found.obs_names) == list(cells.obs_names)
         detected = np.diff(cells.X.indptr)
@@ -140,53 +140,53 @@ class TestTrainingCells:
         assert np.isfinite(found.obsm["latent"]).all()
 
 
-class TestACellsLatent:
+class TestLatentOfACell:
     @pytest.mark.parametrize("chunk_size", [1, 7, 64, 100, 165, 20_000])
     def test_does_not_depend_on_the_chunk_size(self, reference: Reference, query: AnnData, chunk_size: int) -> None:
         some = query[:65].copy() if chunk_size == 1 else query
         expected = reference.embed(query)[: some.n_obs]
         np.testing.assert_array_equal(reference.embed(some, chunk_size=chunk_size), expected)
 
-    def test_does_not_depend_on_order_or_company(self, reference: Reference, query: AnnData) -> None:
+    def test_does_not_depend_on_order_or_other_cells(self, reference: Reference, query: AnnData) -> None:
         expected = pd.DataFrame(reference.embed(query), index=query.obs_names)
         rng = np.random.default_rng(0)
         for rows in (rng.permutation(query.n_obs), rng.choice(query.n_obs, 90, replace=False), np.array([8])):
             np.testing.assert_array_equal(reference.embed(query[rows].copy()), expected.iloc[rows].to_numpy())
 
-    def test_does_not_depend_on_the_domain_it_is_said_to_be_of(self, reference: Reference, query: AnnData) -> None:
+    def test_does_not_depend_on_its_domain(self, reference: Reference, query: AnnData) -> None:
         expected = reference.embed(query)
         query.obs["other"] = ["domain0", "new"] * (query.n_obs // 2)
         np.testing.assert_array_equal(reference.embed(query, batch_key="other"), expected)
 
     @pytest.mark.parametrize("chunk_size", [7, 64, 165])
-    def test_by_the_statistics_of_its_domain_does_not_depend_on_chunks(self, by_domain: Reference, query: AnnData, chunk_size: int) -> None:
+    def test_with_the_statistics_of_domains_does_not_depend_on_chunks(self, by_domain: Reference, query: AnnData, chunk_size: int) -> None:
         np.testing.assert_array_equal(by_domain.embed(query, chunk_size=chunk_size), by_domain.embed(query))
 
-    def test_by_the_statistics_of_its_domain_does_not_depend_on_order(self, by_domain: Reference, query: AnnData, cells: AnnData) -> None:
+    def test_with_the_statistics_of_domains_does_not_depend_on_order(self, by_domain: Reference, query: AnnData, cells: AnnData) -> None:
         both = ad.concat([query, cells])
         order = np.random.default_rng(0).permutation(both.n_obs)
         latent = by_domain.embed(both)
         np.testing.assert_array_equal(by_domain.embed(both[order].copy()), latent[order])
-        # But on the cells of its domain, and, but for rounding, on those alone.
+        # It depends on the cells of its domain and, except for rounding, only on them.
         np.testing.assert_allclose(by_domain.embed(query), latent[: query.n_obs], atol=1e-5)
         assert not np.allclose(by_domain.embed(query[:80].copy()), latent[:80])
 
-    def test_is_that_of_the_statistics_asked_for(self, reference: Reference, query: AnnData) -> None:
+    def test_depends_on_the_requested_statistics(self, reference: Reference, query: AnnData) -> None:
         before = reference.embed(query)
         assert not np.allclose(reference.embed(query, statistics="domain"), before)
-        # What is asked for once does not stay.
+        # The request does not change the reference.
         assert reference.describe()["statistics"] == "running"
         np.testing.assert_array_equal(reference.embed(query), before)
 
-    def test_statistics_that_are_none_are_an_error(self, reference: Reference, query: AnnData) -> None:
+    def test_unknown_statistics_are_an_error(self, reference: Reference, query: AnnData) -> None:
         with pytest.raises(ValueError, match="statistics='batch': allowed are running, domain"):
             reference.embed(query, statistics="batch")  # type: ignore[arg-type]
 
-    def test_is_the_same_from_disk(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
+    def test_is_the_same_for_cells_in_a_file(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
         query.write_h5ad(tmp_path / "query.h5ad")
         np.testing.assert_array_equal(reference.embed(tmp_path / "query.h5ad"), reference.embed(query))
-        found, _ = projected(reference, query, repeat=True)
-        read, _ = projected(reference, tmp_path / "query.h5ad", backed=True, repeat=True, chunk_size=70)
+        found, _ = project_in_memory(reference, query, repeat=True)
+        read, _ = project_in_memory(reference, tmp_path / "query.h5ad", backed=True, repeat=True, chunk_size=70)
         np.testing.assert_array_equal(read.obsm["latent"], found.obsm["latent"])
         assert (read.X != found.X).nnz == 0
         pd.testing.assert_frame_equal(read.obs, found.obs)
@@ -197,20 +197,21 @@ class TestOneCell:
     def test_is_projected(self, reference: Reference, query: AnnData, tmp_path: Path, repeat: bool) -> None:
         expected = reference.embed(query)[3]
         one = query[3:4].copy()
-        found, report = (
-            projected(reference, one, impute="domain0") if not repeat else projected_to(tmp_path, reference, one, repeat=True, impute=None)
-        )
+        if repeat:
+            found, report = project_and_read(tmp_path, reference, one, repeat=True)
+        else:
+            found, report = project_in_memory(reference, one, impute="domain0")
         np.testing.assert_array_equal(found.obsm["latent"][-1], expected)
         assert report.numbers["query"]["n_cells"] == report.numbers["cells"]["n_cells"] == 1
         assert report.numbers["cells"]["mixing"] is None
         assert not repeat or (tmp_path / "projection.pdf").stat().st_size > 1000
 
-    def test_is_projected_by_the_statistics_of_its_domain(self, by_domain: Reference, query: AnnData) -> None:
+    def test_is_projected_with_the_statistics_of_domains(self, by_domain: Reference, query: AnnData) -> None:
         found = by_domain.embed(query[3:4].copy())
-        # One cell has no variance: the statistics of the training stand in.
+        # One cell has no variance, so the running statistics are used.
         np.testing.assert_array_equal(found, by_domain.embed(query[3:4].copy(), statistics="running"))
 
-    def test_without_a_single_count_is_projected(self, reference: Reference, query: AnnData) -> None:
+    def test_without_counts_is_projected(self, reference: Reference, query: AnnData) -> None:
         query.X = sparse.csr_matrix(query.X.multiply(np.arange(query.n_obs)[:, None] != 4))
         for adata in (query, query[4:5].copy()):
             found = reference.project(adata, repeat=True)
@@ -219,7 +220,7 @@ class TestOneCell:
 
 
 class TestFeatures:
-    def test_in_another_order_and_with_others_among_them_are_matched_by_name(self, reference: Reference, query: AnnData) -> None:
+    def test_are_matched_by_name_in_any_order_among_other_features(self, reference: Reference, query: AnnData) -> None:
         rng = np.random.default_rng(0)
         extra = AnnData(
             sparse.csr_matrix(rng.poisson(3, (query.n_obs, 60)), dtype=np.float32),
@@ -230,28 +231,28 @@ class TestFeatures:
         np.testing.assert_array_equal(reference.embed(mixed), reference.embed(query))
 
     @pytest.mark.parametrize("in_query", [True, False])
-    def test_match_without_the_versions_of_ensembl(
+    def test_are_matched_without_ensembl_versions(
         self, cells: AnnData, query: AnnData, tmp_path: Path, in_query: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         plain = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
         versioned = [f"{name}.{i % 20}" for i, name in enumerate(plain)]
         cells.var_names, query.var_names = (plain, versioned) if in_query else (versioned, plain)
-        reference = small_reference(tmp_path, cells, RnaRecipe(min_features=0, n_top_features=50))
+        reference = train_reference(tmp_path, cells, RnaRecipe(min_features=0, n_top_features=50))
         found = reference.embed(query)
-        assert "450 features were matched without their Ensembl version" in caplog.text
+        assert "450 features were matched without their Ensembl versions" in caplog.text
         query.var_names = cells.var_names
         np.testing.assert_array_equal(found, reference.embed(query))
 
-    def test_that_are_lacking_count_as_their_mean(self, reference: Reference, query: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    def test_that_are_missing_count_as_their_mean(self, reference: Reference, query: AnnData, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         preprocessor = reference.trained_on.preprocessor
-        lacking = preprocessor.features[::10]
-        few = query[:, ~query.var_names.isin(lacking)].copy()
+        missing = preprocessor.features[::10]
+        few = query[:, ~query.var_names.isin(missing)].copy()
         found = reference.project(few, repeat=True)
         assert list(found.var_names) == list(preprocessor.features)
-        assert found[:, lacking].X.nnz == 0
-        # The latent of the inputs with the means filled in, in float64 from the weights in the file.
+        assert found[:, missing].X.nnz == 0
+        # The expected latents of the inputs with filled-in means, in float64 from the weights in the file.
         inputs = found.X.toarray().astype(np.float64)
         inputs[:, ::10] = preprocessor.mean[::10]
         state = torch.load(reference.folder / "checkpoint" / "best.ckpt", weights_only=True)["state_dict"]
@@ -266,17 +267,17 @@ class TestFeatures:
         assert "180 of the 200 features of the model are in the query (90%)" in caplog.text
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "features" in record.message]
 
-    @pytest.mark.parametrize(("n_lacking", "warned"), [(40, False), (41, True), (139, True)])
-    def test_below_80_percent_are_warned_of(
-        self, reference: Reference, query: AnnData, caplog: pytest.LogCaptureFixture, n_lacking: int, warned: bool
+    @pytest.mark.parametrize(("n_missing", "warned"), [(40, False), (41, True), (139, True)])
+    def test_below_80_percent_give_a_warning(
+        self, reference: Reference, query: AnnData, caplog: pytest.LogCaptureFixture, n_missing: int, warned: bool
     ) -> None:
-        lacking = reference.trained_on.preprocessor.features[:n_lacking]
-        reference.embed(query[:, ~query.var_names.isin(lacking)].copy())
-        said = f"Only {200 - n_lacking} of the 200 features of the model are in the query"
-        assert (said in caplog.text) == warned
-        assert (f"Missing: {lacking[0]}, {lacking[1]}" in caplog.text) == warned
+        missing = reference.trained_on.preprocessor.features[:n_missing]
+        reference.embed(query[:, ~query.var_names.isin(missing)].copy())
+        message = f"Only {200 - n_missing} of the 200 features of the model are in the query"
+        assert (message in caplog.text) == warned
+        assert (f"Missing: {missing[0]}, {missing[1]}" in caplog.text) == warned
 
-    def test_below_the_floor_are_an_error_that_names_both_sides(self, reference: Reference, query: AnnData) -> None:
+    def test_below_the_smallest_share_are_an_error_that_names_both_sides(self, reference: Reference, query: AnnData) -> None:
         used = reference.trained_on.preprocessor.features
         few = query[:, ~query.var_names.isin(used[:150])].copy()
         message = (
@@ -286,50 +287,50 @@ class TestFeatures:
         with pytest.raises(ValueError, match=message):
             reference.embed(few)
 
-    def test_the_floor_can_be_set(self, reference: Reference, query: AnnData) -> None:
+    def test_the_smallest_share_can_be_set(self, reference: Reference, query: AnnData) -> None:
         few = query[:, ~query.var_names.isin(reference.trained_on.preprocessor.features[:150])].copy()
-        found, _ = projected(reference, few, repeat=True, least_found=0.2)
+        found, _ = project_in_memory(reference, few, repeat=True, least_found=0.2)
         assert np.isfinite(found.obsm["latent"]).all()
         with pytest.raises(ValueError, match="at least 95% are needed"):
-            projected(reference, query[:, 30:].copy(), least_found=0.95)
+            project_in_memory(reference, query[:, 30:].copy(), least_found=0.95)
 
     @pytest.mark.parametrize("least_found", [0.3, 0.0])
-    def test_none_of_which_are_shared_are_an_error(self, reference: Reference, query: AnnData, least_found: float) -> None:
+    def test_that_are_all_missing_are_an_error(self, reference: Reference, query: AnnData, least_found: float) -> None:
         query.var_names = [f"other{i}" for i in range(query.n_vars)]
         with pytest.raises(ValueError, match=r"Only 0 of the 200 features .* Reference: gene\d+, .*; query: other0, other1"):
-            projected(reference, query, least_found=least_found)
+            project_in_memory(reference, query, least_found=least_found)
 
-    def test_that_differ_in_case_alone_are_said_and_not_guessed(
+    def test_that_differ_only_in_case_are_named_but_not_matched(
         self, reference: Reference, query: AnnData, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         used = reference.trained_on.preprocessor.features
         query.var_names = [name.upper() if name in used[:10] else name for name in query.var_names]
         found = reference.project(query, repeat=True)
-        assert f"10 known names differ from the query's only in upper and lower case ({used[0]}/{used[0].upper()}" in caplog.text
+        assert f"10 names differ from the query's only in case ({used[0]}/{used[0].upper()}" in caplog.text
         assert found[:, used[:10]].X.nnz == 0
 
 
 class TestKindOfValues:
-    def test_processed_values_for_a_model_of_counts(self, reference: Reference, query: AnnData) -> None:
+    def test_processed_values_for_a_model_of_counts_are_refused(self, reference: Reference, query: AnnData) -> None:
         with pytest.raises(
-            ValueError, match=r"query's values are not whole numbers, but the reference was trained on counts: .*dataset\.layer"
+            ValueError, match=r"query's values are not whole numbers, but the reference was trained on counts\. .*dataset\.layer"
         ):
-            reference.project(processed(query))
+            reference.project(process(query))
 
-    def test_counts_for_a_model_of_processed_values(self, of_processed: Reference, query: AnnData) -> None:
+    def test_counts_for_a_model_of_processed_values_are_refused(self, trained_on_processed: Reference, query: AnnData) -> None:
         with pytest.raises(
             ValueError, match="query's values are whole numbers, probably raw counts, but the reference was trained on proc"
         ):
-            of_processed.project(query)
+            trained_on_processed.project(query)
 
-    def test_those_it_was_trained_on(self, of_processed: Reference, cells: AnnData) -> None:
-        np.testing.assert_array_equal(of_processed.embed(processed(cells)), of_processed.latent)
-        assert of_processed.describe()["values"] == "normalized values"
+    def test_processed_values_for_a_model_of_processed_values_are_projected(self, trained_on_processed: Reference, cells: AnnData) -> None:
+        np.testing.assert_array_equal(trained_on_processed.embed(process(cells)), trained_on_processed.latent)
+        assert trained_on_processed.describe()["values"] == "normalized values"
 
 
-class TestTheResult:
-    def test_is_reference_and_query_together(self, trained: Any, reference: Reference, query: AnnData) -> None:
+class TestResult:
+    def test_holds_the_reference_and_the_query(self, trained: Any, reference: Reference, query: AnnData) -> None:
         exported = trained.exported
         found = reference.project(query)
         n = exported.n_obs
@@ -339,7 +340,7 @@ class TestTheResult:
         assert list(found.obs["projection"]) == ["reference"] * n + ["query"] * query.n_obs
         assert list(found.obs_names) == [*exported.obs_names, *query.obs_names]
         np.testing.assert_array_equal(found.obsm["latent"], np.concatenate([exported.obsm["latent"], reference.embed(query)]))
-        # What the reference has is kept and not computed again.
+        # The reference's values are kept, not computed again.
         np.testing.assert_array_equal(found.obsm["X_umap"][:n], exported.obsm["X_umap"])
         for column in exported.obs:
             assert found.obs[column][:n].astype(object).equals(exported.obs[column].astype(object)), column
@@ -349,7 +350,7 @@ class TestTheResult:
             assert found.obsp[name].shape == (found.n_obs, found.n_obs)
         assert found.uns["neighbors"]["params"]["n_neighbors"] == exported.uns["neighbors"]["params"]["n_neighbors"]
 
-    def test_alone_is_the_query_in_its_order(self, reference: Reference, query: AnnData) -> None:
+    def test_with_repeat_holds_only_the_query_in_its_order(self, reference: Reference, query: AnnData) -> None:
         query = query[np.random.default_rng(0).permutation(query.n_obs)].copy()
         found = reference.project(query, repeat=True)
         assert list(found.obs_names) == list(query.obs_names)
@@ -362,7 +363,7 @@ class TestTheResult:
         for column in ("distance", "leiden", "cell_type_label"):
             assert list(found.obs[column]) == list(together.obs[column])
 
-    def test_x_and_raw_are_what_the_training_would_have_made(self, reference: Reference, query: AnnData) -> None:
+    def test_has_x_and_raw_like_a_training(self, reference: Reference, query: AnnData) -> None:
         found = reference.project(query, repeat=True)
         preprocessor = reference.trained_on.preprocessor
         counts = query.X.toarray().astype(np.float64)
@@ -372,7 +373,7 @@ class TestTheResult:
         used = normalized[:, query.var_names.get_indexer(preprocessor.features)] / preprocessor.maximum.max(0)
         np.testing.assert_allclose(found.X.toarray(), np.minimum(used, 1), rtol=1e-5)
 
-    def test_each_cell_has_a_label_with_a_probability(self, reference: Reference, query: AnnData) -> None:
+    def test_has_a_label_with_a_probability_for_each_cell(self, reference: Reference, query: AnnData) -> None:
         for repeat in (True, False):
             obs = reference.project(query, repeat=repeat).obs[-query.n_obs :]
             assert set(obs["cell_type_label"]) <= {*reference.cells.obs["cell_type"], "unknown"}
@@ -380,18 +381,18 @@ class TestTheResult:
         without = reference.project(query, label=None).obs
         assert not [name for name in without if name.startswith("cell_type_")]
 
-    def test_a_reference_without_umap_and_clusters(self, by_domain: Reference, query: AnnData, tmp_path: Path) -> None:
-        found, _ = projected_to(tmp_path, by_domain, query)
+    def test_has_no_umap_and_clusters_if_the_reference_has_none(self, by_domain: Reference, query: AnnData, tmp_path: Path) -> None:
+        found, _ = project_and_read(tmp_path, by_domain, query)
         assert "X_umap" not in found.obsm
         assert "leiden" not in found.obs
         assert (tmp_path / "projection.pdf").exists()
 
-    def test_cells_with_names_of_the_reference_get_names_of_their_own(self, reference: Reference, cells: AnnData) -> None:
+    def test_has_new_names_for_cells_with_names_of_the_reference(self, reference: Reference, cells: AnnData) -> None:
         found = reference.project(cells)
         assert found.obs_names.is_unique
         assert list(found.obs_names[-cells.n_obs :]) == [f"{name}-query" for name in cells.obs_names]
 
-    def test_columns_of_the_query_stay_beside_those_of_the_reference(self, reference: Reference, query: AnnData) -> None:
+    def test_has_the_columns_of_the_query_and_of_the_reference(self, reference: Reference, query: AnnData) -> None:
         query.obs["dose"] = np.arange(query.n_obs)
         query.obs["stim"] = pd.Categorical(["yes", "no"] * (query.n_obs // 2))
         query.obs["cell_type"] = pd.Categorical(["alpha", "new type"] * (query.n_obs // 2))
@@ -404,8 +405,8 @@ class TestTheResult:
         assert list(obs["cell_type"][:n]) == list(reference.cells.obs["cell_type"])
         assert list(obs["domain"][n:]) == ["domain2"] * query.n_obs
 
-    def test_says_what_was_asked_for(self, reference: Reference, query: AnnData) -> None:
-        found, report = projected(reference, query, impute="domain0", parameters={"reference": "run", "least_found": 0.3})
+    def test_stores_the_settings_and_the_report(self, reference: Reference, query: AnnData) -> None:
+        found, report = project_in_memory(reference, query, impute="domain0", parameters={"reference": "run", "least_found": 0.3})
         assert found.uns["scalex"]["parameters"] == {"reference": "run", "least_found": 0.3}
         assert found.uns["scalex"]["impute"] == "layers['impute'] is log1p of counts per 10,000"
         assert found.uns["scalex"]["projection"]["cells"]["n_cells"] == report.numbers["cells"]["n_cells"]
@@ -413,16 +414,16 @@ class TestTheResult:
     @pytest.mark.parametrize("chunk_size", [40, 166])
     def test_does_not_depend_on_the_chunk_size(self, reference: Reference, query: AnnData, chunk_size: int) -> None:
         query.obs["partly"] = pd.array([True, None] * (query.n_obs // 2), dtype="boolean")
-        whole, _ = projected(reference, query, impute="domain1")
-        found, _ = projected(reference, query, impute="domain1", chunk_size=chunk_size)
+        whole, _ = project_in_memory(reference, query, impute="domain1")
+        found, _ = project_in_memory(reference, query, impute="domain1", chunk_size=chunk_size)
         pd.testing.assert_frame_equal(found.obs, whole.obs)
         for name in whole.obsm:
             np.testing.assert_array_equal(found.obsm[name], whole.obsm[name])
         np.testing.assert_allclose(found.layers["impute"], whole.layers["impute"], rtol=1e-6)
 
 
-def decoded(reference: Reference, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float64]:
-    """sigmoid(batch norm of the domain (latent @ W)) times the maximum, in float64 from the weights in the file."""
+def decode(reference: Reference, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return sigmoid(batch norm of the domain (latent @ W)) times the maximum, in float64 from the weights in the file."""
     checkpoint = torch.load(reference.folder / "checkpoint" / "best.ckpt", weights_only=True)
     weights = {name.removeprefix("net."): value.double().numpy() for name, value in checkpoint["state_dict"].items()}
     norm = {name: weights[f"output_norm.{name}"][domain] for name in ("running_mean", "running_var", "weight", "bias")}
@@ -438,7 +439,7 @@ def decoded(reference: Reference, latent: NDArray[np.float32], domain: NDArray[n
 class TestImputation:
     @pytest.mark.parametrize("name", ["reference", "scaled_by_domain"])
     @pytest.mark.parametrize("domain", [None, "domain0", "domain1"])
-    def test_is_the_decoded_latent_in_units_of_expression(
+    def test_equals_the_decoded_latent_in_units_of_expression(
         self, request: pytest.FixtureRequest, name: str, domain: str | None, cells: AnnData
     ) -> None:
         reference: Reference = request.getfixturevalue(name)
@@ -447,70 +448,74 @@ class TestImputation:
         assert found.layers["impute"].dtype == np.float32
         known = list(reference.trained_on.domains)
         code = np.array([known.index(own if domain is None else domain) for own in cells.obs["batch"]])
-        expected = decoded(reference, found.obsm["latent"], code)
+        expected = decode(reference, found.obsm["latent"], code)
         np.testing.assert_allclose(found.layers["impute"], expected, rtol=1e-4, atol=1e-6)
         maximum = reference.trained_on.preprocessor.maximum
         assert (reference.trained_on.preprocessor.scaling == "domain") == (name == "scaled_by_domain")
         assert not np.allclose(maximum[0], maximum[1])
 
-    def test_through_their_own_domain_goes_by_its_name(self, scaled_by_domain: Reference, cells: AnnData) -> None:
-        """The only domain of a query need not be the first of the model."""
+    def test_through_their_own_domain_uses_its_name(self, scaled_by_domain: Reference, cells: AnnData) -> None:
+        """The only domain of a query may be the second one of the model."""
         own = cells[cells.obs["batch"] == "domain1"].copy()
         whole, found = scaled_by_domain.impute(cells), scaled_by_domain.impute(own)
         np.testing.assert_allclose(found.layers["impute"], whole[own.obs_names].layers["impute"], rtol=1e-6)
 
-    def test_resembles_what_was_measured(self, reference: Reference, cells: AnnData) -> None:
-        """In the unit of the normalized expression: not scaled, not logits."""
+    def test_resembles_the_measured_expression(self, reference: Reference, cells: AnnData) -> None:
+        """It has the unit of normalized expression, not of scaled inputs or logits."""
         found = reference.impute(cells)
         measured = found.raw[:, found.var_names].X.toarray()
         assert np.corrcoef(found.layers["impute"].mean(0), measured.mean(0))[0, 1] > 0.9
         assert 0.5 < found.layers["impute"].mean() / measured.mean() < 2
 
-    def test_of_the_reference_too_where_it_is_there(self, reference: Reference, query: AnnData) -> None:
+    def test_includes_the_reference_without_repeat(self, reference: Reference, query: AnnData) -> None:
         n = reference.cells.n_obs
         found = reference.project(query, impute="domain1")
-        expected = decoded(reference, found.obsm["latent"], np.full(found.n_obs, 1))
+        expected = decode(reference, found.obsm["latent"], np.full(found.n_obs, 1))
         np.testing.assert_allclose(found.layers["impute"], expected, rtol=1e-4, atol=1e-6)
-        own = reference.project(reference_cells(reference, query), impute=True)
+        own = reference.project(set_known_domain(query), impute=True)
         code = np.array([list(reference.trained_on.domains).index(name) for name in own.obs["domain"][:n]])
-        np.testing.assert_allclose(own.layers["impute"][:n], decoded(reference, own.obsm["latent"][:n], code), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(own.layers["impute"][:n], decode(reference, own.obsm["latent"][:n], code), rtol=1e-4, atol=1e-6)
 
-    def test_in_chunks_is_at_once(self, scaled_by_domain: Reference, cells: AnnData) -> None:
-        at_once, _ = projected(scaled_by_domain, cells, repeat=True, impute=True)
-        in_chunks, _ = projected(scaled_by_domain, cells, repeat=True, impute=True, chunk_size=70)
-        # But for the last bit: the sigmoid of the last few values of a block is computed by other instructions.
+    def test_does_not_depend_on_the_chunk_size(self, scaled_by_domain: Reference, cells: AnnData) -> None:
+        at_once, _ = project_in_memory(scaled_by_domain, cells, repeat=True, impute=True)
+        in_chunks, _ = project_in_memory(scaled_by_domain, cells, repeat=True, impute=True, chunk_size=70)
+        # The last bit may differ: other instructions compute the sigmoid of the last few values of a block.
         np.testing.assert_allclose(in_chunks.layers["impute"], at_once.layers["impute"], rtol=1e-6)
 
-    def test_through_a_domain_that_is_not_known_lists_those_that_are(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
+    def test_through_an_unknown_domain_lists_the_known_ones(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain9.* It knows: domain0, domain1\. Name one"):
             reference.impute(query, "domain9")
         with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain2.* It knows: domain0, domain1"):
             reference.impute(query)
         with pytest.raises(ValueError, match="domain9"):
-            projected_to(tmp_path, reference, query, impute="domain9")
+            project_and_read(tmp_path, reference, query, impute="domain9")
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_domain_whose_name_is_a_number_can_be_said_as_one(self, cells: AnnData, tmp_path: Path) -> None:
-        """As `impute=1` on the command line, which is read as a number; sources without names are called 0, 1, ..."""
+    def test_accepts_a_number_as_the_name_of_a_domain(self, cells: AnnData, tmp_path: Path) -> None:
+        """The command line reads `impute=1` as a number, and sources without names are called 0, 1, ..."""
         cells.obs["batch"] = [{"domain0": "0", "domain1": "1"}[name] for name in cells.obs["batch"]]
-        reference = small_reference(tmp_path / "run", cells, RnaRecipe(min_features=0, n_top_features=50))
+        reference = train_reference(tmp_path / "run", cells, RnaRecipe(min_features=0, n_top_features=50))
         for code in (0, 1):
-            found, _ = projected(reference, cells, repeat=True, impute=code)
+            found, _ = project_in_memory(reference, cells, repeat=True, impute=code)
             np.testing.assert_array_equal(found.layers["impute"], reference.impute(cells, str(code)).layers["impute"])
         with pytest.raises(ValueError, match=r"does not know the domain\(s\) 7"):
-            projected(reference, cells, repeat=True, impute=7)
+            project_in_memory(reference, cells, repeat=True, impute=7)
 
 
-def reference_cells(reference: Reference, query: AnnData) -> AnnData:
-    """New cells said to be of a known domain."""
+def set_known_domain(query: AnnData) -> AnnData:
+    """Return some new cells with the name of a known domain."""
     query = query[:20].copy()
     query.obs["batch"] = "domain0"
     return query
 
 
+# A folder, the projected cells, the result and the report.
+Projected: TypeAlias = tuple[Path, AnnData, AnnData, Report]
+
+
 @pytest.fixture(scope="module")
-def made(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnnData, AnnData, Report]:
-    """A query of a known domain, a new one, and one that fits nowhere; some features are lacking."""
+def projection(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Projected:
+    """Project cells of a known domain, of a new one and of one that does not fit, without some features."""
     query = ad.concat([trained.query, trained.cells[:60]], index_unique="-")
     query.obs["batch"] = query.obs["batch"].astype(str)
     strange = query[:70].copy()
@@ -523,29 +528,27 @@ def made(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFa
     query = ad.concat([query, strange, poor])
     query = query[:, ~query.var_names.isin(reference.trained_on.preprocessor.features[[5, 9, 100, 101]])].copy()
     folder = tmp_path_factory.mktemp("report")
-    found, report = projected_to(folder, reference, query, chunk_size=150)
+    found, report = project_and_read(folder, reference, query, chunk_size=150)
     return folder, query, found[reference.cells.n_obs :], report
 
 
 class TestReport:
-    def test_lies_in_the_folder(self, made: tuple[Path, AnnData, AnnData, Report]) -> None:
-        folder, _, _, report = made
+    def test_is_in_the_folder_with_its_figures(self, projection: Projected) -> None:
+        folder, _, _, report = projection
         assert {path.name for path in folder.iterdir()} == {"adata.h5ad", "report.json", "projection.pdf", "projection.png"}
         assert json.loads((folder / "report.json").read_text()) == report.numbers
         assert (folder / "projection.pdf").read_bytes()[:5] == b"%PDF-"
         assert (folder / "projection.png").stat().st_size > 10_000
 
-    def test_what_was_projected_into_what(self, made: tuple[Path, AnnData, AnnData, Report], reference: Reference) -> None:
-        _, query, _, report = made
+    def test_names_the_reference_and_the_query(self, projection: Projected, reference: Reference) -> None:
+        _, query, _, report = projection
         assert report.numbers["reference"]["n_cells"] == reference.cells.n_obs
         assert report.numbers["reference"]["folder"] == str(reference.folder)
         assert report.numbers["query"]["n_cells"] == query.n_obs
         assert set(report.numbers["query"]["domains"]) == {"domain0", "domain2", "strange"}
 
-    def test_share_of_features_found_and_how_much_the_encoder_uses_them(
-        self, made: tuple[Path, AnnData, AnnData, Report], reference: Reference
-    ) -> None:
-        _, _, _, report = made
+    def test_gives_the_share_of_features_and_of_their_use_in_the_encoder(self, projection: Projected, reference: Reference) -> None:
+        _, _, _, report = projection
         features = report.numbers["features"]
         state = torch.load(reference.folder / "checkpoint" / "best.ckpt", weights_only=True)["state_dict"]
         scale = state["net.hidden_norm.weight"][0] / torch.sqrt(state["net.hidden_norm.running_var"][0] + 1e-5)
@@ -556,8 +559,8 @@ class TestReport:
         names = reference.trained_on.preprocessor.features[missing[np.argsort(-use[missing])]]
         assert features["most_used_missing"] == list(names)
 
-    def test_distances_are_those_of_a_brute_force_search(self, made: tuple[Path, AnnData, AnnData, Report], reference: Reference) -> None:
-        _, _, found, report = made
+    def test_gives_the_distances_of_a_brute_force_search(self, projection: Projected, reference: Reference) -> None:
+        _, _, found, report = projection
         known = reference.latent.astype(np.float64)
 
         def mean_distance(latent: NDArray[Any], *, itself: bool) -> NDArray[np.float64]:
@@ -583,10 +586,8 @@ class TestReport:
         assert shares["strange"] > shares["domain0"]
         assert report.numbers["domains"]["domain2"]["n_filtered"] >= 5
 
-    def test_mixing_is_that_around_the_cells_that_are_not_outside(
-        self, made: tuple[Path, AnnData, AnnData, Report], reference: Reference
-    ) -> None:
-        _, _, found, report = made
+    def test_gives_the_mixing_around_cells_that_are_not_outside(self, projection: Projected, reference: Reference) -> None:
+        _, _, found, report = projection
         inside = ~found.obs["outside"].to_numpy(bool)
         latent = np.concatenate([found.obsm["latent"][inside], reference.latent])
         entropy = neighbor_entropy(latent, np.arange(len(latent)) < inside.sum(), n_neighbors=30)[: inside.sum()]
@@ -596,35 +597,33 @@ class TestReport:
             own = entropy[domain == name]
             assert numbers["mixing"] == (pytest.approx(own.mean(), rel=1e-6) if len(own) >= 50 else None)
 
-    def test_labels_are_counted(self, made: tuple[Path, AnnData, AnnData, Report]) -> None:
-        _, _, found, report = made
+    def test_counts_the_labels(self, projection: Projected) -> None:
+        _, _, found, report = projection
         assert report.numbers["labels"] == {"cell_type": found.obs["cell_type_label"].astype(str).value_counts().to_dict()}
 
-    def test_the_summary_is_in_the_log(
-        self, reference: Reference, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_logs_a_summary(self, reference: Reference, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
-        _, report = projected_to(tmp_path, reference, query)
+        _, report = project_and_read(tmp_path, reference, query)
         assert "Features: 200 of 200 found (100%; weighted by their use in the encoder 100%)" in caplog.text
         cells = report.numbers["cells"]
         assert f"All cells: {query.n_obs:,} cells, median distance {cells['median_distance']:.2f}" in caplog.text
         assert "Domain domain2: " in caplog.text
 
-    def test_cells_that_lie_outside_are_warned_of(
+    def test_warns_of_many_cells_outside(
         self, reference: Reference, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         query.X = sparse.csr_matrix(query.X[:, np.random.default_rng(0).permutation(query.n_vars)] > 0, dtype=np.float32)
-        _, report = projected_to(tmp_path, reference, query)
+        _, report = project_and_read(tmp_path, reference, query)
         assert report.numbers["cells"]["share_outside"] > 0.2
-        assert "of the cells lie farther from the reference than its own cells: " in caplog.text
+        assert "of the cells lie farther from the reference than its own cells do" in caplog.text
 
     @pytest.mark.parametrize("sampled", [3, 60])
-    def test_of_many_cells_a_sample_is_drawn_and_all_are_counted(
+    def test_draws_a_sample_and_counts_all_cells(
         self, reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch, sampled: int
     ) -> None:
-        _, whole = projected(reference, query)
+        _, whole = project_in_memory(reference, query)
         monkeypatch.setattr("scalex.projection.report.N_SAMPLED", sampled)
-        _, report = projected(reference, query, chunk_size=40)
+        _, report = project_in_memory(reference, query, chunk_size=40)
         assert len(report.sample) == sampled
         for name in ("n_cells", "n_filtered", "median_distance", "share_outside"):
             assert report.numbers["cells"][name] == whole.numbers["cells"][name]
@@ -632,16 +631,16 @@ class TestReport:
 
 @pytest.fixture(scope="module")
 def grown(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """The folder with half of the query, and what the old folder held before."""
-    before = hashes(reference.folder)
+    """Return a new version with half of the query, and the hashes of the old folder from before."""
+    before = hash_files(reference.folder)
     folder = tmp_path_factory.mktemp("grown") / "second"
-    projected_to(folder, reference, trained.query[:100].copy(), append=True)
+    project_and_read(folder, reference, trained.query[:100].copy(), append=True)
     return folder, before
 
 
 @pytest.mark.usefixtures("without_figures")
 class TestAppend:
-    def test_the_new_folder_is_a_reference_with_both(
+    def test_makes_a_reference_of_the_old_and_the_new_cells(
         self, grown: tuple[Path, dict[str, str]], reference: Reference, query: AnnData, trained: Any
     ) -> None:
         second = Reference.load(grown[0])
@@ -659,10 +658,10 @@ class TestAppend:
             ("second", "projected", n + 100),
         ]
 
-    def test_the_old_folder_is_as_it_was(self, grown: tuple[Path, dict[str, str]], reference: Reference) -> None:
-        assert hashes(reference.folder) == grown[1]
+    def test_does_not_change_the_old_folder(self, grown: tuple[Path, dict[str, str]], reference: Reference) -> None:
+        assert hash_files(reference.folder) == grown[1]
 
-    def test_the_next_query_is_mapped_against_both(self, grown: tuple[Path, dict[str, str]], reference: Reference, query: AnnData) -> None:
+    def test_compares_the_next_query_with_all_cells(self, grown: tuple[Path, dict[str, str]], reference: Reference, query: AnnData) -> None:
         second = Reference.load(grown[0])
         rest = query[100:].copy()
         found = second.project(rest, repeat=True)
@@ -675,7 +674,7 @@ class TestAppend:
         np.testing.assert_allclose(found.obs["distance"].to_numpy(np.float64), distance, rtol=1e-4)
 
     @pytest.mark.parametrize("repeat", [True, False])
-    def test_the_next_query_has_what_any_has(
+    def test_does_not_change_the_latents_and_values_of_the_next_query(
         self, grown: tuple[Path, dict[str, str]], reference: Reference, query: AnnData, repeat: bool
     ) -> None:
         second = Reference.load(grown[0])
@@ -689,11 +688,9 @@ class TestAppend:
             assert (found.raw.to_adata().X != expected.raw.to_adata().X).nnz == 0
             assert list(found.raw.var_names) == list(expected.raw.var_names)
 
-    def test_columns_keep_their_types_from_version_to_version(
-        self, grown: tuple[Path, dict[str, str]], query: AnnData, tmp_path: Path
-    ) -> None:
+    def test_keeps_the_types_of_columns(self, grown: tuple[Path, dict[str, str]], query: AnnData, tmp_path: Path) -> None:
         second = Reference.load(grown[0])
-        third_cells, _ = projected_to(tmp_path / "third", second, query[100:].copy(), append=True)
+        third_cells, _ = project_and_read(tmp_path / "third", second, query[100:].copy(), append=True)
         third = Reference.load(tmp_path / "third")
         assert [version["action"] for version in third.lineage] == ["trained", "projected", "projected"]
         for name in ("filtered", "outside"):
@@ -702,26 +699,26 @@ class TestAppend:
         for name in second.cells.obs:
             assert third_cells.obs[name].dtype.kind == second.cells.obs[name].dtype.kind, name
 
-    def test_the_same_cells_again_get_names_of_their_own(self, grown: tuple[Path, dict[str, str]], query: AnnData, tmp_path: Path) -> None:
-        projected_to(tmp_path / "third", Reference.load(grown[0]), query[:50].copy(), append=True)
-        fourth, _ = projected_to(tmp_path / "fourth", Reference.load(tmp_path / "third"), query[:50].copy())
+    def test_gives_new_names_to_repeated_cells(self, grown: tuple[Path, dict[str, str]], query: AnnData, tmp_path: Path) -> None:
+        project_and_read(tmp_path / "third", Reference.load(grown[0]), query[:50].copy(), append=True)
+        fourth, _ = project_and_read(tmp_path / "fourth", Reference.load(tmp_path / "third"), query[:50].copy())
         assert fourth.obs_names.is_unique
 
-    def test_labels_stay_labels_whatever_type_the_query_has_them_in(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
+    def test_keeps_labels_that_are_text_in_the_query(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
         query.obs["cell_type"] = query.obs["cell_type"].astype(str).astype(object)
-        projected_to(tmp_path, reference, query, append=True)
+        project_and_read(tmp_path, reference, query, append=True)
         grown = Reference.load(tmp_path)
         assert "cell_type" in grown.labels
         assert set(grown.cells.obs["cell_type"]) == set(reference.cells.obs["cell_type"]) | set(query.obs["cell_type"])
 
-    def test_without_the_references_cells_is_an_error(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="append=true adds the new cells to those of the reference, which repeat=true leaves out"):
+    def test_with_repeat_is_an_error(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="append=true adds the new cells to those of the reference, but repeat=true omits these"):
             project_to(tmp_path, reference, AnnDataSource(path=query), append=True, repeat=True)
         assert list(tmp_path.iterdir()) == []
 
 
-class TestNothingIsLeftBehind:
-    def test_when_a_value_is_bad_half_way(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
+class TestNoFilesAreLeft:
+    def test_when_a_later_value_is_bad(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
         query.X.data[query.X.indptr[130]] = np.nan
         for repeat, append in ((False, False), (True, False), (False, True)):
             with pytest.raises(ValueError, match=f"not a number; the first is nan in cell {query.obs_names[130]}"):
@@ -737,15 +734,17 @@ class TestNothingIsLeftBehind:
             project_to(tmp_path, reference, AnnDataSource(path=query))
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_bad_chunk_size_is_said(self, reference: Reference, query: AnnData) -> None:
+    def test_when_the_chunk_size_is_refused(self, reference: Reference, query: AnnData) -> None:
         with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
             reference.embed(query, chunk_size=0)
 
 
-@pytest.mark.parametrize("missing", [lambda q: q.obs.drop(columns="batch"), lambda q: q.obs.assign(batch=None)])
-def test_a_query_without_domains(reference: Reference, query: AnnData, missing: Callable[[AnnData], pd.DataFrame]) -> None:
+@pytest.mark.parametrize("remove_domains", [lambda q: q.obs.drop(columns="batch"), lambda q: q.obs.assign(batch=None)])
+def test_a_query_may_lack_the_column_of_domains_but_not_its_values(
+    reference: Reference, query: AnnData, remove_domains: Callable[[AnnData], pd.DataFrame]
+) -> None:
     expected = reference.embed(query)
-    query.obs = missing(query)
+    query.obs = remove_domains(query)
     if "batch" in query.obs:
         with pytest.raises(ValueError, match=r"166 cells have no value in obs\['batch'\]"):
             reference.embed(query)
@@ -753,23 +752,23 @@ def test_a_query_without_domains(reference: Reference, query: AnnData, missing: 
         np.testing.assert_array_equal(reference.embed(query), expected)
 
 
-def test_a_column_that_is_not_there_is_named(reference: Reference, query: AnnData) -> None:
+def test_a_missing_column_is_named(reference: Reference, query: AnnData) -> None:
     with pytest.raises(KeyError, match=r"batch_key='donor' is not in obs\. Columns: batch, cell_type"):
         reference.embed(query, batch_key="donor")
 
 
-def test_projection_writes_to_any_open_file(reference: Reference, query: AnnData, tmp_path: Path) -> None:
+def test_project_writes_to_any_open_file(reference: Reference, query: AnnData, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "own.h5ad", "w") as file:
         report = project(reference, AnnDataSource(path=query), file, repeat=True, label=None)
     assert report.numbers["labels"] == {}
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "own.h5ad").obsm["latent"], reference.embed(query))
 
 
-def test_peaks_count_for_those_of_the_reference_that_they_overlap(tmp_path: Path) -> None:
+def test_peaks_are_added_to_overlapping_peaks_of_the_reference(tmp_path: Path) -> None:
     cells = demo_cells(200, 400, 2)
     cells.var_names = [f"chr1:{1000 * i}-{1000 * i + 500}" for i in range(400)]
-    reference = small_reference(tmp_path, cells, AtacRecipe(min_features=0, binarize=False, n_top_features=300))
-    # Each peak in two halves, the second of which goes on beyond its end; one of them alone overlaps nothing.
+    reference = train_reference(tmp_path, cells, AtacRecipe(min_features=0, binarize=False, n_top_features=300))
+    # Each peak is in two halves, of which the second extends beyond its end. One more peak overlaps nothing.
     first = sparse.csr_matrix(np.random.default_rng(0).binomial(cells.X.toarray().astype(int), 0.5), dtype=np.float32)
     halves = sparse.hstack([first, cells.X - first, np.full((200, 1), 7)], format="csr").astype(np.float32)
     names = [f"1-{1000 * i}-{1000 * i + 200}" for i in range(400)] + [f"1-{1000 * i + 200}-{1000 * i + 900}" for i in range(400)]
@@ -786,20 +785,20 @@ def test_peaks_count_for_those_of_the_reference_that_they_overlap(tmp_path: Path
     [AtacRecipe(min_features=0, n_top_features=150, binarize=True, normalization="tfidf"), AtacRecipe(min_features=0), AdtRecipe()],
 )
 @pytest.mark.parametrize("backed", [False, True])
-def test_of_any_profile_the_training_cells_are_projected_to_where_they_are(tmp_path: Path, recipe: Recipe, backed: bool) -> None:
+def test_training_cells_of_any_profile_get_their_latents(tmp_path: Path, recipe: Recipe, backed: bool) -> None:
     cells = demo_cells(200, 400, 2)
-    reference = small_reference(tmp_path / "run", cells, recipe)
+    reference = train_reference(tmp_path / "run", cells, recipe)
     cells.write_h5ad(tmp_path / "cells.h5ad")
     source = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=backed)
     np.testing.assert_array_equal(embed(reference, source, chunk_size=64), reference.latent)
-    grown, _ = projected(reference, cells[:50].copy(), impute=True, repeat=True)
+    grown, _ = project_in_memory(reference, cells[:50].copy(), impute=True, repeat=True)
     assert grown.layers["impute"].shape == grown.shape
 
 
-def test_a_column_that_cannot_be_written_is_named_before_anything_is_embedded(
+def test_a_column_that_cannot_be_written_is_named_before_cells_are_embedded(
     reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scalex.model.module.embed", lambda *_: pytest.fail("embedded"))
     query.obs["mixed"] = ["text", *range(1, query.n_obs)]
     with pytest.raises(ValueError, match=r"The column 'mixed' of obs or var cannot be written to \.h5ad .* Convert it"):
-        projected(reference, query, repeat=True)
+        project_in_memory(reference, query, repeat=True)

@@ -1,4 +1,4 @@
-"""Opening the folder of a finished run, and refusing what is none."""
+"""Opening the folder of a finished run, and refusing other folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from scalex.reference.lineage import write_lineage
 
 @pytest.fixture
 def folder(trained: Any, tmp_path: Path) -> Path:
-    """A copy of a finished run, to be changed."""
+    """Return a copy of a finished run that a test may change."""
     return Path(shutil.copytree(trained.folder, tmp_path / "copy"))
 
 
@@ -35,18 +35,18 @@ def reference(trained: Any) -> Reference:
     return Reference.load(trained.folder)
 
 
-def changed_checkpoint(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def change_checkpoint(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = folder / "checkpoint" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, path)
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_reference_is_the_cells_of_the_run_without_expression(trained: Any, reference: Reference) -> None:
+def test_a_reference_holds_the_cells_of_the_run_without_expression(trained: Any, reference: Reference) -> None:
     exported = trained.exported
     np.testing.assert_array_equal(reference.latent, exported.obsm["latent"])
     assert reference.cells.X is None
@@ -62,7 +62,7 @@ def test_a_reference_is_the_cells_of_the_run_without_expression(trained: Any, re
     assert scalex.Reference is Reference
 
 
-def test_it_describes_what_it_was_trained_on(trained: Any, reference: Reference) -> None:
+def test_describe_returns_what_the_model_was_trained_on(trained: Any, reference: Reference) -> None:
     exported = trained.exported
     described = reference.describe()
     assert described["folder"] == str(trained.folder)
@@ -78,7 +78,7 @@ def test_it_describes_what_it_was_trained_on(trained: Any, reference: Reference)
         assert f"{name}: {value}" in repr(reference)
 
 
-def test_a_folder_that_was_moved_or_sent_is_used_with_nothing_else(trained: Any, reference: Reference, tmp_path: Path) -> None:
+def test_a_moved_folder_needs_only_two_files(trained: Any, reference: Reference, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "sent.zip", "w") as archive:
         for name in ("adata.h5ad", "checkpoint/best.ckpt"):
             archive.write(trained.folder / name, name)
@@ -89,13 +89,13 @@ def test_a_folder_that_was_moved_or_sent_is_used_with_nothing_else(trained: Any,
     assert received.describe()["folder"] == str(tmp_path / "elsewhere" / "received")
 
 
-def test_using_a_folder_does_not_change_it(trained: Any, folder: Path) -> None:
-    before = hashes(folder)
+def test_a_reference_does_not_change_its_folder(trained: Any, folder: Path) -> None:
+    before = hash_files(folder)
     used = Reference.load(folder)
     used.project(trained.query)
     used.impute(trained.query, "domain0")
     used.transfer_labels(trained.query)
-    assert hashes(folder) == before
+    assert hash_files(folder) == before
 
 
 def test_expression_is_never_read(trained: Any, reference: Reference, folder: Path) -> None:
@@ -135,14 +135,14 @@ def test_a_folder_without_raw_projects_the_same(trained: Any, reference: Referen
     assert (found.raw.X != expected.raw.X).nnz == 0
 
 
-def test_labels_that_are_not_there_are_answered_with_those_that_are(trained: Any, reference: Reference) -> None:
-    with pytest.raises(KeyError, match=r"label='celltype': the reference has no such label\. It has: .*cell_type.*leiden"):
+def test_the_error_for_unknown_labels_lists_the_available_ones(trained: Any, reference: Reference) -> None:
+    with pytest.raises(KeyError, match=r"label='celltype': the reference has no such labels\. It has: .*cell_type.*leiden"):
         reference.transfer_labels(trained.query, "celltype")
     with pytest.raises(KeyError, match="label='celltype'"):
         reference.label_transfer("celltype")
 
 
-def test_transferred_labels_have_a_row_for_each_cell(trained: Any, reference: Reference) -> None:
+def test_transferred_labels_have_one_row_per_cell(trained: Any, reference: Reference) -> None:
     found = reference.transfer_labels(trained.query)
     assert list(found.index) == list(trained.query.obs_names)
     assert {"label", "probability"} <= set(found)
@@ -151,32 +151,32 @@ def test_transferred_labels_have_a_row_for_each_cell(trained: Any, reference: Re
     assert set(found["label"].astype(str)) <= known
 
 
-class TestNoReference:
+class TestRefusedFolder:
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"reference=.*absent: no such folder\. Give the folder of a finished run"):
             Reference.load(tmp_path / "absent")
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"is not a reference: it has no checkpoint/best\.ckpt and no adata\.h5ad\. Give the"):
+        with pytest.raises(FileNotFoundError, match=r"is not a reference: it lacks checkpoint/best\.ckpt and adata\.h5ad\. Give the"):
             Reference.load(tmp_path)
 
-    @pytest.mark.parametrize("lacks", ["checkpoint/best.ckpt", "adata.h5ad"])
-    def test_a_folder_without_one_of_the_two(self, folder: Path, lacks: str) -> None:
-        (folder / lacks).unlink()
-        with pytest.raises(FileNotFoundError, match=f"is not a reference: it has no {lacks}. Give the folder of a finished run"):
+    @pytest.mark.parametrize("missing", ["checkpoint/best.ckpt", "adata.h5ad"])
+    def test_a_folder_without_one_of_the_two_files(self, folder: Path, missing: str) -> None:
+        (folder / missing).unlink()
+        with pytest.raises(FileNotFoundError, match=f"is not a reference: it lacks {missing}. Give the folder of a finished run"):
             Reference.load(folder)
 
     def test_a_newer_format(self, folder: Path) -> None:
-        changed_checkpoint(folder, lambda checkpoint: checkpoint["trained_on"].update(format=99, version="9.1"))
+        change_checkpoint(folder, lambda checkpoint: checkpoint["trained_on"].update(format=99, version="9.1"))
         with pytest.raises(ValueError, match=r"saved in format 99 by scalex 9\.1; this version reads format 2\. Install"):
             Reference.load(folder)
 
-    def test_a_newer_format_with_settings_that_are_not_known(self, folder: Path) -> None:
+    def test_a_newer_format_with_unknown_settings(self, folder: Path) -> None:
         def newer(checkpoint: dict[str, Any]) -> None:
             checkpoint["trained_on"] = {"format": 3, "version": "9.1", "all": "new"}
             checkpoint["hyper_parameters"]["of_the_future"] = 1
 
-        changed_checkpoint(folder, newer)
+        change_checkpoint(folder, newer)
         with pytest.raises(ValueError, match=r"saved in format 3 by scalex 9\.1"):
             Reference.load(folder)
 
@@ -185,12 +185,12 @@ class TestNoReference:
         def cut(checkpoint: dict[str, Any]) -> None:
             checkpoint["state_dict"][weight] = checkpoint["state_dict"][weight][:-1]
 
-        changed_checkpoint(folder, cut)
+        change_checkpoint(folder, cut)
         with pytest.raises(ValueError, match=rf"(?s)The weights in .*best\.ckpt do not fit the model that it describes: .*{weight}"):
             Reference.load(folder)
 
-    def test_a_weight_that_is_lacking(self, folder: Path) -> None:
-        changed_checkpoint(folder, lambda checkpoint: checkpoint["state_dict"].pop("net.heads.weight"))
+    def test_a_missing_weight(self, folder: Path) -> None:
+        change_checkpoint(folder, lambda checkpoint: checkpoint["state_dict"].pop("net.heads.weight"))
         with pytest.raises(ValueError, match=r"(?s)do not fit the model that it describes: .*net\.heads\.weight"):
             Reference.load(folder)
 
@@ -198,24 +198,22 @@ class TestNoReference:
         adata = ad.read_h5ad(folder / "adata.h5ad")
         adata.obsm["latent"] = adata.obsm["latent"][:, :7]
         adata.write_h5ad(folder / "adata.h5ad")
-        with pytest.raises(
-            ValueError, match=r"does not belong to the model in the same folder: it needs obsm\['latent'\] of 10 dimensions"
-        ):
+        with pytest.raises(ValueError, match=r"does not belong to .*best\.ckpt, whose model needs obsm\['latent'\] of 10 dimensions"):
             Reference.load(folder)
 
     def test_cells_without_latents(self, folder: Path, demo: AnnData) -> None:
         demo.write_h5ad(folder / "adata.h5ad")
-        with pytest.raises(ValueError, match="does not belong to the model in the same folder"):
+        with pytest.raises(ValueError, match=r"does not belong to .*best\.ckpt, whose model needs obsm"):
             Reference.load(folder)
 
     @pytest.mark.parametrize("content", [b"", b"a text", b"\x89HDF\r\n\x1a\n and then nothing"])
-    def test_cells_that_are_no_anndata(self, folder: Path, content: bytes) -> None:
+    def test_a_file_of_cells_that_is_no_anndata(self, folder: Path, content: bytes) -> None:
         (folder / "adata.h5ad").write_bytes(content)
         with pytest.raises(ValueError, match=r"adata\.h5ad is not a readable AnnData file"):
             Reference.load(folder)
 
     @pytest.mark.parametrize("content", [b"", b"a text", b"another text", b"PK\x03\x04 and then nothing"])
-    def test_a_model_that_is_no_checkpoint(self, folder: Path, content: bytes) -> None:
+    def test_a_file_of_the_model_that_is_no_checkpoint(self, folder: Path, content: bytes) -> None:
         (folder / "checkpoint" / "best.ckpt").write_bytes(content)
         with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex"):
             Reference.load(folder)
@@ -227,7 +225,7 @@ class TestNoReference:
 
 
 class Hostile:
-    """Unpickled, it makes a directory."""
+    """An object whose unpickling creates a directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -237,14 +235,14 @@ class Hostile:
 
 
 class TestHostileFolder:
-    def test_the_code_would_run(self, tmp_path: Path) -> None:
-        """Else the tests below could not fail."""
+    def test_unpickling_would_run_the_code(self, tmp_path: Path) -> None:
+        """Without this, the tests below could not fail."""
         torch.save({"state_dict": Hostile(tmp_path / "run")}, tmp_path / "file")
         torch.load(tmp_path / "file", weights_only=False)
         assert (tmp_path / "run").is_dir()
 
     @pytest.mark.parametrize("where", ["state_dict", "trained_on", "hyper_parameters", "beside"])
-    def test_a_checkpoint_with_code_is_refused_and_nothing_is_run(self, folder: Path, tmp_path: Path, where: str) -> None:
+    def test_a_checkpoint_with_code_is_refused_without_running_it(self, folder: Path, tmp_path: Path, where: str) -> None:
         changed = OrderedDict(torch.load(folder / "checkpoint" / "best.ckpt", weights_only=True))
         changed[where] = Hostile(tmp_path / "run")
         torch.save(changed, folder / "checkpoint" / "best.ckpt")
@@ -253,7 +251,7 @@ class TestHostileFolder:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-    def test_a_bare_pickle_is_refused_and_nothing_is_run(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_bare_pickle_is_refused_without_running_it(self, folder: Path, tmp_path: Path) -> None:
         (folder / "checkpoint" / "best.ckpt").write_bytes(pickle.dumps(Hostile(tmp_path / "run")))
         with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex"):
             Reference.load(folder)
@@ -272,7 +270,7 @@ class TestHostileFolder:
         assert not (tmp_path / "run").exists()
 
 
-def test_the_versions_that_led_to_a_folder_are_listed(reference: Reference, folder: Path) -> None:
+def test_the_lineage_lists_all_versions(reference: Reference, folder: Path) -> None:
     write_lineage(folder, reference.lineage, "projected", 512)
     lineage = Reference.load(folder).lineage
     assert [(version["folder"], version["action"], version["n_cells"]) for version in lineage] == [

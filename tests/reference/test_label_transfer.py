@@ -12,13 +12,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import scalex.reference.label_transfer
 from scalex.reference.label_transfer import LabelTransfer
 
-# Latents, types and components of the reference; latents, components and true types of the query.
+# Reference: latents, types and components. Query: latents, components and true types.
 Known: TypeAlias = tuple[NDArray[np.float32], pd.Categorical, NDArray[np.float32]]
 New: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]
 
 TYPES = ("a", "b", "c")
-# Components that tell types apart; all 12 are looked at to find what is none of them.
-TELLING = 7
+# Components that distinguish the types. All 12 are used to find unknown cells.
+N_COMPONENTS = 7
 CENTERS = np.array([[0.0, 0, 0, 0], [6, 0, 0, 0], [0, 6, 0, 0]])
 
 
@@ -47,7 +47,7 @@ def query() -> New:
 def naive(
     spaces: list[NDArray[np.float32]], label: NDArray[np.str_], query: list[NDArray[np.float32]], weights: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities and squared distances, (n_cells, n_types) each, cell by cell and type by type."""
+    """Return probabilities and squared distances, (n_cells, n_types) each, computed cell by cell and type by type."""
     types = sorted(set(label))
     score, distance = np.zeros((len(query[0]), len(types))), np.zeros((len(query[0]), len(types)))
     for x, q, weight in zip(spaces, query, weights, strict=True):
@@ -69,17 +69,17 @@ def naive(
 
 @pytest.mark.parametrize("both", [False, True], ids=["latents", "latents and components"])
 def test_probabilities_and_distances_are_those_of_a_loop(reference: Known, query: New, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalex.reference.label_transfer, "N_COMPONENTS", TELLING)
+    monkeypatch.setattr(scalex.reference.label_transfer, "N_COMPONENTS", N_COMPONENTS)
     latent, label, components = reference
-    # Of the last type there is one cell, which borrows its covariance.
+    # The last type has one cell, and takes its covariance from the others.
     kept = np.r_[np.flatnonzero(np.asarray(label) != "c"), 2]
     latent, label, components = latent[kept], label[kept], components[kept]
     spaces, queries = ([latent, components], [query[0], query[1]]) if both else ([latent], [query[0]])
     transfer = LabelTransfer.fit(spaces[0], label, *spaces[1:])
     found = transfer.predict(queries[0], *queries[1:])
     names = np.asarray(label, str)
-    telling = [[spaces[0], spaces[1][:, :TELLING]], [queries[0], queries[1][:, :TELLING]]] if both else [spaces, queries]
-    probability, _ = naive(telling[0], names, telling[1], (1 / 8, 1 / 12) if both else (1 / 2,))
+    first = [[spaces[0], spaces[1][:, :N_COMPONENTS]], [queries[0], queries[1][:, :N_COMPONENTS]]] if both else [spaces, queries]
+    probability, _ = naive(first[0], names, first[1], (1 / 8, 1 / 12) if both else (1 / 2,))
     _, distance = naive(spaces, names, queries, (1,) * len(spaces))
     order = np.argsort(-probability, axis=1)
     cell = np.arange(len(order))
@@ -92,7 +92,7 @@ def test_probabilities_and_distances_are_those_of_a_loop(reference: Known, query
     np.testing.assert_allclose(found["unknown"], distance[cell, order[:, 0]] / np.quantile(without[count > 1], 0.95), rtol=1e-8)
 
 
-def test_with_many_cells_of_each_type_the_types_are_those_of_linear_discriminant_analysis(query: New) -> None:
+def test_with_many_cells_per_type_the_types_are_those_of_linear_discriminant_analysis(query: New) -> None:
     latent, label = cells(3000, np.random.default_rng(2))
     expected = LinearDiscriminantAnalysis(priors=np.full(3, 1 / 3)).fit(latent, label).predict(query[0])
     assert LabelTransfer.fit(latent, pd.Categorical(label)).predict(query[0])["best"].tolist() == expected.tolist()
@@ -106,7 +106,7 @@ def test_a_rare_type_is_found_as_well_as_a_frequent_one(query: New) -> None:
     assert (found["best"][of_type] == "c").mean() > 0.9
 
 
-def test_the_columns_and_their_kinds(reference: Known, query: New) -> None:
+def test_the_table_has_one_row_per_cell_and_categorical_types(reference: Known, query: New) -> None:
     found = LabelTransfer.fit(*reference).predict(query[0], query[1])
     assert isinstance(found.index, pd.RangeIndex)
     assert list(found) == ["label", "best", "probability", "runner_up", "unknown"]
@@ -116,7 +116,7 @@ def test_the_columns_and_their_kinds(reference: Known, query: New) -> None:
     assert (found["best"] != found["runner_up"].astype(found["best"].dtype)).all()
 
 
-def test_cells_far_from_all_types_are_unknown_and_the_others_keep_their_label(reference: Known, query: New) -> None:
+def test_cells_far_from_all_types_are_unknown_and_others_keep_their_label(reference: Known, query: New) -> None:
     latent, components, _ = query
     transfer = LabelTransfer.fit(*reference)
     far = components.copy()
@@ -129,18 +129,18 @@ def test_cells_far_from_all_types_are_unknown_and_the_others_keep_their_label(re
     assert found["label"][near].tolist() == found["best"][near].tolist()
 
 
-def test_the_border_is_that_of_the_reference_or_of_the_data_set_if_that_is_nearer(reference: Known) -> None:
+def test_the_threshold_is_the_smaller_of_one_and_that_of_the_data_set(reference: Known) -> None:
     transfer = LabelTransfer.fit(*reference)
     few, many = np.linspace(0.1, 0.3, 99), np.linspace(0.1, 0.3, 101)
-    assert transfer.compute_border(few) == 1
-    assert transfer.compute_border(many * 100) == 1
+    assert transfer.compute_threshold(few) == 1
+    assert transfer.compute_threshold(many * 100) == 1
     deviation = 1.4826 * np.median(np.abs(many - 0.2))
-    assert transfer.compute_border(many) == pytest.approx(0.2 + 2.5 * deviation)
-    labels = transfer.choose_labels(np.zeros(102, int), np.append(many, 0.9))
+    assert transfer.compute_threshold(many) == pytest.approx(0.2 + 2.5 * deviation)
+    labels = transfer.assign_labels(np.zeros(102, int), np.append(many, 0.9))
     assert labels.tolist() == ["a"] * 101 + ["unknown"]
 
 
-def test_in_a_data_set_that_lies_nearer_than_the_reference_unknown_cells_are_found(reference: Known) -> None:
+def test_unknown_cells_are_found_in_a_data_set_nearer_than_the_reference(reference: Known) -> None:
     latent = cells(300, np.random.default_rng(5), width=0.4)[0]
     components = cells(300, np.random.default_rng(6), 12, width=0.4)[0]
     components[:15, 8:] += 1.5
@@ -150,14 +150,14 @@ def test_in_a_data_set_that_lies_nearer_than_the_reference_unknown_cells_are_fou
     assert (found["label"][15:] == "unknown").mean() < 0.1
 
 
-def test_a_cells_answer_does_not_depend_on_the_cells_beside_it(reference: Known, query: New) -> None:
+def test_the_result_for_a_cell_does_not_depend_on_other_cells(reference: Known, query: New) -> None:
     transfer = LabelTransfer.fit(*reference)
     together = transfer.predict(query[0], query[1])
     alone = pd.concat([transfer.predict(query[0][[i]], query[1][[i]]) for i in range(len(together))], ignore_index=True)
     pd.testing.assert_frame_equal(together, alone, rtol=1e-10)
 
 
-def test_cells_without_a_label_are_as_if_they_were_not_there(reference: Known, query: New) -> None:
+def test_cells_without_a_label_are_ignored(reference: Known, query: New) -> None:
     latent, label, components = reference
     known = np.random.default_rng(4).random(len(label)) < 0.7
     not_known = np.where(np.arange(len(label)) % 2, None, "unknown")
@@ -168,22 +168,20 @@ def test_cells_without_a_label_are_as_if_they_were_not_there(reference: Known, q
     pd.testing.assert_frame_equal(some.predict(query[0], query[1]), expected.predict(query[0], query[1]))
 
 
-def test_one_type_is_certain_and_has_no_runner_up(reference: Known, query: New) -> None:
+def test_a_single_type_is_certain_and_has_no_runner_up(reference: Known, query: New) -> None:
     latent = reference[0]
     found = LabelTransfer.fit(latent, pd.Categorical(["only"] * len(latent))).predict(query[0])
     assert (found["probability"] == 1).all()
     assert found["runner_up"].isna().all()
 
 
-def test_no_cell_gives_an_empty_table(reference: Known, query: New) -> None:
+def test_no_cells_give_an_empty_table(reference: Known, query: New) -> None:
     found = LabelTransfer.fit(*reference).predict(query[0][:0], query[1][:0])
     assert len(found) == 0
     assert found["label"].cat.categories.tolist() == [*TYPES, "unknown"]
 
 
-def test_of_a_large_reference_a_sample_is_taken_that_keeps_rare_types(
-    reference: Known, query: New, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sample_of_a_large_reference_keeps_rare_types(reference: Known, query: New, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scalex.reference.label_transfer, "MAX_CELLS", 30)
     latent, _, components = reference
     names = np.array(["a"] * 80 + ["b"] * 8 + ["c"] * 2)
@@ -193,7 +191,7 @@ def test_of_a_large_reference_a_sample_is_taken_that_keeps_rare_types(
     assert not first.predict(query[0], query[1]).equals(other.predict(query[0], query[1]))
 
 
-def test_cells_that_are_all_alike_are_no_error() -> None:
+def test_identical_cells_of_a_type_are_no_error() -> None:
     latent = np.repeat(np.eye(2), 5, axis=0)
     found = LabelTransfer.fit(latent, pd.Categorical(np.repeat(["x", "y"], 5))).predict(latent)
     assert found["best"].tolist() == ["x"] * 5 + ["y"] * 5
@@ -207,40 +205,43 @@ def test_cells_that_are_all_alike_are_no_error() -> None:
         (lambda z, y, p: {"label": pd.Categorical(np.arange(90))}, "Each of the 90 types has one cell"),
         (lambda z, y, p: {"latent": z[:, 0]}, r"latent has the shape \(90,\): it must be cells x dimensions"),
         (lambda z, y, p: {"components": p[1:]}, r"components has the shape \(89, 12\): .* one row for each cell of latent"),
-        (lambda z, y, p: {"latent": np.where(z == z[3, 1], np.nan, z)}, "latent is not finite in 1 of 90 cells"),
+        (
+            lambda z, y, p: {"latent": np.where(z == z[3, 1], np.nan, z)},
+            "latent is not finite in 1 of 90 cells: embed",
+        ),
         (lambda z, y, p: {"components": np.full_like(p, np.inf)}, "components is not finite in 90 of 90 cells"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_said(reference: Known, change: Callable[..., dict[str, Any]], message: str) -> None:
+def test_bad_reference_cells_are_named(reference: Known, change: Callable[..., dict[str, Any]], message: str) -> None:
     latent, label, components = reference
     with pytest.raises(ValueError, match=message):
         LabelTransfer.fit(**({"latent": latent, "label": label, "components": components} | change(latent, label, components)))
 
 
-def test_cells_of_other_dimensions_than_the_reference_are_refused(reference: Known, query: New) -> None:
+def test_cells_with_other_dimensions_than_the_reference_are_refused(reference: Known, query: New) -> None:
     transfer = LabelTransfer.fit(*reference)
-    with pytest.raises(ValueError, match="The cells have 3 latent dimensions and 12 components, but the reference has 4 latent"):
+    with pytest.raises(ValueError, match="The cells have 3 latent dimensions and 12 components, but those of the reference had 4 latent"):
         transfer.predict(query[0][:, :3], query[1])
-    with pytest.raises(ValueError, match="The cells have 4 latent dimensions, but the reference has 4 latent dimensions and 12"):
+    with pytest.raises(ValueError, match="The cells have 4 latent dimensions, but those of the reference had 4 latent dimensions and 12"):
         transfer.predict(query[0])
 
 
 class TestProbabilitiesWithDomains:
     @staticmethod
     def reference(shift: float) -> tuple[NDArray[np.float64], NDArray[np.str_], pd.Categorical]:
-        """Three domains of 60 cells, each with a shift of its own."""
+        """Return three domains of 60 cells, each with its own shift."""
         latent, label = cells(180, np.random.default_rng(7))
         code = np.repeat([0, 1, 2], 60)
         shifts = shift * np.random.default_rng(8).normal(size=(3, 4))
         return latent + shifts[code], label, pd.Categorical.from_codes(code, ["p", "q", "r"])
 
-    def test_are_calibrated_on_domains_left_out_in_turn(self, query: New) -> None:
+    def test_are_calibrated_on_each_domain_left_out_in_turn(self, query: New) -> None:
         latent, label, domain = self.reference(1.0)
         found = LabelTransfer.fit(latent, pd.Categorical(label), domain=domain).compute_evidence(query[0])
         plain = LabelTransfer.fit(latent, pd.Categorical(label)).compute_evidence(query[0])
         pd.testing.assert_frame_equal(found.drop(columns="probability"), plain.drop(columns="probability"))
 
-        def surprise(factor: float) -> float:
+        def cross_entropy(factor: float) -> float:
             total = 0.0
             for one in "pqr":
                 out = np.asarray(domain) == one
@@ -252,7 +253,7 @@ class TestProbabilitiesWithDomains:
         low, high = np.log(0.2), np.log(30)
         for _ in range(2):
             grid = np.linspace(low, high, 24)
-            best = int(np.argmin([surprise(np.exp(one)) for one in grid]))
+            best = int(np.argmin([cross_entropy(np.exp(one)) for one in grid]))
             low, high = grid[max(best - 1, 0)], grid[min(best + 1, 23)]
         factor = np.exp(grid[best])
         probability, _ = naive([latent], label, [query[0]], (factor / 2,))
@@ -265,12 +266,12 @@ class TestProbabilitiesWithDomains:
             sure.append(LabelTransfer.fit(latent, pd.Categorical(label), domain=domain)._inverse_temperature)
         assert sure[0] > 2 * sure[1]
 
-    def test_of_one_domain_are_as_without(self, reference: Known, query: New) -> None:
+    def test_with_one_domain_are_those_without_domains(self, reference: Known, query: New) -> None:
         latent, label, components = reference
         one = LabelTransfer.fit(latent, label, components, domain=pd.Categorical(["p"] * len(label)))
         pd.testing.assert_frame_equal(one.predict(query[0], query[1]), LabelTransfer.fit(*reference).predict(query[0], query[1]))
 
-    def test_of_types_of_one_domain_each_are_as_without(self, query: New) -> None:
+    def test_with_types_of_one_domain_each_are_those_without_domains(self, query: New) -> None:
         latent, label, _ = self.reference(0)
         by_type = LabelTransfer.fit(latent, pd.Categorical(label), domain=pd.Categorical(label))
         pd.testing.assert_frame_equal(by_type.predict(query[0]), LabelTransfer.fit(latent, pd.Categorical(label)).predict(query[0]))

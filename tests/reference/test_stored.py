@@ -1,4 +1,4 @@
-"""References that earlier versions have stored open, and say of new cells what they said then."""
+"""References that earlier versions stored still open, and give the same results for new cells."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def query(stored: Stored) -> AnnData:
     return AnnData(counts, obs=pd.DataFrame(index=[f"q{i}" for i in range(counts.shape[0])]), var=pd.DataFrame(index=stored["features"]))
 
 
-def test_it_opens(reference: Reference) -> None:
+def test_a_stored_reference_opens(reference: Reference) -> None:
     described = reference.describe()
     assert (described["n_cells"], described["n_features"], described["n_latent"]) == (52, 40, 4)
     assert set(described["domains"]) == {"domain0", "domain1"}
@@ -42,10 +42,10 @@ def test_it_opens(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize(("statistics", "name"), [("running", "latent"), ("domain", "by_domain")])
-def test_it_gives_the_latents_that_it_gave(reference: Reference, query: AnnData, stored: Stored, statistics: str, name: str) -> None:
-    # Another processor may round otherwise.
+def test_latents_are_the_stored_ones(reference: Reference, query: AnnData, stored: Stored, statistics: str, name: str) -> None:
+    # Another CPU may round differently.
     np.testing.assert_allclose(reference.embed(query, statistics=statistics), stored[name], rtol=0, atol=1e-5)
 
 
-def test_it_gives_the_labels_that_it_gave(reference: Reference, query: AnnData, stored: Stored) -> None:
+def test_labels_are_the_stored_ones(reference: Reference, query: AnnData, stored: Stored) -> None:
     assert reference.transfer_labels(query)["label"].astype(str).tolist() == stored["labels"].tolist()

@@ -11,7 +11,7 @@ def losses(epoch: int) -> dict[str, float]:
     return {"epoch": epoch, "train/loss": 10.0 - epoch, "train/kl": 1.0}
 
 
-def test_each_epoch_is_a_row_and_scores_are_none(tmp_path: Path) -> None:
+def test_the_table_has_a_row_per_epoch_and_no_scores(tmp_path: Path) -> None:
     table = EpochTable(tmp_path)
     for epoch in range(3):
         table.log_metrics(losses(epoch), step=10 * epoch + 9)
@@ -22,7 +22,7 @@ def test_each_epoch_is_a_row_and_scores_are_none(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics.csv"), expected)
 
 
-def test_a_resumed_run_goes_on_with_the_table_and_replaces_the_epochs_that_run_again(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_table_and_replaces_repeated_epochs(tmp_path: Path) -> None:
     before = EpochTable(tmp_path)
     for epoch in range(4):
         before.log_metrics(losses(epoch), step=epoch)

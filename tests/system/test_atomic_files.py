@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scalex.runs.folder import COMPOSED, RESULTS, claim_folder, make_folder
+from scalex.runs.folder import COMPOSED, RESULTS, claim_folder, new_folder
 from scalex.system.atomic_files import atomic_create, atomic_write
 
 
@@ -87,14 +87,14 @@ def test_an_error_before_the_first_byte_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_is_made_and_empty(tmp_path: Path) -> None:
-    folder = make_folder(str(tmp_path / "a" / "b"))
+    folder = new_folder(str(tmp_path / "a" / "b"))
     assert folder == tmp_path / "a" / "b"
     assert listed(folder) == []
 
 
 def test_a_folder_with_other_files_is_used(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert make_folder(tmp_path) == tmp_path
+    assert new_folder(tmp_path) == tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -105,43 +105,43 @@ def test_another_runs_results_are_never_overwritten(tmp_path: Path, name: str) -
         rf"The output folder {tmp_path} holds another run's results \({name}\)\. Choose another folder with output=.*resume={tmp_path}"
     )
     with pytest.raises(FileExistsError, match=message):
-        make_folder(tmp_path)
+        new_folder(tmp_path)
     assert (tmp_path / name).read_text() == "precious"
 
 
 def test_a_run_that_failed_at_once_does_not_take_the_folder(tmp_path: Path) -> None:
     for name in ("config.yaml", COMPOSED, "log.txt"):
         (tmp_path / name).touch()
-    assert make_folder(tmp_path) == tmp_path
+    assert new_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_there_must_be_something_to_resume(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "absent"
-    with pytest.raises(FileNotFoundError, match=f"There is nothing to resume in {folder}: it holds no run"):
-        make_folder(folder, resume=True)
+    with pytest.raises(FileNotFoundError, match=f"Nothing to resume in {folder}: it holds no run"):
+        new_folder(folder, resume=True)
     assert listed(tmp_path) == []
 
 
 def test_a_stopped_run_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / COMPOSED).touch()
     (tmp_path / "checkpoint").mkdir()
-    assert make_folder(tmp_path, resume=True) == tmp_path
+    assert new_folder(tmp_path, resume=True) == tmp_path
     assert listed(tmp_path) == sorted(["checkpoint", COMPOSED])
 
 
 def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / COMPOSED).touch()
     (tmp_path / "adata.h5ad").touch()
-    with pytest.raises(FileExistsError, match=rf"There is nothing to resume in {tmp_path}: its run is finished \(adata\.h5ad exists\)"):
-        make_folder(tmp_path, resume=True)
+    with pytest.raises(FileExistsError, match=rf"The run in {tmp_path} is finished \(adata\.h5ad exists\): there is nothing to resume"):
+        new_folder(tmp_path, resume=True)
 
 
 def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     for folder in (tmp_path / "taken", tmp_path / "taken" / "run"):
         with pytest.raises(OSError, match=rf"Cannot write to the output folder {folder} \(.*\)\. Choose another with output="):
-            make_folder(folder)
+            new_folder(folder)
     assert (tmp_path / "taken").read_text() == "a file"
 
 
@@ -154,7 +154,7 @@ def test_a_disk_that_cannot_be_written_to_is_said(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         OSError, match=rf"Cannot write to the output folder {tmp_path} \({os.strerror(code)}\)\. Choose another with output="
     ):
-        make_folder(tmp_path)
+        new_folder(tmp_path)
     assert listed(tmp_path) == []
 
 
@@ -163,7 +163,7 @@ def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OSError, match="Cannot write to the output folder"):
-            make_folder(tmp_path)
+            new_folder(tmp_path)
     finally:
         tmp_path.chmod(0o700)
 
@@ -172,14 +172,14 @@ def test_the_folder_of_a_continued_training_that_failed_is_not_used_for_another_
     """Its growth.json would say of the other run that it is no reference."""
     (tmp_path / "growth.json").write_text('{"accepted": false}')
     with pytest.raises(FileExistsError, match=r"holds another run's results \(growth\.json\)"):
-        make_folder(tmp_path)
+        new_folder(tmp_path)
 
 
 def test_a_folder_is_that_of_one_run_at_a_time(tmp_path: Path) -> None:
     for _ in range(2):
         with (
             claim_folder(tmp_path),
-            pytest.raises(FileExistsError, match=rf"A run is using the folder {tmp_path}\."),
+            pytest.raises(FileExistsError, match=rf"Another run is using the folder {tmp_path}\."),
             claim_folder(tmp_path),
         ):
             pass
