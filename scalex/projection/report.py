@@ -189,7 +189,7 @@ class Tally:
                 "n_training_cells": self._reference.trained_on.n_cells,
             },
             "query": {"n_cells": self._data.n_cells, "domains": list(self._data.domains)},
-            "features": self._features(),
+            "features": self._summarize_features(),
             "unit": UNIT,
             "cells": self._summarize(slice(None), entropy),
             "domains": {
@@ -223,7 +223,7 @@ class Tally:
             entropy[inside] = neighbor_entropy(both, is_reference, n_neighbors=30)[: len(inside)]
         return entropy
 
-    def _features(self) -> dict[str, Any]:
+    def _summarize_features(self) -> dict[str, Any]:
         transform = self._data.transform
         found, weight = transform.found, self._reference.module.feature_weights()
         names = transform.preprocessor.features

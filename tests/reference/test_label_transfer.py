@@ -204,11 +204,8 @@ def test_identical_cells_of_a_type_are_no_error() -> None:
         (lambda z, y, p: {"label": pd.Categorical([None] * 90)}, "None of the 90 cells of the reference has a label"),
         (lambda z, y, p: {"label": pd.Categorical(np.arange(90))}, "Each of the 90 types has one cell"),
         (lambda z, y, p: {"latent": z[:, 0]}, r"latent has the shape \(90,\): it must be cells x dimensions"),
-        (lambda z, y, p: {"components": p[1:]}, r"components has the shape \(89, 12\): .* one row for each cell of latent"),
-        (
-            lambda z, y, p: {"latent": np.where(z == z[3, 1], np.nan, z)},
-            "latent is not finite in 1 of 90 cells: embed",
-        ),
+        (lambda z, y, p: {"components": p[1:]}, r"components has the shape \(89, 12\): .* one row per cell of latent"),
+        (lambda z, y, p: {"latent": np.where(z == z[3, 1], np.nan, z)}, "latent is not finite in 1 of 90 cells: embed"),
         (lambda z, y, p: {"components": np.full_like(p, np.inf)}, "components is not finite in 90 of 90 cells"),
     ],
 )

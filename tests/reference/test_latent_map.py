@@ -112,12 +112,6 @@ def test_a_reference_without_umap_and_clusters_gives_neither(latent: NDArray[np.
     assert placement.cluster is None
 
 
-def test_cells_without_cluster_do_not_vote(latent: NDArray[np.float32]) -> None:
-    cluster = pd.Categorical([None if i % 15 else "only" for i in range(210)], ["never", "only"])
-    placement = LatentMap.fit(latent, cluster=cluster).place(latent)
-    assert set(placement.cluster or ()) == {"only"}
-
-
 def test_a_large_reference_is_sampled(latent: NDArray[np.float32], umap: NDArray[np.float32], cluster: pd.Categorical) -> None:
     found = LatentMap.fit(latent, umap=umap, cluster=cluster, max_cells=60, seed=3)
     assert len(found.rows) == len(set(found.rows.tolist())) == 60
