@@ -124,7 +124,7 @@ def test_repeat_writes_only_the_query(trained: Any, query: Path, tmp_path: Path)
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=domain9"], "It knows: domain0, domain1"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=7"], "It knows: domain0, domain1"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "statistics=batch"], "statistics='batch': allowed are running, domain"),
-        (["reference=REFERENCE", "dataset.path=query.h5ad", "append=true", "repeat=true"], "ask for one of them"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "append=true", "repeat=true"], "use only one of them"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "dataset.batch_key=donor"], "KeyError: batch_key='donor' is not in obs."),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "chunk_size=0"], "ValueError: chunk_size=0: it must be at least 1"),
     ],
