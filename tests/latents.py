@@ -9,7 +9,7 @@ import torch
 def make_cells(
     counts: dict[tuple[int, int], int], *, seed: int = 0, effect: float = 1.5, n_latent: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Latents, domains and types; `counts` gives the cells of each (domain, type). Domain 1 is shifted, each type a little otherwise."""
+    """Return latents, domains and types, with `counts` cells of each (domain, type). Domains above 0 are shifted, each type a bit otherwise."""
     rng = np.random.default_rng(seed)
     n_types = max(kind for _, kind in counts) + 1
     center = np.eye(n_types, n_latent) * 6

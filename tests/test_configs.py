@@ -149,7 +149,7 @@ def test_the_models_list_exactly_the_parameters_of_the_module() -> None:
 
 def test_the_experiment_paper_has_the_defaults_of_scalex() -> None:
     cfg = compose_config("experiment=paper", "dataset=h5ad", "dataset.path=x")
-defaults = list_defaults("scalex.SCALEX")
+    defaults = list_defaults("scalex.SCALEX")
     assert (cfg.model.batch_size, cfg.model.lr, cfg.model.max_steps) == (defaults["batch_size"], defaults["lr"], defaults["max_iteration"])
     assert (cfg.preprocess.min_features, cfg.preprocess.min_cells) == (defaults["min_features"], defaults["min_cells"])
     assert (cfg.seed, cfg.chunk_size, cfg.dataset.join) == (defaults["seed"], defaults["chunk_size"], defaults["join"])
