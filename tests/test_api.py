@@ -241,8 +241,8 @@ def test_projected_training_cells_keep_their_latents(demo: AnnData, tmp_path: Pa
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
 
 
-def test_real_cells_are_integrated(real: Any) -> None:
-    path = real("celllines_mixology.h5ad")
+def test_real_cells_are_integrated(find_real: Any) -> None:
+    path = find_real("celllines_mixology.h5ad")
     adata = run_scalex(path, min_features=600, max_iteration=60, lr=3e-3, eval=True, assess=True)
     assert adata.shape == (1021, 2000)
     assert adata.uns["scalex"]["scores"]["nmi"] > 0.5

@@ -34,9 +34,9 @@ def predict_types(adata: AnnData) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("join", "n_features"), [("inner", 1761), ("outer", 28197)])
 def test_cell_lines_of_three_files_with_different_features_are_integrated(
-    real: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, join: Any, n_features: int
+    find_real: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, join: Any, n_features: int
 ) -> None:
-    source = scalex.AnnDataSource(path=[real(f"{name}.h5ad") for name in LINES], join=join)
+    source = scalex.AnnDataSource(path=[find_real(f"{name}.h5ad") for name in LINES], join=join)
     cells = source.open()
     assert len(cells.var) == n_features
     assert cells.var["n_sources"].eq(3).sum() == 1761
@@ -46,15 +46,15 @@ def test_cell_lines_of_three_files_with_different_features_are_integrated(
     if join == "outer":
         return
     options: dict[str, Any] = {"n_top_features": 800, "max_iteration": 300, "lr": 1e-3, "ignore_umap": True}
-    adata = scalex.SCALEX([real(f"{name}.h5ad") for name in LINES], **options)
+    adata = scalex.SCALEX([find_real(f"{name}.h5ad") for name in LINES], **options)
     # Lines of a single file have no match in the others.
     shared = adata.obs["cell_type"].isin(["H1975", "H2228", "HCC827"]).to_numpy()
     assert (predict_types(adata) == adata.obs["cell_type"].to_numpy(str))[shared].mean() > 0.9
 
 
-def test_cells_without_labels_have_only_scores_without_labels(real: Callable[[str], Path], tmp_path: Path) -> None:
+def test_cells_without_labels_have_only_scores_without_labels(find_real: Callable[[str], Path], tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_name": "batch", "n_obs": 400, "max_iteration": 20, "ignore_umap": True, "assess": True}
-    adata = scalex.SCALEX(real("hemato_tusi.h5ad"), outdir=tmp_path / "run", **options)
+    adata = scalex.SCALEX(find_real("hemato_tusi.h5ad"), outdir=tmp_path / "run", **options)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     # The silhouette is that of the clusters.
     assert set(scores) == set(adata.uns["scalex"]["scores"]) == {"entropy_mixing", "silhouette", "total"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from latents import make_cells
+from latents import make_latents
 from sklearn.linear_model import Ridge
 
 import scalex.model.mixed_clusters as module
@@ -25,13 +25,13 @@ def test_effects_of_domains_are_those_of_a_ridge_regression_in_each_cluster() ->
 
 
 def test_a_domain_without_cells_changes_nothing() -> None:
-    cells, domain, _ = make_cells({(0, 0): 40, (1, 0): 40})
+    cells, domain, _ = make_latents({(0, 0): 40, (1, 0): 40})
     share = torch.softmax(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), 1)
     torch.testing.assert_close(remove_domain_effects(cells, domain * 3, share), remove_domain_effects(cells, domain, share))
 
 
 def test_the_penalty_mixes_domains_in_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, domain, _ = make_cells({(0, 0): 150, (1, 0): 150}, effect=0.3)
+    cells, domain, _ = make_latents({(0, 0): 150, (1, 0): 150}, effect=0.3)
     cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
     monkeypatch.setattr(module, "WIDTH", 0.2)
 
@@ -54,7 +54,7 @@ def test_the_penalty_has_a_limit() -> None:
 
 
 def test_clusters_without_a_penalty_are_those_of_soft_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, domain, _ = make_cells({(0, 0): 60, (0, 1): 60, (1, 0): 30})
+    cells, domain, _ = make_latents({(0, 0): 60, (0, 1): 60, (1, 0): 30})
     cells = (cells - cells.mean(0)) / cells.var(0).sum().sqrt()
     monkeypatch.setattr(module, "DIVERSITY", 0.0)
     found = mixed_clusters(cells, domain, cells[:4].clone(), torch.Generator().manual_seed(0))

@@ -72,8 +72,8 @@ def test_the_result_is_that_of_scanpy(varied_demo: AnnData, keep_mt: bool, min_c
     assert inputs.max() == 1
 
 
-def test_the_result_for_real_cells_is_that_of_scanpy(real: Callable[[str], Path]) -> None:
-    path = real("kang_ctrl_stim.h5ad")
+def test_the_result_for_real_cells_is_that_of_scanpy(find_real: Callable[[str], Path]) -> None:
+    path = find_real("kang_ctrl_stim.h5ad")
     expected = preprocess_by_scanpy(sc.read_h5ad(path), min_features=400, min_cells=3, n_top=1000, keep_mt=False)
     cells = AnnDataSource(path=path, batch_key="batch").open()
     fitted = RnaRecipe(min_features=400, n_top_features=1000).fit(cells)

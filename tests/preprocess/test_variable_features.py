@@ -50,8 +50,8 @@ def test_the_choice_for_demo_cells_is_that_of_scanpy(demo: AnnData, n_top: int, 
 
 
 @pytest.mark.parametrize("name", ["celllines_mixology.h5ad", "pancreas_celseq_indrop.h5ad"])
-def test_the_choice_for_real_cells_is_that_of_scanpy(real: Callable[[str], Path], name: str) -> None:
-    adata = ad.read_h5ad(real(name))
+def test_the_choice_for_real_cells_is_that_of_scanpy(find_real: Callable[[str], Path], name: str) -> None:
+    adata = ad.read_h5ad(find_real(name))
     cells = normalize(adata, min_features=100)
     fitted = RnaRecipe(min_features=100, keep_mt=True).fit(AnnDataSource(path=adata, batch_key="batch").open())
     assert set(fitted.preprocessor.features) == choose_by_scanpy(cells, 2000, "batch")
