@@ -1,10 +1,10 @@
-"""Labels passed on to other data sets, beside other methods: ``python -m benchmarks.label_transfer``; see README.md beside this file."""
+"""Labels passed on to other data sets, beside other methods: ``python -m benchmarks.label_transfer``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -40,7 +40,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from benchmarks.provenance import ROOT, provenance, source_hash
 from benchmarks.real_cells import data_folder
 from benchmarks.tables import markdown_table, show
-from benchmarks.tiny import parsed
+from benchmarks.tiny import parse_arguments
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch
@@ -383,7 +383,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
     parser.add_argument("--fresh", action="store_true", help="train again what has been trained")
-    return parsed(parser, given, seeds=[0], sets=[MADE])
+    return parse_arguments(parser, given, seeds=[0], sets=[MADE])
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -391,7 +391,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with TemporaryDirectory() as folder:
         if arguments.tiny:

@@ -1,10 +1,10 @@
-"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md beside this file."""
+"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -36,10 +36,10 @@ import scalex
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.real_cells import cells_to_draw
 from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
-from benchmarks.synthetic import N_FEATURES, sparse_counts
+from benchmarks.synthetic import N_FEATURES, make_counts
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import Figure, interleaved, ratio
-from benchmarks.tiny import parsed
+from benchmarks.timing import Figure, measure_in_turn, ratio
+from benchmarks.tiny import parse_arguments
 from scalex.cells import AnnDataSource
 from scalex.projection.project import embed
 from scalex.projection.reference import Reference
@@ -57,7 +57,7 @@ class Options:
     Attributes
     ----------
     published
-        Interpreter that has the published package. None: it is not measured.
+        Interpreter that has the published package. If None, it is not measured.
     rounds
         Times that each speed is measured.
     cells
@@ -78,7 +78,7 @@ class Options:
 def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Cells embedded per second, beside the published package and beside the bare matrix products."""
     rng = np.random.default_rng(SEED)
-    query = _anndata(sparse_counts(options.cells, rng), rng)
+    query = _anndata(make_counts(options.cells, rng), rng)
     reference = _reference(query[:1000].copy(), folder / "reference", tiny=options.tiny)
     source = AnnDataSource(path=query)
     products, published = "two matrix products", "published package, from ready inputs"
@@ -87,7 +87,7 @@ def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tu
     figures[products] = _seconds(_matrix_products(options.cells))
     if options.published is not None:
         figures[published] = _published(options.published, reference, query, folder / "inputs.h5ad")
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     rows = [
         ("scalex", *_figures(found, "scalex", products, published, options.cells), "<= 1.5x of the products, >= 10x the published package")
     ]
@@ -183,7 +183,7 @@ def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: 
     transform = reference.trained_on.preprocessor.for_features(query.var_names)
     inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
     ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
-    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH or the folder.
     command = [interpreter, "-I", str(Path(__file__).parent / "peers" / "published_embed.py"), str(path)]
 
     def measure() -> float:
@@ -221,11 +221,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parsed(parser, given, rounds=0, cells=600, sizes=[200])
+    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[200])
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)

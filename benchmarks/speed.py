@@ -1,10 +1,10 @@
-"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md beside this file."""
+"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.provenance import provenance
-from benchmarks.synthetic import N_FEATURES, data_module, sparse_counts, trainable
+from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
-from benchmarks.tiny import parsed
+from benchmarks.timing import WARM_UP, Figure, LightningSteps, measure_in_turn, ratio, seconds_per_call
+from benchmarks.tiny import parse_arguments
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, InputDataset
 from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
@@ -56,7 +56,7 @@ class Options:
     Attributes
     ----------
     published
-        Interpreter that has the published package. None: it is not measured.
+        Interpreter that has the published package. If None, it is not measured.
     rounds
         Times that each figure is measured.
     steps
@@ -83,32 +83,32 @@ Benchmark = Callable[[Options], tuple[str, list[Row]]]
 
 def training(options: Options) -> tuple[str, list[Row]]:
     """Cells per second of training, beside the published package."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=64, n_features=options.features)
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=64, n_features=options.features)
     ours, published = "scalex, Lightning", "published package"
-    figures: dict[str, Figure] = {ours: LightningSteps(trainable(data), data, options.steps).cells_per_second}
+    figures: dict[str, Figure] = {ours: LightningSteps(make_module(data), data, options.steps).cells_per_second}
     title = f"training: minibatches of 64 cells x {options.features:,} features, {N_DOMAINS} domains, {options.cells:,} cells"
     target = ">= 3x the published package"
     if options.published is None:
-        found = interleaved(figures, options.rounds)
+        found = measure_in_turn(figures, options.rounds)
         return title, [(ours, _cells(found[ours]), "", target), (published, "not measured (--published)", "", "")]
     with TemporaryDirectory() as folder:
         figures[published] = _published_loop(options.published, data, Path(folder) / "cells.h5ad", options.steps)
-        found = interleaved(figures, options.rounds)
+        found = measure_in_turn(figures, options.rounds)
     times = f"{ratio(found[ours], found[published]):.2f}x"
     return title, [(ours, _cells(found[ours]), times, target), (published, _cells(found[published]), "1", "")]
 
 
 def step(options: Options) -> tuple[str, list[Row]]:
     """A training step beside the matrix products that it cannot do without."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     products = "three matrix products"
     figures = {
-        "Lightning step": LightningSteps(trainable(data), data, options.steps).seconds_per_step,
+        "Lightning step": LightningSteps(make_module(data), data, options.steps).seconds_per_step,
         "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data), options.features), options.steps),
         "bare loop, one minibatch": seconds_per_call(_bare_step(itertools.repeat(next(_endless(data))), options.features), options.steps),
         products: seconds_per_call(_matrix_products(options.features), options.steps),
     }
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     title = f"step: {BATCH_SIZE} cells x {options.features:,} features, {N_HIDDEN:,} hidden units, {N_DOMAINS} domains"
     return title, _compared(found, products, {"Lightning step": "<= 1.5x"})
 
@@ -124,7 +124,7 @@ def dsbn(options: Options) -> tuple[str, list[Row]]:
         for name, make in norms.items()
         for n_domains in (2, 1000)
     }
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     rows = []
     for name in norms:
         few, many = (f"{name}, {n_domains:,} known domains" for n_domains in (2, 1000))
@@ -135,11 +135,11 @@ def dsbn(options: Options) -> tuple[str, list[Row]]:
 
 def precision(options: Options) -> tuple[str, list[Row]]:
     """A training step in single and in mixed precision."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     figures = {
-        name: LightningSteps(trainable(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
+        name: LightningSteps(make_module(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
     }
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     title = f"precision: Lightning step, {BATCH_SIZE} cells x {options.features:,} features; {_bf16_support()}"
     return title, _compared(found, "32-true", {})
 
@@ -147,10 +147,12 @@ def precision(options: Options) -> tuple[str, list[Row]]:
 def gather(options: Options) -> tuple[str, list[Row]]:
     """Minibatches read from prepared cells."""
     rng = np.random.default_rng(SEED)
-    prepared = InputDataset(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
+    prepared = InputDataset(make_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
     # So many that all cells take part, which no cache holds.
     drawn = itertools.cycle(rng.integers(options.gather_cells, size=(2000, BATCH_SIZE)))
-    seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds)
+    seconds = measure_in_turn(
+        {"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds
+    )
     cells = BATCH_SIZE / seconds["PreparedCells"]
     title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {options.features:,}"
     return title, [("PreparedCells.__getitem__", _cells(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")]
@@ -243,7 +245,7 @@ def _published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps:
     names = [f"cell-{i}" for i in range(len(domain))]
     ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
     script = Path(__file__).parent / "peers" / "published_loop.py"
-    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH or the folder.
     command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
 
     def measure() -> float:
@@ -289,17 +291,17 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
     parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
     parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
-    return parsed(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
+    return parse_arguments(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     keep_freed_memory()
     options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells, arguments.features)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with log_to(None):
         for name in arguments.only:

@@ -1,10 +1,10 @@
-"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md beside this file."""
+"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -35,8 +35,8 @@ from benchmarks.provenance import ROOT, provenance
 from benchmarks.real_cells import cells_to_draw
 from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import Figure, LightningSteps, interleaved, ratio
-from benchmarks.tiny import parsed
+from benchmarks.timing import Figure, LightningSteps, measure_in_turn, ratio
+from benchmarks.tiny import parse_arguments
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import draw_minibatches, plan_buffers
@@ -100,7 +100,7 @@ def reading(options: Options, folder: Path) -> Table:
         write_resampled(options.real, options.cells, path, compression=compression)
         cells = _open_text([path])
         domain = cells.domain.codes.astype(np.int64)
-        found = interleaved(
+        found = measure_in_turn(
             {
                 "front": _speed(options.cells, _front_to_back, path),
                 "pieces": _speed(options.cells, _in_pieces, cells, options.cells),
@@ -109,7 +109,7 @@ def reading(options: Options, folder: Path) -> Table:
             options.rounds,
         )
         # By themselves: memory that was the page cache's is slow to get, on virtual machines above all.
-        cold = interleaved(
+        cold = measure_in_turn(
             {
                 "front": _cold(path, _speed(options.cells, _front_to_back, path)),
                 "shuffled": _cold(path, _speed(options.cells, _shuffled, cells, domain)),
@@ -163,7 +163,7 @@ def fitting(options: Options, folder: Path) -> Table:
             module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
             module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
             modules[name] = LightningSteps(module, data, options.steps)
-        found = interleaved(
+        found = measure_in_turn(
             {
                 "front": _speed(options.cells, _front_to_back, path),
                 "recipe": _speed(options.cells, recipe.fit, backed),
@@ -223,7 +223,7 @@ def memory(options: Options, folder: Path) -> Table:
         path = folder / "published.h5ad"
         write_resampled(options.real, PUBLISHED_CELLS, path)
         start = perf_counter()
-        # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH.
+        # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH.
         script = ROOT / "benchmarks" / "peers" / "published.py"
         command = [options.published, "-I", str(script), str(path), str(folder / "latents.npz"), "1", "100", "short"]
         peak = peak_memory(command)
@@ -351,11 +351,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan-cells", type=int, default=10_000_000, help="cells whose order is made")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
-    return parsed(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
+    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
+# These are set before the imports, since libraries read them when they are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"

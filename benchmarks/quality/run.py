@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -37,7 +37,7 @@ from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells, made
 from benchmarks.quality.store import MAX_SCORED, Figures, Method, Store
 from benchmarks.real_cells import SHARED, data_folder
 from benchmarks.tables import markdown_table, mean_and_spread, show
-from benchmarks.tiny import parsed
+from benchmarks.tiny import parse_arguments
 
 # Names of figures, how tables call them, and digits after the point.
 COMPACT = {
@@ -136,7 +136,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
     # numba compiles for half a minute before the first UMAP.
-    return parsed(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
+    return parse_arguments(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
 
 
 def _store(arguments: argparse.Namespace, scratch: Path) -> Store:
@@ -161,7 +161,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run and score what is not there yet; tables and pictures."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     # scib-metrics looks for 90 neighbours by an approximation, which finds fewer of a few cells.
     warnings.filterwarnings("ignore", message="Failed to correctly find n_neighbors")

@@ -21,7 +21,7 @@ import scalex.data
 from benchmarks.quality.peers import Embedding, harmony, peers, principal_components
 from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, made, only_in, sample
 from benchmarks.speed import _published_loop
-from benchmarks.synthetic import data_module
+from benchmarks.synthetic import make_data
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
@@ -178,7 +178,7 @@ def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text("#!/bin/sh\necho no scalex.net >&2\nexit 3\n")
     interpreter.chmod(0o755)
-    data = data_module(100, n_domains=2, batch_size=64, n_features=50)
+    data = make_data(100, n_domains=2, batch_size=64, n_features=50)
     with pytest.raises(SystemExit, match=r"published_loop.py stopped with exit code 3:\nno scalex.net"):
         _published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
     # The interpreter got these cells.

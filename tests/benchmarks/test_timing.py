@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.tables import markdown_table, mean_and_spread
-from benchmarks.timing import interleaved, ratio, seconds_per_call
-from benchmarks.tiny import parsed
+from benchmarks.timing import measure_in_turn, ratio, seconds_per_call
+from benchmarks.tiny import parse_arguments
 
 
 def test_figures_are_measured_in_turn_after_a_warm_up_round() -> None:
@@ -18,11 +18,11 @@ def test_figures_are_measured_in_turn_after_a_warm_up_round() -> None:
         return float(len(order))
 
     figures = {name: lambda name=name: measure(name) for name in "ab"}
-    found = interleaved(figures, 2)
+    found = measure_in_turn(figures, 2)
     assert order == ["a", "b"] * 3
     assert {name: values.tolist() for name, values in found.items()} == {"a": [3, 5], "b": [4, 6]}
     order.clear()
-    assert {name: values.tolist() for name, values in interleaved(figures, 0).items()} == {"a": [1], "b": [2]}
+    assert {name: values.tolist() for name, values in measure_in_turn(figures, 0).items()} == {"a": [1], "b": [2]}
 
 
 def test_the_ratio_compares_figures_of_the_same_round() -> None:
@@ -46,4 +46,4 @@ def test_tables_and_spreads_are_formatted() -> None:
 def test_tiny_replaces_only_defaults(given: list[str], cells: int) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", type=int, default=9)
-    assert parsed(parser, given, cells=2).cells == cells
+    assert parse_arguments(parser, given, cells=2).cells == cells
