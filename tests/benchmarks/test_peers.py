@@ -20,7 +20,7 @@ from anndata import AnnData
 import scalex.data
 from benchmarks.quality.peers import Embedding, harmony, peers, principal_components
 from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, made, only_in, sample
-from benchmarks.speed import _published_loop
+from benchmarks.speed import _measure_published_loop
 from benchmarks.synthetic import make_data
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
@@ -180,7 +180,7 @@ def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
     interpreter.chmod(0o755)
     data = make_data(100, n_domains=2, batch_size=64, n_features=50)
     with pytest.raises(SystemExit, match=r"published_loop.py stopped with exit code 3:\nno scalex.net"):
-        _published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
+        _measure_published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
     # The interpreter got these cells.
     assert ad.read_h5ad(tmp_path / "cells.h5ad").obs["batch"].nunique() == 2
 
