@@ -124,7 +124,9 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     # Lightning's strategy for several processes gets one; tests/test_processes.py starts several.
     monkeypatch.setattr(timing, "Trainer", lambda **settings: Trainer(**settings | {"devices": 1}))
     # numba compiles for half a minute before the first UMAP.
-    monkeypatch.setattr(figures, "_umap", lambda store, cells, method, embedding, obs: embedding.of(obs.index.to_numpy(str))[:, :2])
+    monkeypatch.setattr(
+        figures, "_compute_umap", lambda store, cells, method, embedding, obs: embedding.select(obs.index.to_numpy(str))[:, :2]
+    )
 
 
 @pytest.fixture
@@ -239,7 +241,7 @@ def test_tables_say_that_runs_may_be_of_earlier_code() -> None:
 def test_means_over_sets_ignore_unknown_values() -> None:
     one = dict.fromkeys(run.COMPACT, 0.5)
     found = {"mop_rna": {"a": [one, one | {"total": 0.7}]}, "mop_atac": {"a": [one | {"training": float("nan")}]}}
-    rows = pd.DataFrame(run.compact_rows(found), columns=["set", "method", "seeds", *(name for name, _ in run.COMPACT.values())])
+    rows = pd.DataFrame(run.make_compact_rows(found), columns=["set", "method", "seeds", *(name for name, _ in run.COMPACT.values())])
     assert rows["set"].tolist() == [
         "mop_rna",
         "mop_atac (untouched)",

@@ -18,8 +18,8 @@ import torch
 from anndata import AnnData
 
 import scalex.data
-from benchmarks.quality.peers import Embedding, harmony, peers, principal_components
-from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, made, only_in, sample
+from benchmarks.quality.peers import Embedding, embed_by_harmony, embed_by_pca, list_peers
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, make_cells, restrict_types, sample
 from benchmarks.speed import _measure_published_loop
 from benchmarks.synthetic import make_data
 
@@ -186,21 +186,21 @@ def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
 
 
 def test_harmony_accepts_both_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = made("made", SETS["pbmc_protein_asap_cite"])
-    components = principal_components(cells)
+    cells = make_cells("made", SETS["pbmc_protein_asap_cite"])
+    components = embed_by_pca(cells)
     module: Any = ModuleType("harmonypy")
     monkeypatch.setitem(sys.modules, "harmonypy", module)
     for transposed in (False, True):
         module.run_harmony = lambda z, obs, key, transposed=transposed, **settings: SimpleNamespace(Z_corr=z.T if transposed else z)
-        np.testing.assert_allclose(harmony(cells).latent, components.latent, rtol=1e-6)
-    one = made("made", ONE_DOMAIN["pancreas_indrop4"])
+        np.testing.assert_allclose(embed_by_harmony(cells).latent, components.latent, rtol=1e-6)
+    one = make_cells("made", ONE_DOMAIN["pancreas_indrop4"])
     del module.run_harmony
-    assert harmony(one).latent.shape == (one.adata.n_obs, 30)
+    assert embed_by_harmony(one).latent.shape == (one.adata.n_obs, 30)
 
 
 def test_peers_without_their_interpreter_have_no_embedding() -> None:
-    cells = made("made", SETS["mop_atac"])
-    found = {peer.name: peer for peer in peers(None, None)}
+    cells = make_cells("made", SETS["mop_atac"])
+    found = {peer.name: peer for peer in list_peers(None, None)}
     assert list(found) == ["PCA", "Harmony", "scVI", "published package"]
     assert found["scVI"].run(cells, 0) is None
     assert found["published package"].run(cells, 124) is None
@@ -210,17 +210,17 @@ def test_embeddings_are_selected_by_name(tmp_path: Path) -> None:
     embedding = Embedding(np.array(["a", "b"]), np.array([[1.0], [2.0]], np.float32), 3.0)
     embedding.save(tmp_path / "folder" / "kept.npz")
     loaded = Embedding.load(tmp_path / "folder" / "kept.npz")
-    assert loaded.of(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
+    assert loaded.select(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
     assert loaded.training_seconds == 3.0
     assert np.isnan(loaded.whole_seconds)
 
 
 def test_random_domains_are_even_and_a_type_can_be_kept_in_one_domain() -> None:
-    cells = made("made", SETS["pancreas_celseq_indrop"])
+    cells = make_cells("made", SETS["pancreas_celseq_indrop"])
     cut = cut_at_random(cells, 0)
     assert abs(np.diff(cut.adata.obs["batch"].value_counts())) <= 1
     assert (cut.adata.obs["cell_type"] == cells.adata.obs["cell_type"]).all()
-    alone = only_in(cells, {"alpha": "inDrop4"}).adata.obs
+    alone = restrict_types(cells, {"alpha": "inDrop4"}).adata.obs
     assert set(alone.loc[alone["cell_type"] == "alpha", "batch"]) == {"inDrop4"}
     assert (alone["cell_type"] != "alpha").sum() == (cells.adata.obs["cell_type"] != "alpha").sum()
 
