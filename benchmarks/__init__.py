@@ -1,1 +1,1 @@
-"""What speed, memory and quality are measured with; README.md beside this file has the commands and their results."""
+"""Measurements of speed, memory and quality; README.md in this folder has the commands and their results."""

@@ -1,10 +1,10 @@
-"""Labels passed on to other data sets, beside other methods: ``python -m benchmarks.label_transfer``; see README.md beside this file."""
+"""Label transfer to other data sets, compared with other methods: ``python -m benchmarks.label_transfer``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -40,7 +40,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from benchmarks.provenance import ROOT, provenance, source_hash
 from benchmarks.real_cells import data_folder
 from benchmarks.tables import markdown_table, show
-from benchmarks.tiny import parsed
+from benchmarks.tiny import parse_arguments
 from scalex.callbacks import LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch
@@ -54,7 +54,7 @@ from scalex.runs.log import log_to
 from scalex.training.fit import fit
 
 N_BINS = 15
-# A type with fewer query cells is not left out: its AUROC would say little.
+# A type with fewer query cells is not left out, since its AUROC would be imprecise.
 MIN_LEFT_OUT = 10
 N_PCS = 50
 COLUMNS = (
@@ -72,28 +72,28 @@ Data = tuple[ad.AnnData, ad.AnnData, int, int | list[str]]
 
 
 class Training(NamedTuple):
-    """How models are trained, and where what they make is kept.
+    """How models are trained, and where their results are stored.
 
     Attributes
     ----------
     data
         Folder of the data sets.
-    kept
-        Folder of what has been made.
+    folder
+        Folder of stored results.
     overrides
-        What `train.py` would be told: an option of conf/model, and settings of it.
+        Overrides as for `train.py`: an option of conf/model, and settings of it.
     fresh
-        Make again what is kept.
+        Whether to replace stored results.
     """
 
     data: Path
-    kept: Path
+    folder: Path
     overrides: tuple[str, ...]
     fresh: bool
 
 
-class Embedded(NamedTuple):
-    """A model's view of reference and query cells; of each pair, the reference's (n_cells, n_dimensions) and the query's."""
+class EmbeddedPair(NamedTuple):
+    """Reference and query cells in the spaces of a model: each field holds the arrays of the reference and of the query."""
 
     latent: tuple[NDArray[np.float32], NDArray[np.float32]]
     components: tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -103,12 +103,12 @@ class Embedded(NamedTuple):
 
     @property
     def domains(self) -> pd.Categorical:
-        """The domain of each reference cell."""
+        """Domains of the reference cells."""
         return pd.Categorical(self.domain[0])
 
 
 class Answer(NamedTuple):
-    """Of each query cell the best type, its probability, how unknown it is, and whether it is called so; (n_cells,) each."""
+    """For each query cell, the best type, its probability, a score of being unknown and whether it is called unknown; (n_cells,) each."""
 
     best: NDArray[np.str_]
     probability: NDArray[np.float64]
@@ -116,27 +116,27 @@ class Answer(NamedTuple):
     called: NDArray[np.bool_] | None
 
 
-def pancreas(data: Path, reference: str) -> Data:
-    """One of the two technologies as the reference, the other as the query."""
+def read_pancreas(data: Path, reference: str) -> Data:
+    """Return one of two technologies as the reference and the other as the query."""
     adata = ad.read_h5ad(data / "pancreas_celseq_indrop.h5ad")
     own = (adata.obs["batch"] == reference).to_numpy()
     return adata[own].copy(), adata[~own].copy(), 100, 2000
 
 
-def kang(data: Path) -> Data:
-    """Control and stimulated cells; other cells of the same study."""
+def read_kang(data: Path) -> Data:
+    """Return control and stimulated cells, and other cells of the same study."""
     return ad.read_h5ad(data / "kang_ctrl_stim.h5ad"), ad.read_h5ad(data / "kang_ctrl_stim_scgen.h5ad"), 100, 2000
 
 
-def donors(data: Path) -> Data:
-    """Four donors; four others of the same study. Nothing of the method was chosen on them."""
+def read_donors(data: Path) -> Data:
+    """Return four donors, and four others of the same study. The method was not tuned on them."""
     adata = ad.read_h5ad(data / "kang_ctrl_donors.h5ad")
     own = adata.obs["batch"].isin(sorted(adata.obs["batch"].unique())[:4]).to_numpy()
     return adata[own].copy(), adata[~own].copy(), 100, 2000
 
 
-def cell_lines(data: Path, *, shared: bool) -> Data:
-    """CEL-seq2; 10x, of which there are 2,000 features: the reference may use the shared ones, or its own 2,000 most variable."""
+def read_cell_lines(data: Path, *, shared: bool) -> Data:
+    """Return CEL-seq2 cells and 10x cells, which have 2,000 features; the reference uses the shared features or its 2,000 most variable."""
     five = ad.read_h5ad(data / "celllines_mixology.h5ad")
     five = five[five.obs["batch"].isin([f"sc_celseq2_5cl_p{run}" for run in (1, 2, 3)])].copy()
     query = ad.read_h5ad(data / "celllines_10x5cl.h5ad")
@@ -144,10 +144,10 @@ def cell_lines(data: Path, *, shared: bool) -> Data:
     return reference, query, 600, reference.var_names.intersection(query.var_names, sort=False).tolist() if shared else 2000
 
 
-def made(data: Path) -> Data:
-    """Two domains of made cells; a third one."""
+def make_demo(data: Path) -> Data:
+    """Return two domains of demo cells, and a third one."""
     adata = demo_cells(300, 500, 3)
-    # Few types, since each is left out in turn.
+    # The types are few, since each is left out in turn.
     adata = adata[adata.obs["cell_type"].isin(["alpha", "beta", "gamma"])].copy()
     own = (adata.obs["batch"] != "domain2").to_numpy()
     return adata[own].copy(), adata[~own].copy(), 50, 200
@@ -155,26 +155,26 @@ def made(data: Path) -> Data:
 
 MADE = "made cells"
 SETS: dict[str, Callable[[Path], Data]] = {
-    "pancreas: inDrop4 -> CEL-Seq": lambda data: pancreas(data, "inDrop4"),
-    "pancreas: CEL-Seq -> inDrop4": lambda data: pancreas(data, "celseq"),
-    "kang: ctrl, stim -> scGen's sample": kang,
-    "kang: four donors -> four others (untouched)": donors,
-    "cell lines: CEL-seq2 -> 10x": lambda data: cell_lines(data, shared=True),
-    "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: cell_lines(data, shared=False),
-    MADE: made,
+    "pancreas: inDrop4 -> CEL-Seq": lambda data: read_pancreas(data, "inDrop4"),
+    "pancreas: CEL-Seq -> inDrop4": lambda data: read_pancreas(data, "celseq"),
+    "kang: ctrl, stim -> scGen's sample": read_kang,
+    "kang: four donors -> four others (untouched)": read_donors,
+    "cell lines: CEL-seq2 -> 10x": lambda data: read_cell_lines(data, shared=True),
+    "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: read_cell_lines(data, shared=False),
+    MADE: make_demo,
 }
 REAL = [name for name in SETS if name != MADE]
 
 
-def embedded(name: str, training: Training, seed: int, left_out: str | None) -> Embedded:
-    """Train on the reference, without one type if so asked, and embed the query with all that is fitted frozen; done once."""
+def embed_pair(name: str, training: Training, seed: int, left_out: str | None) -> EmbeddedPair:
+    """Train on the reference, perhaps without one type, and embed the query with frozen preprocessing and network. Results are stored."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # Not the demo cells, for which a training is shorter.
+        # The option is not the demo cells, for which a training is shorter.
         plan = OmegaConf.to_container(compose("train", [*training.overrides, f"seed={seed}", "dataset=h5ad"]).model, resolve=True)
     assert isinstance(plan, dict)
-    path = training.kept / f"{_hash_of([name, plan, left_out, source_hash()])}.npz"
+    path = training.folder / f"{_hash_settings([name, plan, left_out, source_hash()])}.npz"
     if training.fresh or not path.exists():
-        _say(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
+        _print_progress(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
         reference, query, min_features, features = SETS[name](training.data)
         reference = reference[(reference.obs["cell_type"] != left_out).to_numpy()].copy()
         module = instantiate(plan, _convert_="all")
@@ -194,10 +194,10 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
         counts = sparse.csr_matrix(query.X, dtype=np.float32)
         inputs = transform(counts, np.full(query.n_obs, -1))
         components = InputPca.fit(known.X)
-        pca = _principal_components(known.raw.to_adata(), transform.normalized(counts), known.var_names)
+        pca = _compute_components(known.raw.to_adata(), transform.normalized(counts), known.var_names)
         _save(
             path,
-            latent=(known.obsm["latent"], _latents(module, inputs, transform.fill_value)),
+            latent=(known.obsm["latent"], _embed(module, inputs, transform.fill_value)),
             components=(components.transform(known.X), components.transform(inputs, transform.fill_value)),
             pca=pca,
             label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
@@ -206,20 +206,20 @@ def embedded(name: str, training: Training, seed: int, left_out: str | None) -> 
     return _load(path)
 
 
-def _latents(module: ScalexModule, inputs: sparse.csr_matrix, lacking: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def _embed(module: ScalexModule, inputs: sparse.csr_matrix, fill_value: NDArray[np.float32] | None) -> NDArray[np.float32]:
     row_C = torch.arange(inputs.shape[0])
-    (found,) = module.eval().embed([CellBatch(SparseRows.of(inputs), torch.zeros_like(row_C), row_C)], "running", fill_value=lacking)
+    (found,) = module.eval().embed([CellBatch(SparseRows.of(inputs), torch.zeros_like(row_C), row_C)], "running", fill_value=fill_value)
     latent: NDArray[np.float32] = found.latent_CZ.numpy()
     return latent
 
 
-def by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -> Embedded | None:
-    """The same with scVI on the same features and cells; None if it has not been run and there is no interpreter for it."""
-    path = training.kept / f"{_hash_of(['scvi', name, seed])}.npz"
+def embed_by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -> EmbeddedPair | None:
+    """Return the same with scVI on the same features and cells, or None if there is neither a stored result nor an interpreter."""
+    path = training.folder / f"{_hash_settings(['scvi', name, seed])}.npz"
     if interpreter is None and not path.exists():
         return None
     if interpreter is not None and (training.fresh or not path.exists()):
-        _say(f"scVI on {name}, seed {seed}")
+        _print_progress(f"scVI on {name}, seed {seed}")
         reference, query, min_features, features = SETS[name](training.data)
         fitted = RnaRecipe(min_features=min_features, n_top_features=features).fit(AnnDataSource(path=reference, batch_key="batch").open())
         shared = fitted.preprocessor.features.intersection(query.var_names, sort=False)
@@ -229,7 +229,7 @@ def by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -
             files = [Path(folder) / file for file in ("reference.h5ad", "query.h5ad", "latents.npz")]
             for side, file in zip(sides, files, strict=False):
                 side.write_h5ad(file)
-            # -I: that interpreter must find its own scvi, and not the script of that name.
+            # With -I, the interpreter finds its own scvi instead of the script of that name.
             script = Path(__file__).parent / "peers" / "scvi_query.py"
             subprocess.run([interpreter, "-I", str(script), *map(str, files), str(seed)], check=True)
             with np.load(files[-1]) as stored:
@@ -240,21 +240,21 @@ def by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -
     return _load(path)
 
 
-def ours(cells: Embedded) -> Answer:
-    """`LabelTransfer` with latents and components."""
+def transfer_labels(cells: EmbeddedPair) -> Answer:
+    """Return the answer of `LabelTransfer` with latents and components."""
     transfer = LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), cells.components[0], domain=cells.domains)
-    return _answer(transfer.predict(cells.latent[1], cells.components[1]))
+    return _make_answer(transfer.predict(cells.latent[1], cells.components[1]))
 
 
-def ours_latents_alone(cells: Embedded) -> Answer:
-    """`LabelTransfer` with latents."""
-    return _answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), domain=cells.domains).predict(cells.latent[1]))
+def transfer_labels_by_latents(cells: EmbeddedPair) -> Answer:
+    """Return the answer of `LabelTransfer` with latents alone."""
+    return _make_answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), domain=cells.domains).predict(cells.latent[1]))
 
 
-def neighbors(space: str) -> Callable[[Embedded], Answer]:
-    """The published package's classifier, scikit-learn's defaults, in `space`; unknown is what the neighbors are not at one about."""
+def make_classifier(space: str) -> Callable[[EmbeddedPair], Answer]:
+    """Return the published package's classifier in `space`, with scikit-learn's defaults; neighbours that disagree mean unknown."""
 
-    def classify(cells: Embedded) -> Answer:
+    def classify(cells: EmbeddedPair) -> Answer:
         reference, query = getattr(cells, space)
         classifier = KNeighborsClassifier().fit(reference, cells.label[0])
         votes = classifier.predict_proba(query)
@@ -263,17 +263,17 @@ def neighbors(space: str) -> Callable[[Embedded], Answer]:
     return classify
 
 
-METHODS: dict[str, Callable[[Embedded], Answer]] = {
-    "scalex": ours,
-    "scalex, latents alone": ours_latents_alone,
-    "published package's kNN on our latents": neighbors("latent"),
-    f"{N_PCS} PCs + kNN": neighbors("pca"),
+METHODS: dict[str, Callable[[EmbeddedPair], Answer]] = {
+    "scalex": transfer_labels,
+    "scalex, latents alone": transfer_labels_by_latents,
+    "published package's kNN on our latents": make_classifier("latent"),
+    f"{N_PCS} PCs + kNN": make_classifier("pca"),
 }
 SCVI = "scVI, load_query_data + kNN"
 
 
-def figures(cells: Embedded, answer: Answer) -> dict[str, float]:
-    """Accuracy, macro-F1 and calibration error of the best type, of query cells whose type the reference has; share called unknown."""
+def score_answer(cells: EmbeddedPair, answer: Answer) -> dict[str, float]:
+    """Return accuracy, macro-F1, calibration error and share called unknown, of query cells whose type the reference has."""
     shared = np.intersect1d(*cells.label)
     judged = np.isin(cells.label[1], shared)
     true, best, probability = cells.label[1][judged], answer.best[judged], answer.probability[judged]
@@ -286,49 +286,49 @@ def figures(cells: Embedded, answer: Answer) -> dict[str, float]:
 
 
 def expected_calibration_error(probability: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Mean distance of probability and accuracy over equal bins of probability, weighted by their cells (Guo et al. 2017)."""
+    """Return the mean distance of probability and accuracy over equal bins of probability, weighted by their cells (Guo et al. 2017)."""
     bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
     gaps = pd.DataFrame({"gap": probability - correct}).groupby(bins)["gap"].sum().abs()
     return float(gaps.sum() / len(probability))
 
 
-def auroc(cells: Embedded, answer: Answer, left_out: str) -> float:
-    """How well the cells of a type that the reference lacks are told from those of types that it has."""
-    lacking = cells.label[1] == left_out
-    judged = lacking | np.isin(cells.label[1], cells.label[0])
-    return float(roc_auc_score(lacking[judged], answer.unknown[judged]))
+def compute_auroc(cells: EmbeddedPair, answer: Answer, left_out: str) -> float:
+    """Return how well cells of a type that the reference lacks are distinguished from those of types that it has."""
+    is_missing = cells.label[1] == left_out
+    judged = is_missing | np.isin(cells.label[1], cells.label[0])
+    return float(roc_auc_score(is_missing[judged], answer.unknown[judged]))
 
 
-def _table(arguments: argparse.Namespace, training: Training) -> tuple[list[list[str]], list[list[str]]]:
-    """The rows of the table of methods and of the table of types left out."""
+def _measure(arguments: argparse.Namespace, training: Training) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows of the table of methods and of the table of types left out."""
     rows, types = [], []
     for name in arguments.sets:
-        whole = [embedded(name, training, seed, None) for seed in arguments.seeds]
-        left_out = [] if arguments.whole else list(_left_out(whole[0]))
-        without = {one: embedded(name, training, arguments.seeds[0], one) for one in left_out}
+        whole = [embed_pair(name, training, seed, None) for seed in arguments.seeds]
+        left_out = [] if arguments.whole else list(_list_types(whole[0]))
+        without = {one: embed_pair(name, training, arguments.seeds[0], one) for one in left_out}
         for method, classify in METHODS.items():
             answers = {one: classify(cells) for one, cells in without.items()}
-            found = {one: auroc(without[one], answer, one) for one, answer in answers.items()}
+            found = {one: compute_auroc(without[one], answer, one) for one, answer in answers.items()}
             called = [float(a.called[without[one].label[1] == one].mean()) for one, a in answers.items() if a.called is not None]
-            row = _row([figures(cells, classify(cells)) for cells in whole])
-            rows.append([name, method, *row, _number(_mean(found.values())), _number(_mean(called))])
+            row = _make_row([score_answer(cells, classify(cells)) for cells in whole])
+            rows.append([name, method, *row, _format_number(_mean(found.values())), _format_number(_mean(called))])
             if found:
                 counts = pd.Series(whole[0].label[1]).value_counts()
                 types.append([name, method, ", ".join(f"{one} ({counts[one]}) {value:.2f}" for one, value in found.items())])
-        theirs = by_scvi(name, training, arguments.seeds[0], arguments.scvi)
-        row = ["not measured"] * 3 + [""] if theirs is None else _row([figures(theirs, neighbors("latent")(theirs))])
+        theirs = embed_by_scvi(name, training, arguments.seeds[0], arguments.scvi)
+        row = ["not measured"] * 3 + [""] if theirs is None else _make_row([score_answer(theirs, make_classifier("latent")(theirs))])
         rows.append([name, SCVI, *row, "not measured", ""])
     return rows, types
 
 
-def _left_out(cells: Embedded) -> Iterator[str]:
+def _list_types(cells: EmbeddedPair) -> Iterator[str]:
     for one, count in pd.Series(cells.label[1]).value_counts().items():
         if count >= MIN_LEFT_OUT and one in cells.label[0]:
             yield str(one)
 
 
-def _row(found: list[dict[str, float]]) -> list[str]:
-    return [_number(_mean(one[column] for one in found)) for column in ("accuracy", "f1", "ece", "called")]
+def _make_row(found: list[dict[str, float]]) -> list[str]:
+    return [_format_number(_mean(one[column] for one in found)) for column in ("accuracy", "f1", "ece", "called")]
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -336,19 +336,19 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"
 
 
-def _answer(found: pd.DataFrame) -> Answer:
+def _make_answer(found: pd.DataFrame) -> Answer:
     best, called = found["best"].to_numpy(str), (found["label"] == "unknown").to_numpy()
     return Answer(best, found["probability"].to_numpy(), found["unknown"].to_numpy(), called)
 
 
-def _principal_components(
+def _compute_components(
     reference: ad.AnnData, query: sparse.csr_matrix, features: pd.Index
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of normalized expression, log1p, of the model's features, found among the reference's cells."""
+    """Return components of normalized expression of the input features, from a PCA of the reference."""
     position = reference.var_names.get_indexer(features)
     pca = PCA(N_PCS, svd_solver="arpack", random_state=0).fit(reference.X[:, position])
     return pca.transform(reference.X[:, position]), pca.transform(query[:, position])
@@ -361,16 +361,16 @@ def _save(path: Path, **pairs: tuple[NDArray, NDArray]) -> None:
     unfinished.replace(path)
 
 
-def _load(path: Path) -> Embedded:
+def _load(path: Path) -> EmbeddedPair:
     with np.load(path) as stored:
-        return Embedded(*((stored[f"{name}_0"], stored[f"{name}_1"]) for name in Embedded._fields))
+        return EmbeddedPair(*((stored[f"{name}_0"], stored[f"{name}_1"]) for name in EmbeddedPair._fields))
 
 
-def _hash_of(settings: list[object]) -> str:
+def _hash_settings(settings: list[object]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -383,24 +383,24 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
     parser.add_argument("--fresh", action="store_true", help="train again what has been trained")
-    return parsed(parser, given, seeds=[0], sets=[MADE])
+    return parse_arguments(parser, given, seeds=[0], sets=[MADE])
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Train on each reference, pass its labels on to the query; two tables."""
+    """Train on each reference, transfer its labels to the query, and show two tables."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with TemporaryDirectory() as folder:
         if arguments.tiny:
             overrides = (f"model={arguments.model}", "model.max_steps=20", "model.n_hidden=32")
             training = Training(Path(folder), Path(folder), overrides, fresh=False)
         else:
-            kept = ROOT / "benchmarks" / ".cache" / "label_transfer"
-            training = Training(data_folder(), kept, (f"model={arguments.model}",), arguments.fresh)
-        rows, types = _table(arguments, training)
+            folder_of_results = ROOT / "benchmarks" / ".cache" / "label_transfer"
+            training = Training(data_folder(), folder_of_results, (f"model={arguments.model}",), arguments.fresh)
+        rows, types = _measure(arguments, training)
     show("label transfer", f"{about}\n\n{markdown_table(COLUMNS, rows)}", arguments.output)
     if types:
         columns = ("reference -> query", "method", "AUROC of unknown by type left out (query cells)")

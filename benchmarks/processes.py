@@ -1,10 +1,10 @@
-"""Training on two processes of one thread each, against one: ``python -m benchmarks.processes``; see README.md beside this file."""
+"""Training on two processes of one thread each, compared with one: ``python -m benchmarks.processes``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -29,10 +29,10 @@ from scipy import sparse
 
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.real_cells import cells_to_draw
-from benchmarks.resampled import drawn
+from benchmarks.resampled import draw_cells
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import LightningSteps, interleaved, ratio
-from benchmarks.tiny import parsed
+from benchmarks.timing import LightningSteps, measure_in_turn, ratio
+from benchmarks.tiny import parse_arguments
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource
 from scalex.model.trained_on import TrainedOn
@@ -41,27 +41,27 @@ from scalex.system.processes import is_first
 
 SEED = 124
 BATCH_SIZES = (256, 1024, 4096)
-# Cells of an epoch, drawn from the real ones, so that what happens between epochs does not count.
+# Cells of an epoch, drawn from the real ones; the epoch is long, so that the time between epochs does not count.
 N_CELLS = 65_536
 STEP_CELLS = 200_000
 MIN_STEPS = 30
 TINY_CELLS = 600
-# How a process that is measured says what it found.
+# The start of the line that a measured process prints.
 SECONDS = "seconds per step: "
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained.
+    """A training to measure.
 
     Attributes
     ----------
     n_processes
-        Processes that share each minibatch.
+        Number of processes that share each minibatch.
     batch_size
-        Cells of a minibatch.
+        Number of cells in a minibatch.
     tiny
-        For the sake of running: few made cells and few steps.
+        Train on few demo cells and for few steps.
     """
 
     n_processes: int
@@ -69,13 +69,13 @@ class Training:
     tiny: bool
 
     def seconds_per_step(self) -> float:
-        """Train as conf/trainer/ddp.yaml says; run in each of the processes, which Lightning starts alike."""
+        """Train with conf/trainer/ddp.yaml and return the time of a step; this runs in each of the processes that Lightning starts."""
         torch.set_num_threads(1)
         keep_freed_memory()
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
         real = cells_to_draw(tiny=self.tiny)
         rows = np.random.default_rng(SEED).choice(real.n_obs, TINY_CELLS if self.tiny else N_CELLS)
-        adata = drawn(real, sparse.csr_matrix(real.X, dtype=np.float32), rows)
+        adata = draw_cells(real, sparse.csr_matrix(real.X, dtype=np.float32), rows)
         cells = AnnDataSource(path=adata, batch_key="batch").open()
         data = ScalexDataModule(cells, RnaRecipe(min_features=100).fit(cells), batch_size=self.batch_size, seed=SEED)
         module = ScalexModule(n_latent=30, n_hidden=512, lr=1e-3, seed=SEED)
@@ -85,11 +85,11 @@ class Training:
         return LightningSteps(module, data, n_steps, devices=self.n_processes, strategy=strategy).seconds_per_step()
 
     def cells_per_second(self) -> float:
-        """The same in cells, measured in processes that do nothing else."""
+        """Train in new processes, which do nothing else, and return the cells per second."""
         command = [sys.executable, "-m", "benchmarks.processes", "--measure", str(self.n_processes), str(self.batch_size)]
         command += ["--tiny"] if self.tiny else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-        line = next(line for line in done.stdout.splitlines() if line.startswith(SECONDS))
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        line = next(line for line in process.stdout.splitlines() if line.startswith(SECONDS))
         return self.batch_size / float(line.removeprefix(SECONDS))
 
 
@@ -99,11 +99,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(BATCH_SIZES), help="sizes of minibatches")
     parser.add_argument("--measure", type=int, nargs=2, help=argparse.SUPPRESS)
-    return parsed(parser, given, rounds=0, sizes=[64])
+    return parse_arguments(parser, given, rounds=0, sizes=[64])
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, or be one of those that are measured."""
+    """Measure, or train as one of the measured processes."""
     arguments = _arguments(given)
     if arguments.measure is not None:
         seconds = Training(*arguments.measure, arguments.tiny).seconds_per_step()
@@ -115,7 +115,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = []
     for size in arguments.sizes:
         figures = {str(n): Training(n, size, arguments.tiny).cells_per_second for n in (1, 2)}
-        found = interleaved(figures, arguments.rounds)
+        found = measure_in_turn(figures, arguments.rounds)
         one, two = (f"{float(np.median(found[n])):,.0f}" for n in ("1", "2"))
         overhead = 1e3 * size * float(np.median(1 / found["2"] - 0.5 / found["1"]))
         rows.append([f"{size:,}", one, two, f"{ratio(found['2'], found['1']):.2f}", ">= 1.6", f"{overhead:.0f} ms"])

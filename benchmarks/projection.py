@@ -1,10 +1,10 @@
-"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md beside this file."""
+"""Speed and memory of projection on one thread: ``python -m benchmarks.projection``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -36,10 +36,10 @@ import scalex
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.real_cells import cells_to_draw
 from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
-from benchmarks.synthetic import N_FEATURES, sparse_counts
+from benchmarks.synthetic import N_FEATURES, make_counts
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import Figure, interleaved, ratio
-from benchmarks.tiny import parsed
+from benchmarks.timing import Figure, measure_in_turn, ratio
+from benchmarks.tiny import parse_arguments
 from scalex.cells import AnnDataSource
 from scalex.projection.project import embed
 from scalex.projection.reference import Reference
@@ -52,20 +52,20 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure.
+    """The extent of the measurements.
 
     Attributes
     ----------
     published
-        Interpreter that has the published package. None: it is not measured.
+        Interpreter that has the published package. If None, it is not measured.
     rounds
-        Times that each speed is measured.
+        Number of times that each speed is measured.
     cells
-        Cells to embed.
+        Number of cells to embed.
     sizes
-        Numbers of cells whose projection's memory is compared.
+        Numbers of cells for which the memory of the projection is compared.
     tiny
-        For the sake of running: made cells, references without UMAP, and no process of its own for the comparison of memory.
+        Use demo cells and references without UMAP, and compare the memory without new processes.
     """
 
     published: str | None
@@ -76,22 +76,26 @@ class Options:
 
 
 def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    """Cells embedded per second, beside the published package and beside the bare matrix products."""
+    """Compare the embedding with the published package and with the bare matrix products, in cells per second."""
     rng = np.random.default_rng(SEED)
-    query = _anndata(sparse_counts(options.cells, rng), rng)
-    reference = _reference(query[:1000].copy(), folder / "reference", tiny=options.tiny)
+    query = _make_anndata(make_counts(options.cells, rng), rng)
+    reference = _train_reference(query[:1000].copy(), folder / "reference", tiny=options.tiny)
     source = AnnDataSource(path=query)
     products, published = "two matrix products", "published package, from ready inputs"
-    figures: dict[str, Figure] = {"scalex": _seconds(lambda: embed(reference, source, _trainer("32-true")))}
-    figures["scalex, bf16-mixed"] = _seconds(lambda: embed(reference, source, _trainer("bf16-mixed")))
-    figures[products] = _seconds(_matrix_products(options.cells))
+    figures: dict[str, Figure] = {"scalex": _measure_seconds(lambda: embed(reference, source, _make_trainer("32-true")))}
+    figures["scalex, bf16-mixed"] = _measure_seconds(lambda: embed(reference, source, _make_trainer("bf16-mixed")))
+    figures[products] = _measure_seconds(_make_matrix_products(options.cells))
     if options.published is not None:
-        figures[published] = _published(options.published, reference, query, folder / "inputs.h5ad")
-    found = interleaved(figures, options.rounds)
+        figures[published] = _measure_published(options.published, reference, query, folder / "inputs.h5ad")
+    found = measure_in_turn(figures, options.rounds)
     rows = [
-        ("scalex", *_figures(found, "scalex", products, published, options.cells), "<= 1.5x of the products, >= 10x the published package")
+        (
+            "scalex",
+            *_format_figures(found, "scalex", products, published, options.cells),
+            "<= 1.5x of the products, >= 10x the published package",
+        )
     ]
-    rows += [(name, *_figures(found, name, products, published, options.cells), "") for name in found if name != "scalex"]
+    rows += [(name, *_format_figures(found, name, products, published, options.cells), "") for name in found if name != "scalex"]
     if options.published is None:
         rows.append((published, "not measured (--published)", "", "", ""))
     title = f"embedding {options.cells:,} sparse cells in memory, {N_FEATURES:,} features, reading and preprocessing included"
@@ -99,15 +103,15 @@ def speed(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tu
 
 
 def memory(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    """Most memory that `python project.py` takes for few and for many cells."""
+    """Compare the peak memory of `python project.py` for few and for many cells."""
     real = cells_to_draw(tiny=options.tiny)
-    _reference(real, folder / "reference", tiny=options.tiny)
+    _train_reference(real, folder / "reference", tiny=options.tiny)
     rows, megabytes = [], []
     for n_cells in options.sizes:
         query = folder / f"query-{n_cells}.h5ad"
         write_resampled(real, n_cells, query)
         start = perf_counter()
-        megabytes.append(_peak_of_projection(folder, query, tiny=options.tiny))
+        megabytes.append(_measure_peak(folder, query, tiny=options.tiny))
         seconds = perf_counter() - start
         query.unlink()
         share = f"{megabytes[-1] / megabytes[0]:.2f}"
@@ -118,15 +122,15 @@ def memory(options: Options, folder: Path) -> tuple[str, tuple[str, ...], list[t
     return title, ("cells", "peak resident memory", "of the first", "target", "cells/s, whole command"), rows
 
 
-def _anndata(counts: sparse.csr_matrix, rng: np.random.Generator) -> ad.AnnData:
+def _make_anndata(counts: sparse.csr_matrix, rng: np.random.Generator) -> ad.AnnData:
     n_cells, n_features = counts.shape
     obs = pd.DataFrame({"batch": pd.Categorical.from_codes(rng.integers(3, size=n_cells), ["a", "b", "c"])})
     obs.index = [f"cell-{i}" for i in range(n_cells)]
     return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)]))
 
 
-def _reference(cells: ad.AnnData, folder: Path, *, tiny: bool) -> Reference:
-    """A model that has seen a few steps: speed and memory do not depend on how good it is."""
+def _train_reference(cells: ad.AnnData, folder: Path, *, tiny: bool) -> Reference:
+    """Return a model after a few steps, since speed and memory do not depend on its quality."""
     scalex.SCALEX(
         cells,
         outdir=folder,
@@ -142,7 +146,7 @@ def _reference(cells: ad.AnnData, folder: Path, *, tiny: bool) -> Reference:
     return Reference.load(folder)
 
 
-def _trainer(precision: Any) -> Trainer:
+def _make_trainer(precision: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         precision=precision,
@@ -153,7 +157,7 @@ def _trainer(precision: Any) -> Trainer:
     )
 
 
-def _seconds(run: Callable[[], object]) -> Figure:
+def _measure_seconds(run: Callable[[], object]) -> Figure:
     def measure() -> float:
         start = perf_counter()
         run()
@@ -162,8 +166,8 @@ def _seconds(run: Callable[[], object]) -> Figure:
     return measure
 
 
-def _matrix_products(n_cells: int) -> Callable[[], object]:
-    """Hidden layer and heads of all cells, of dense rows that are there already, in pieces that fit the cache."""
+def _make_matrix_products(n_cells: int) -> Callable[[], object]:
+    """Return a function that computes hidden layer and heads of all cells from dense rows, in pieces that fit the cache."""
     generator = torch.Generator().manual_seed(SEED)
 
     def random(*shape: int) -> Tensor:
@@ -178,31 +182,31 @@ def _matrix_products(n_cells: int) -> Callable[[], object]:
     return run
 
 
-def _published(interpreter: str, reference: Reference, query: ad.AnnData, path: Path) -> Figure:
-    """Seconds in which the published package embeds the query's ready inputs, which are written to `path`."""
+def _measure_published(interpreter: str, reference: Reference, query: ad.AnnData, path: Path) -> Figure:
+    """Return a figure: the seconds in which the published package embeds the inputs of the query, which are written to `path`."""
     transform = reference.trained_on.preprocessor.for_features(query.var_names)
     inputs = transform(query.X, query.obs["batch"].cat.codes.to_numpy().astype(np.int64))
     ad.AnnData(inputs, obs=query.obs).write_h5ad(path)
-    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH or the folder.
     command = [interpreter, "-I", str(Path(__file__).parent / "peers" / "published_embed.py"), str(path)]
 
     def measure() -> float:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"--published {interpreter}: published_embed.py stopped with exit code {done.returncode}:\n{done.stderr}")
-        return query.n_obs / float(json.loads(done.stdout.splitlines()[-1])["cells_per_second"])
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            sys.exit(f"--published {interpreter}: published_embed.py stopped with exit code {process.returncode}:\n{process.stderr}")
+        return query.n_obs / float(json.loads(process.stdout.splitlines()[-1])["cells_per_second"])
 
     return measure
 
 
-def _figures(found: dict[str, Any], name: str, products: str, published: str, cells: int) -> tuple[str, str, str]:
+def _format_figures(found: dict[str, Any], name: str, products: str, published: str, cells: int) -> tuple[str, str, str]:
     seconds = found[name]
-    beside = f"{ratio(found[published], seconds):.1f}x" if published in found else ""
-    return f"{cells / float(np.median(seconds)):,.0f}", f"{ratio(seconds, found[products]):.2f}x", beside
+    speed_ratio = f"{ratio(found[published], seconds):.1f}x" if published in found else ""
+    return f"{cells / float(np.median(seconds)):,.0f}", f"{ratio(seconds, found[products]):.2f}x", speed_ratio
 
 
-def _peak_of_projection(folder: Path, query: Path, *, tiny: bool) -> float:
-    """Peak resident memory, in MB, of one projection."""
+def _measure_peak(folder: Path, query: Path, *, tiny: bool) -> float:
+    """Return the peak resident memory, in MB, of one projection."""
     with TemporaryDirectory(dir=folder) as output:
         settings = [f"reference={folder / 'reference'}", f"dataset.path={query}", "repeat=true", "trainer=cpu", f"output={output}/run"]
         script = ROOT / "project.py"
@@ -221,11 +225,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parsed(parser, given, rounds=0, cells=600, sizes=[200])
+    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[200])
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)

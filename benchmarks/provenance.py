@@ -1,4 +1,4 @@
-"""Of which code figures are, with which libraries, and of which day."""
+"""The code, the libraries and the day of a measurement."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ LIBRARIES = ("torch", "lightning", "numpy")
 
 
 def provenance(root: Path = ROOT, *, tiny: bool = False) -> str:
-    """What figures depend on besides the machine: commit, versions of libraries, number of threads, date.
+    """Return what figures depend on besides the machine: commit, versions of libraries, number of threads, date.
 
-    Ask at the beginning of a measurement: the commit may be another one at its end.
+    Call this at the start of a measurement, since the commit may have changed at its end.
 
     Parameters
     ----------
     root
         The checkout.
     tiny
-        The figures are those of ``--tiny``, which mean nothing.
+        Whether the figures are those of ``--tiny``, which mean nothing.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    about = f"{_commit(root)}, {versions}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
+    about = f"{_name_commit(root)}, {versions}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
     return f"{about}; --tiny: these figures mean nothing" if tiny else about
 
 
 @cache
 def source_hash() -> str:
-    """Of the source files of scalex: what has been trained and kept is of this code."""
+    """Return a hash of the source files of scalex, which identifies the code of a stored training."""
     folder = Path(scalex.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
@@ -46,18 +46,18 @@ def source_hash() -> str:
     return digest.hexdigest()[:8]
 
 
-def _commit(root: Path) -> str:
-    """As a table names it; files that git ignores are no changes."""
-    # A folder that is no checkout may lie in one of something else.
+def _name_commit(root: Path) -> str:
+    """Return the name of the commit for a table; files that git ignores are not changes."""
+    # A folder that is not a checkout may be in one of another project.
     if not (root / ".git").exists():
         return "unknown commit"
     try:
-        name = _git(root, "rev-parse", "--short", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain")
+        name = _run_git(root, "rev-parse", "--short", "HEAD").strip()
+        changed = _run_git(root, "status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
         return "unknown commit"
     return f"commit {name} with changes" if changed else f"commit {name}"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _run_git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Where the real cells are, and those of which many are drawn."""
+"""The folder of the real cells, and the real cells from which others are drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def data_folder() -> Path:
-    """The folder that holds the data sets; where there is none, the command stops and says so."""
+    """Return the folder of the data sets; exit with a message if there is none."""
     data = Path(os.environ.get("SCALEX_DATA", SHARED / "data"))
     if not data.is_dir():
         sys.exit(f"No such folder: {data}. Set SCALEX_DATA to the folder that holds the data sets.")
@@ -25,11 +25,11 @@ def data_folder() -> Path:
 
 
 def cells_to_draw(*, tiny: bool) -> ad.AnnData:
-    """Cells to draw from: counts in X, obs["batch"].
+    """Return cells to draw from, with counts in X and with obs["batch"].
 
     Parameters
     ----------
     tiny
-        A few made ones, and not the real ones of ``hemato_tusi.h5ad``.
+        Return a few demo cells instead of the real ones of ``hemato_tusi.h5ad``.
     """
     return demo_cells(300, 500, 2) if tiny else ad.read_h5ad(data_folder() / "hemato_tusi.h5ad")

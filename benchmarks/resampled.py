@@ -1,4 +1,4 @@
-"""Many cells drawn from a few real ones, and the memory that a command needs for them."""
+"""Many cells drawn from a few real ones, and the memory that a command needs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from scipy import sparse
 
 from scalex.h5ad.block_writer import BlockWriter
 
-__all__ = ["drawn", "peak_memory", "peak_memory_here", "write_resampled"]
+__all__ = ["draw_cells", "peak_memory", "peak_memory_here", "write_resampled"]
 
 BLOCK = 10_000
-# Bytes in which the system counts memory.
+# The unit, in bytes, of the memory that the system reports.
 UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def drawn(real: ad.AnnData, matrix: sparse.csr_matrix, rows: NDArray[np.int64], first: int = 0) -> ad.AnnData:
-    """Cells drawn from real ones, perhaps several times, under names of their own.
+def draw_cells(real: ad.AnnData, matrix: sparse.csr_matrix, rows: NDArray[np.int64], first: int = 0) -> ad.AnnData:
+    """Return cells drawn from real ones, perhaps several times, under new names.
 
     Parameters
     ----------
     real
-        The real ones; obs["batch"].
+        The real cells, with obs["batch"].
     matrix
-        Their counts.
+        Counts of the real cells.
     rows
-        Which ones.
+        Rows of the drawn cells.
     first
-        Number of the first one, for its name.
+        Number in the name of the first cell.
     """
     obs = real.obs[["batch"]].iloc[rows].set_axis([f"cell-{first + i}" for i in range(len(rows))])
     return ad.AnnData(matrix[rows], obs=obs, var=real.var[[]])
@@ -52,17 +52,17 @@ def write_resampled(
     Parameters
     ----------
     real
-        The real ones; counts in X, obs["batch"].
+        The real cells, with counts in X and with obs["batch"].
     n_cells
-        How many to draw.
+        Number of cells to draw.
     path
         The file.
     seed
-        Of the draw.
+        Seed of the draw.
     first
-        Number of the first one, for its name.
+        Number in the name of the first cell.
     compression
-        Of all datasets.
+        Compression of all datasets.
     """
     rng = np.random.default_rng(seed)
     matrix = sparse.csr_matrix(real.X, dtype=np.float32)
@@ -70,11 +70,11 @@ def write_resampled(
         writer = BlockWriter(file, compression=compression)
         for start in range(0, n_cells, BLOCK):
             rows = rng.integers(real.n_obs, size=min(BLOCK, n_cells - start))
-            writer.append(drawn(real, matrix, rows, first + start))
+            writer.append(draw_cells(real, matrix, rows, first + start))
 
 
 def peak_memory(command: Sequence[str]) -> float:
-    """Peak resident memory, in MB, of a command in a process of its own.
+    """Return the peak resident memory, in MB, of a command that runs in its own process.
 
     Parameters
     ----------
@@ -84,18 +84,18 @@ def peak_memory(command: Sequence[str]) -> float:
     Raises
     ------
     subprocess.CalledProcessError
-        If it fails; its `stderr` says why.
+        If the command fails; `stderr` holds its output.
     """
-    measured = (
+    program = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE, text=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.stderr[-3000:] if done.returncode else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", measured, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1]) * UNIT / 1e6
 
 
 def peak_memory_here(script: Path, arguments: Sequence[str]) -> float:
-    """The same of this process so far, in which a script is run: of use for running the script alone.
+    """Run a script in this process and return the peak resident memory, in MB, of the process so far.
 
     Parameters
     ----------

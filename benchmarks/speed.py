@@ -1,10 +1,10 @@
-"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md beside this file."""
+"""Speed of training and its parts on one thread: ``python -m benchmarks.speed``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.provenance import provenance
-from benchmarks.synthetic import N_FEATURES, data_module, sparse_counts, trainable
+from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import WARM_UP, Figure, LightningSteps, interleaved, ratio, seconds_per_call
-from benchmarks.tiny import parsed
+from benchmarks.timing import WARM_UP, Figure, LightningSteps, measure_in_turn, ratio, seconds_per_call
+from benchmarks.tiny import parse_arguments
 from scalex import ScalexDataModule
 from scalex.data import CellBatch, InputDataset
 from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
@@ -44,29 +44,29 @@ COLUMNS = ("what", "time or cells/s (median)", "ratio", "target")
 N_DOMAINS = 5
 N_HIDDEN = 1024
 N_LATENT = 10
-# Of all benchmarks but the comparison with the published package, whose minibatches are of 64 cells.
+# Cells of a minibatch, except in the comparison with the published package, which uses 64.
 BATCH_SIZE = 256
 SEED = 124
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure, and what to compare with.
+    """The extent of the measurements and the comparison.
 
     Attributes
     ----------
     published
-        Interpreter that has the published package. None: it is not measured.
+        Interpreter that has the published package. If None, it is not measured.
     rounds
-        Times that each figure is measured.
+        Number of times that each figure is measured.
     steps
-        Training steps, or calls, in a round.
+        Number of training steps, or calls, in a round.
     cells
-        Cells to train on.
+        Number of cells to train on.
     gather_cells
-        Cells to gather minibatches from.
+        Number of cells to gather minibatches from.
     features
-        Features of the cells.
+        Number of features of the cells.
     """
 
     published: str | None
@@ -82,82 +82,88 @@ Benchmark = Callable[[Options], tuple[str, list[Row]]]
 
 
 def training(options: Options) -> tuple[str, list[Row]]:
-    """Cells per second of training, beside the published package."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=64, n_features=options.features)
+    """Compare the training with that of the published package, in cells per second."""
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=64, n_features=options.features)
     ours, published = "scalex, Lightning", "published package"
-    figures: dict[str, Figure] = {ours: LightningSteps(trainable(data), data, options.steps).cells_per_second}
+    figures: dict[str, Figure] = {ours: LightningSteps(make_module(data), data, options.steps).cells_per_second}
     title = f"training: minibatches of 64 cells x {options.features:,} features, {N_DOMAINS} domains, {options.cells:,} cells"
     target = ">= 3x the published package"
     if options.published is None:
-        found = interleaved(figures, options.rounds)
-        return title, [(ours, _cells(found[ours]), "", target), (published, "not measured (--published)", "", "")]
+        found = measure_in_turn(figures, options.rounds)
+        return title, [(ours, _format_speed(found[ours]), "", target), (published, "not measured (--published)", "", "")]
     with TemporaryDirectory() as folder:
-        figures[published] = _published_loop(options.published, data, Path(folder) / "cells.h5ad", options.steps)
-        found = interleaved(figures, options.rounds)
+        figures[published] = _measure_published_loop(options.published, data, Path(folder) / "cells.h5ad", options.steps)
+        found = measure_in_turn(figures, options.rounds)
     times = f"{ratio(found[ours], found[published]):.2f}x"
-    return title, [(ours, _cells(found[ours]), times, target), (published, _cells(found[published]), "1", "")]
+    return title, [(ours, _format_speed(found[ours]), times, target), (published, _format_speed(found[published]), "1", "")]
 
 
 def step(options: Options) -> tuple[str, list[Row]]:
-    """A training step beside the matrix products that it cannot do without."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
+    """Compare a training step with its unavoidable matrix products."""
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     products = "three matrix products"
     figures = {
-        "Lightning step": LightningSteps(trainable(data), data, options.steps).seconds_per_step,
-        "bare loop, with gathering": seconds_per_call(_bare_step(_endless(data), options.features), options.steps),
-        "bare loop, one minibatch": seconds_per_call(_bare_step(itertools.repeat(next(_endless(data))), options.features), options.steps),
-        products: seconds_per_call(_matrix_products(options.features), options.steps),
+        "Lightning step": LightningSteps(make_module(data), data, options.steps).seconds_per_step,
+        "bare loop, with gathering": seconds_per_call(_make_bare_step(_repeat_minibatches(data), options.features), options.steps),
+        "bare loop, one minibatch": seconds_per_call(
+            _make_bare_step(itertools.repeat(next(_repeat_minibatches(data))), options.features), options.steps
+        ),
+        products: seconds_per_call(_make_matrix_products(options.features), options.steps),
     }
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     title = f"step: {BATCH_SIZE} cells x {options.features:,} features, {N_HIDDEN:,} hidden units, {N_DOMAINS} domains"
-    return title, _compared(found, products, {"Lightning step": "<= 1.5x"})
+    return title, _compare(found, products, {"Lightning step": "<= 1.5x"})
 
 
 def dsbn(options: Options) -> tuple[str, list[Row]]:
-    """Domain-specific batch norm with many known domains and with few."""
+    """Compare domain-specific batch norm with many known domains and with few."""
     norms = {"DomainBatchNorm": DomainBatchNorm, "loop of BatchNorm1d (as the published package)": LoopOfBatchNorms}
     title = f"dsbn: forward and backward, {BATCH_SIZE} cells x {options.features:,} features, domains drawn uniformly"
     figures = {
         f"{name}, {n_domains:,} known domains": seconds_per_call(
-            _forward_backward(make(options.features, n_domains), n_domains, options.features), options.steps
+            _make_passes(make(options.features, n_domains), n_domains, options.features), options.steps
         )
         for name, make in norms.items()
         for n_domains in (2, 1000)
     }
-    found = interleaved(figures, options.rounds)
+    found = measure_in_turn(figures, options.rounds)
     rows = []
     for name in norms:
         few, many = (f"{name}, {n_domains:,} known domains" for n_domains in (2, 1000))
         target = "<= 2x" if name == "DomainBatchNorm" else ""
-        rows += _compared({many: found[many], few: found[few]}, few, {many: target})
+        rows += _compare({many: found[many], few: found[few]}, few, {many: target})
     return title, rows
 
 
 def precision(options: Options) -> tuple[str, list[Row]]:
-    """A training step in single and in mixed precision."""
-    data = data_module(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
+    """Compare a training step in single and in mixed precision."""
+    data = make_data(options.cells, n_domains=N_DOMAINS, batch_size=BATCH_SIZE, n_features=options.features)
     figures = {
-        name: LightningSteps(trainable(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
+        name: LightningSteps(make_module(data), data, options.steps, precision=name).seconds_per_step for name in ("32-true", "bf16-mixed")
     }
-    found = interleaved(figures, options.rounds)
-    title = f"precision: Lightning step, {BATCH_SIZE} cells x {options.features:,} features; {_bf16_support()}"
-    return title, _compared(found, "32-true", {})
+    found = measure_in_turn(figures, options.rounds)
+    title = f"precision: Lightning step, {BATCH_SIZE} cells x {options.features:,} features; {_describe_bf16_support()}"
+    return title, _compare(found, "32-true", {})
 
 
 def gather(options: Options) -> tuple[str, list[Row]]:
-    """Minibatches read from prepared cells."""
+    """Measure the gathering of minibatches from prepared cells."""
     rng = np.random.default_rng(SEED)
-    prepared = InputDataset(sparse_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
-    # So many that all cells take part, which no cache holds.
+    prepared = InputDataset(make_counts(options.gather_cells, rng, options.features), np.zeros(options.gather_cells, np.int64))
+    # The minibatches are so many that they use all cells, which no cache holds.
     drawn = itertools.cycle(rng.integers(options.gather_cells, size=(2000, BATCH_SIZE)))
-    seconds = interleaved({"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds)
+    seconds = measure_in_turn(
+        {"PreparedCells": seconds_per_call(lambda: prepared[next(drawn)].rows.dense(), options.steps)}, options.rounds
+    )
     cells = BATCH_SIZE / seconds["PreparedCells"]
     title = f"gather: minibatches of {BATCH_SIZE} cells out of {options.gather_cells:,} x {options.features:,}"
-    return title, [("PreparedCells.__getitem__", _cells(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")]
+    return title, [
+        ("PreparedCells.__getitem__", _format_speed(cells), f"{np.median(cells) / 150_000:.2f}x of 150,000", ">= 150,000 cells/s")
+    ]
 
 
 class LoopOfBatchNorms(nn.Module):
-    """Domain-specific batch norm as a list of modules and a loop over all known domains, as the published package has it.
+    """Domain-specific batch norm of the published package: a list of modules and a loop over all known domains.
 
     Parameters
     ----------
@@ -172,7 +178,7 @@ class LoopOfBatchNorms(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(n_features) for _ in range(n_domains))
 
     def forward(self, x_CF: Tensor, domain_C: Tensor) -> Tensor:
-        """Normalize the rows of each domain; a domain's only row is left as it is."""
+        """Normalize the rows of each domain, but keep the only row of a domain."""
         out_CF = torch.zeros_like(x_CF)
         for code, norm in enumerate(self.norms):
             rows = np.flatnonzero(domain_C.cpu().numpy() == code)
@@ -183,24 +189,24 @@ class LoopOfBatchNorms(nn.Module):
         return out_CF
 
 
-def _forward_backward(norm: nn.Module, n_domains: int, n_features: int) -> Callable[[], object]:
+def _make_passes(norm: nn.Module, n_domains: int, n_features: int) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(SEED)
     x_CF = torch.randn(BATCH_SIZE, n_features, generator=generator).requires_grad_()
     grad_CF = torch.randn(BATCH_SIZE, n_features, generator=generator)
     domain_C = torch.randint(n_domains, (BATCH_SIZE,), generator=generator)
     inputs = [x_CF, *norm.parameters()]
-    # Domains that have no row get no gradient in the loop of modules.
+    # In the loop of modules, domains without rows get no gradient.
     return lambda: torch.autograd.grad(norm(x_CF, domain_C), inputs, grad_CF, allow_unused=True)
 
 
-def _endless(data: ScalexDataModule) -> Iterator[CellBatch]:
-    """Minibatches to train on, epoch after epoch, gathered as they are asked for."""
+def _repeat_minibatches(data: ScalexDataModule) -> Iterator[CellBatch]:
+    """Yield the minibatches of one epoch after the other, each gathered when it is needed."""
     while True:
         yield from data.train_dataloader()
 
 
-def _bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[], None]:
-    """Forward, loss, backward and Adam, without Lightning."""
+def _make_bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[], None]:
+    """Return a function that does forward, loss, backward and Adam, without Lightning."""
     generator = torch.Generator().manual_seed(SEED)
     net = VAE(n_features, N_DOMAINS, n_latent=N_LATENT, n_hidden=N_HIDDEN)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-4, weight_decay=5e-4, fused=True)
@@ -218,8 +224,8 @@ def _bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[]
     return run
 
 
-def _matrix_products(n_features: int) -> Callable[[], None]:
-    """Hidden layer, gradient of its weight, decoder, written into memory that is there already."""
+def _make_matrix_products(n_features: int) -> Callable[[], None]:
+    """Return a function that computes hidden layer, gradient of its weight and decoder, in preallocated memory."""
     generator = torch.Generator().manual_seed(SEED)
 
     def random(*shape: int) -> Tensor:
@@ -237,38 +243,38 @@ def _matrix_products(n_features: int) -> Callable[[], None]:
     return run
 
 
-def _published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps: int) -> Figure:
-    """Cells per second of the published package on the inputs of `data`, which are written to `path`."""
+def _measure_published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps: int) -> Figure:
+    """Return a figure: cells per second of the published package on the inputs of `data`, which are written to `path`."""
     domain = pd.Categorical.from_codes(data.domain, list(data.preprocessor.domains))
     names = [f"cell-{i}" for i in range(len(domain))]
     ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
     script = Path(__file__).parent / "peers" / "published_loop.py"
-    # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH or the folder.
+    # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH or the folder.
     command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
 
     def measure() -> float:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"--published {interpreter}: published_loop.py stopped with exit code {done.returncode}:\n{done.stderr}")
-        return float(json.loads(done.stdout.splitlines()[-1])["cells_per_second"])
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            sys.exit(f"--published {interpreter}: published_loop.py stopped with exit code {process.returncode}:\n{process.stderr}")
+        return float(json.loads(process.stdout.splitlines()[-1])["cells_per_second"])
 
     return measure
 
 
-def _compared(found: Mapping[str, NDArray[np.float64]], base: str, targets: Mapping[str, str]) -> list[Row]:
-    """A row for each time, with its ratio to that of `base`."""
+def _compare(found: Mapping[str, NDArray[np.float64]], base: str, targets: Mapping[str, str]) -> list[Row]:
+    """Return a row for each time, with its ratio to that of `base`."""
     return [
         (name, f"{np.median(times) * 1e3:.2f} ms", "1" if name == base else f"{ratio(times, found[base]):.2f}x", targets.get(name, ""))
         for name, times in found.items()
     ]
 
 
-def _cells(cells_per_second: NDArray[np.float64]) -> str:
+def _format_speed(cells_per_second: NDArray[np.float64]) -> str:
     return f"{np.median(cells_per_second):,.0f} cells/s"
 
 
-def _bf16_support() -> str:
-    """Whether the processor multiplies bfloat16 in hardware, as Linux tells it."""
+def _describe_bf16_support() -> str:
+    """Return whether the processor multiplies bfloat16 in hardware, according to Linux."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return "bfloat16 support of the processor not known"
@@ -289,17 +295,17 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
     parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
     parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
-    return parsed(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
+    return parse_arguments(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     keep_freed_memory()
     options = Options(arguments.published, arguments.rounds, arguments.steps, arguments.cells, arguments.gather_cells, arguments.features)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with log_to(None):
         for name in arguments.only:

@@ -1,10 +1,10 @@
-"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md beside this file."""
+"""Reading, training and memory of cells that stay in their files: ``python -m benchmarks.streaming``; see README.md in this folder."""
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
@@ -35,8 +35,8 @@ from benchmarks.provenance import ROOT, provenance
 from benchmarks.real_cells import cells_to_draw
 from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import Figure, LightningSteps, interleaved, ratio
-from benchmarks.tiny import parsed
+from benchmarks.timing import Figure, LightningSteps, measure_in_turn, ratio
+from benchmarks.tiny import parse_arguments
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells import AnnDataSource, Cells
 from scalex.data import draw_minibatches, plan_buffers
@@ -50,7 +50,7 @@ from scalex.training.input_cache import InputCache
 
 SEED = 124
 BATCH_SIZE = 256
-# Rows of a piece when a file is read from its beginning to its end.
+# Rows of a piece of a file that is read from its beginning to its end.
 PIECE = 4096
 N_FILES = 4
 PUBLISHED_CELLS = 100_000
@@ -60,26 +60,26 @@ Table = tuple[str, Sequence[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure.
+    """The extent of the measurements.
 
     Attributes
     ----------
     real
         Cells to draw from.
     rounds
-        Times that each speed is measured.
+        Number of times that each speed is measured.
     cells
-        Cells whose reading is measured.
+        Number of cells whose reading is measured.
     sizes
-        Cells whose training's memory is compared.
+        Numbers of cells for which the memory of training is compared.
     steps
-        Training steps in a round.
+        Number of training steps in a round.
     plan_cells
-        Cells whose order is made.
+        Number of cells whose order is planned.
     published
         Interpreter that has the published package.
     tiny
-        For the sake of running: no UMAP, and no process of its own for the comparison of memory.
+        Compute no UMAP, and compare the memory without new processes.
     """
 
     real: ad.AnnData
@@ -93,41 +93,41 @@ class Options:
 
 
 def reading(options: Options, folder: Path) -> Table:
-    """Shuffled minibatches of all features, against the same file from its beginning to its end."""
+    """Compare shuffled minibatches of all features with the same file from its beginning to its end."""
     rows = []
     for compression in (None, "gzip"):
         path = folder / f"{compression or 'plain'}.h5ad"
         write_resampled(options.real, options.cells, path, compression=compression)
-        cells = _open_text([path])
+        cells = _open_files([path])
         domain = cells.domain.codes.astype(np.int64)
-        found = interleaved(
+        found = measure_in_turn(
             {
-                "front": _speed(options.cells, _front_to_back, path),
-                "pieces": _speed(options.cells, _in_pieces, cells, options.cells),
-                "shuffled": _speed(options.cells, _shuffled, cells, domain),
+                "front": _measure_speed(options.cells, _read_front_to_back, path),
+                "pieces": _measure_speed(options.cells, _read_pieces, cells, options.cells),
+                "shuffled": _measure_speed(options.cells, _read_shuffled, cells, domain),
             },
             options.rounds,
         )
-        # By themselves: memory that was the page cache's is slow to get, on virtual machines above all.
-        cold = interleaved(
+        # These are measured separately, since memory from the page cache is slow to get, above all on virtual machines.
+        cold = measure_in_turn(
             {
-                "front": _cold(path, _speed(options.cells, _front_to_back, path)),
-                "shuffled": _cold(path, _speed(options.cells, _shuffled, cells, domain)),
+                "front": _measure_cold(path, _measure_speed(options.cells, _read_front_to_back, path)),
+                "shuffled": _measure_cold(path, _measure_speed(options.cells, _read_shuffled, cells, domain)),
             },
             options.rounds,
         )
-        # The worst order for it: one domain after the other.
+        # The worst order is one domain after the other.
         ordered = np.sort(domain)
-        full = _entropy(ordered, draw_minibatches(ordered, BATCH_SIZE, "shuffle", _rng()))
-        entropy = f"{_entropy(ordered, _planned(ordered)) / full:.3f}"
+        full = _compute_entropy(ordered, draw_minibatches(ordered, BATCH_SIZE, "shuffle", _make_rng()))
+        entropy = f"{_compute_entropy(ordered, _plan_minibatches(ordered)) / full:.3f}"
         kind = compression or "uncompressed"
         rows += [
-            [kind, "front to back, h5py alone", _median(found["front"]), "1", "", ""],
-            [kind, "front to back, as CSR", _median(found["pieces"]), f"{ratio(found['pieces'], found['front']):.2f}", "", ""],
+            [kind, "front to back, h5py alone", _format_median(found["front"]), "1", "", ""],
+            [kind, "front to back, as CSR", _format_median(found["pieces"]), f"{ratio(found['pieces'], found['front']):.2f}", "", ""],
             [
                 kind,
                 "shuffled minibatches",
-                _median(found["shuffled"]),
+                _format_median(found["shuffled"]),
                 f"{ratio(found['shuffled'], found['front']):.2f}",
                 ">= 0.6",
                 entropy,
@@ -135,8 +135,8 @@ def reading(options: Options, folder: Path) -> Table:
         ]
         of_front = f"{ratio(cold['shuffled'], cold['front']):.2f}"
         rows += [
-            [kind, "front to back, not in the page cache", _median(cold["front"]), "1", "", ""],
-            [kind, "shuffled minibatches, not in the page cache", _median(cold["shuffled"]), of_front, "", ""],
+            [kind, "front to back, not in the page cache", _format_median(cold["front"]), "1", "", ""],
+            [kind, "shuffled minibatches, not in the page cache", _format_median(cold["shuffled"]), of_front, "", ""],
         ]
         path.unlink()
     columns = ["file", "what", "cells/s (median)", "of front to back", "target", "domain entropy, of a full shuffle's"]
@@ -144,12 +144,12 @@ def reading(options: Options, folder: Path) -> Table:
 
 
 def fitting(options: Options, folder: Path) -> Table:
-    """The one pass of the recipe, embedding, and training from files, against reading and against cells in memory."""
+    """Compare the pass of the recipe, embedding and training from files with reading and with cells in memory."""
     rows = []
     for compression in (None, "gzip"):
         path = folder / f"{compression or 'plain'}.h5ad"
         write_resampled(options.real, options.cells, path, compression=compression)
-        backed, memory = _open_text([path]), AnnDataSource(path=path, batch_key="batch").open()
+        backed, memory = _open_files([path]), AnnDataSource(path=path, batch_key="batch").open()
         recipe = RnaRecipe(min_features=100)
         fitted = recipe.fit(backed)
         modules = {}
@@ -163,33 +163,39 @@ def fitting(options: Options, folder: Path) -> Table:
             module = ScalexModule(lr=1e-3, n_latent=30, n_hidden=512, seed=SEED)
             module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
             modules[name] = LightningSteps(module, data, options.steps)
-        found = interleaved(
+        found = measure_in_turn(
             {
-                "front": _speed(options.cells, _front_to_back, path),
-                "recipe": _speed(options.cells, recipe.fit, backed),
-                "embed": _speed(options.cells, _predict, modules["backed"]),
+                "front": _measure_speed(options.cells, _read_front_to_back, path),
+                "recipe": _measure_speed(options.cells, recipe.fit, backed),
+                "embed": _measure_speed(options.cells, _embed, modules["backed"]),
                 "memory": modules["memory"].cells_per_second,
                 "backed": modules["backed"].cells_per_second,
                 "cache": modules["cache"].cells_per_second,
-                "read cache": _speed(len(fitted.rows), _minibatches, modules["cache"].data),
+                "read cache": _measure_speed(len(fitted.rows), _read_dense_minibatches, modules["cache"].data),
             },
             options.rounds,
         )
         kind = compression or "uncompressed"
         rows += [
-            [kind, "front to back, h5py alone", _median(found["front"]), "", ""],
-            [kind, "recipe", _median(found["recipe"]), f"{ratio(found['recipe'], found['front']):.2f} of front to back", ">= 0.5"],
-            [kind, "embedding", _median(found["embed"]), f"{ratio(found['embed'], found['front']):.2f} of front to back", ">= 0.7"],
-            [kind, "training, in memory", _median(found["memory"]), "", ""],
-            [kind, "training, from the file", _median(found["backed"]), f"{ratio(found['backed'], found['memory']):.2f} of in memory", ""],
+            [kind, "front to back, h5py alone", _format_median(found["front"]), "", ""],
+            [kind, "recipe", _format_median(found["recipe"]), f"{ratio(found['recipe'], found['front']):.2f} of front to back", ">= 0.5"],
+            [kind, "embedding", _format_median(found["embed"]), f"{ratio(found['embed'], found['front']):.2f} of front to back", ">= 0.7"],
+            [kind, "training, in memory", _format_median(found["memory"]), "", ""],
+            [
+                kind,
+                "training, from the file",
+                _format_median(found["backed"]),
+                f"{ratio(found['backed'], found['memory']):.2f} of in memory",
+                "",
+            ],
             [
                 kind,
                 "training, from the cache",
-                _median(found["cache"]),
+                _format_median(found["cache"]),
                 f"{ratio(found['cache'], found['memory']):.2f} of in memory",
                 ">= 0.9",
             ],
-            [kind, "dense minibatches from the cache", _median(found["read cache"]), "", ">= 100,000 cells/s"],
+            [kind, "dense minibatches from the cache", _format_median(found["read cache"]), "", ">= 100,000 cells/s"],
         ]
         path.unlink()
     columns = ["file", "what", "cells/s (median)", "ratio", "target"]
@@ -197,7 +203,7 @@ def fitting(options: Options, folder: Path) -> Table:
 
 
 def memory(options: Options, folder: Path) -> Table:
-    """Peak memory of the whole of train.py, from several uncompressed files."""
+    """Measure the peak memory of the whole of train.py, with several uncompressed files."""
     peaks, rows = [], []
     for n_cells in options.sizes:
         paths = []
@@ -223,7 +229,7 @@ def memory(options: Options, folder: Path) -> Table:
         path = folder / "published.h5ad"
         write_resampled(options.real, PUBLISHED_CELLS, path)
         start = perf_counter()
-        # -I: that interpreter must find its own scalex, not this one by way of PYTHONPATH.
+        # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH.
         script = ROOT / "benchmarks" / "peers" / "published.py"
         command = [options.published, "-I", str(script), str(path), str(folder / "latents.npz"), "1", "100", "short"]
         peak = peak_memory(command)
@@ -234,12 +240,12 @@ def memory(options: Options, folder: Path) -> Table:
 
 
 def plan(options: Options, folder: Path) -> Table:
-    """Domains and order of many cells."""
+    """Measure time and memory of the plan of an epoch of many cells."""
     n_cells = options.plan_cells
     tracemalloc.start()
     start = perf_counter()
-    domain = _rng().integers(0, 100, n_cells)
-    n_rows = sum(len(buffer.rows) for buffer in _buffers(domain))
+    domain = _make_rng().integers(0, 100, n_cells)
+    n_rows = sum(len(buffer.rows) for buffer in _plan_buffers(domain))
     seconds = perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
@@ -248,30 +254,30 @@ def plan(options: Options, folder: Path) -> Table:
     return "plan of an epoch", ["cells", "time", "target", "memory", "target"], [row]
 
 
-def _open_text(paths: Sequence[Path]) -> Cells:
+def _open_files(paths: Sequence[Path]) -> Cells:
     return AnnDataSource(path=[str(path) for path in paths], batch_key="batch", source_key="file", backed=True).open()
 
 
-def _rng() -> np.random.Generator:
+def _make_rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
 
 
-def _speed(n_cells: int, work: Callable[..., Iterator[Any] | object], *arguments: Any) -> Figure:
-    """Cells per second of work on all of them; what it yields is thrown away."""
+def _measure_speed(n_cells: int, work: Callable[..., Iterator[Any] | object], *arguments: Any) -> Figure:
+    """Return a figure: the cells per second of work on all cells. Values that it yields are discarded."""
 
     def measure() -> float:
         start = perf_counter()
-        done = work(*arguments)
-        if isinstance(done, Iterator):
-            for _ in done:
+        result = work(*arguments)
+        if isinstance(result, Iterator):
+            for _ in result:
                 pass
         return n_cells / (perf_counter() - start)
 
     return measure
 
 
-def _cold(path: Path, figure: Figure) -> Figure:
-    """The same with a file that the system has to read from the disk."""
+def _measure_cold(path: Path, figure: Figure) -> Figure:
+    """Return the figure of a file that the system has to read from the disk."""
 
     def measure() -> float:
         with path.open("rb") as file:
@@ -282,8 +288,8 @@ def _cold(path: Path, figure: Figure) -> Figure:
     return measure
 
 
-def _front_to_back(path: Path) -> Iterator[Any]:
-    """What is stored, in large pieces and one after the other."""
+def _read_front_to_back(path: Path) -> Iterator[Any]:
+    """Yield the stored values and columns, in large pieces and in order."""
     with h5py.File(path) as file:
         pointer = file["X/indptr"][:]
         for start in range(0, len(pointer) - 1, PIECE):
@@ -291,49 +297,49 @@ def _front_to_back(path: Path) -> Iterator[Any]:
             yield file["X/data"][stored], file["X/indices"][stored]
 
 
-def _in_pieces(cells: Cells, n_cells: int) -> Iterator[Any]:
+def _read_pieces(cells: Cells, n_cells: int) -> Iterator[Any]:
     for start in range(0, n_cells, PIECE):
         yield cells.read(slice(start, min(start + PIECE, n_cells)))
 
 
-def _buffers(domain: NDArray[np.int64]) -> Iterator[Any]:
+def _plan_buffers(domain: NDArray[np.int64]) -> Iterator[Any]:
     return plan_buffers(
-        domain, BATCH_SIZE, "shuffle", _rng(), run_rows=RUN_ROWS, buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // BATCH_SIZE)
+        domain, BATCH_SIZE, "shuffle", _make_rng(), run_rows=RUN_ROWS, buffer_minibatches=max(BUFFER_MINIBATCHES, BUFFER_ROWS // BATCH_SIZE)
     )
 
 
-def _planned(domain: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for buffer in _buffers(domain):
+def _plan_minibatches(domain: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for buffer in _plan_buffers(domain):
         for position in buffer.minibatches:
             yield buffer.rows[position]
 
 
-def _shuffled(cells: Cells, domain: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
-    """Minibatches as they come to be trained on, but sparse and with all features."""
-    for buffer, matrix in read_ahead(_buffers(domain), lambda buffer: cells.read(buffer.rows)):
+def _read_shuffled(cells: Cells, domain: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
+    """Yield minibatches in the order of training, but sparse and with all features."""
+    for buffer, matrix in read_ahead(_plan_buffers(domain), lambda buffer: cells.read(buffer.rows)):
         for position in buffer.minibatches:
             yield matrix[position]
 
 
-def _entropy(domain: NDArray[np.int64], rows: Any) -> float:
-    """Mean entropy of the domain in a minibatch."""
+def _compute_entropy(domain: NDArray[np.int64], rows: Any) -> float:
+    """Return the mean entropy of the domain in a minibatch."""
     share = np.stack([np.bincount(domain[one], minlength=domain.max() + 1) / len(one) for one in rows])
     return float(-(share * np.log(np.where(share > 0, share, 1))).sum(1).mean())
 
 
-def _minibatches(data: ScalexDataModule) -> Iterator[Any]:
-    """As they are trained on: dense."""
+def _read_dense_minibatches(data: ScalexDataModule) -> Iterator[Any]:
+    """Yield the dense minibatches of training."""
     for batch in data.train_dataloader():
         yield batch._replace(rows=batch.rows.dense())
 
 
-def _predict(run: LightningSteps) -> None:
+def _embed(run: LightningSteps) -> None:
     run.data.setup("predict")
     for _ in run.module.embed(run.data.batches()):
         pass
 
 
-def _median(values: NDArray[np.float64]) -> str:
+def _format_median(values: NDArray[np.float64]) -> str:
     return f"{float(np.median(values)):,.0f}"
 
 
@@ -351,11 +357,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan-cells", type=int, default=10_000_000, help="cells whose order is made")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
-    return parsed(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
+    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the benchmarks asked for, one table each."""
+    """Run the selected benchmarks and show a table for each."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)

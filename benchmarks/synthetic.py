@@ -1,4 +1,4 @@
-"""Cells made on the spot, of which only shape and density matter."""
+"""Random cells, of which only shape and density matter."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells.in_memory import InMemoryCells
 from scalex.model.trained_on import TrainedOn
 
-__all__ = ["DENSITY", "N_FEATURES", "data_module", "sparse_counts", "trainable"]
+__all__ = ["DENSITY", "N_FEATURES", "make_counts", "make_data", "make_module"]
 
 N_FEATURES = 2000
-# Share of values above 0; about that of variable genes in droplet data.
+# Share of values above 0, which is about that of variable genes in droplet data.
 DENSITY = 0.07
 SEED = 124
-# Cells made at a time: the dense random numbers of a chunk take 40 MB.
+# Cells that are made at a time; the dense random numbers of a chunk take 40 MB.
 CHUNK = 5000
 
 
-def sparse_counts(n_cells: int, rng: np.random.Generator, n_features: int = N_FEATURES) -> sparse.csr_matrix:
-    """Counts of random features in random cells, (n_cells, n_features) CSR float32 of density `DENSITY`."""
-    return sparse.vstack([_chunk(min(CHUNK, n_cells - first), n_features, rng) for first in range(0, n_cells, CHUNK)], format="csr")
+def make_counts(n_cells: int, rng: np.random.Generator, n_features: int = N_FEATURES) -> sparse.csr_matrix:
+    """Return random counts as (n_cells, n_features) CSR float32 of density `DENSITY`."""
+    return sparse.vstack([_make_chunk(min(CHUNK, n_cells - first), n_features, rng) for first in range(0, n_cells, CHUNK)], format="csr")
 
 
-def _chunk(n_cells: int, n_features: int, rng: np.random.Generator) -> sparse.csr_matrix:
+def _make_chunk(n_cells: int, n_features: int, rng: np.random.Generator) -> sparse.csr_matrix:
     detected = rng.random((n_cells, n_features), dtype=np.float32) < DENSITY
     _, column = np.nonzero(detected)
     pointer = np.concatenate([[0], np.cumsum(detected.sum(1))])
@@ -35,22 +35,22 @@ def _chunk(n_cells: int, n_features: int, rng: np.random.Generator) -> sparse.cs
     return sparse.csr_matrix((counts.astype(np.float32), column.astype(np.int32), pointer.astype(np.int32)), (n_cells, n_features))
 
 
-def data_module(n_cells: int, *, n_domains: int, batch_size: int, n_features: int = N_FEATURES) -> ScalexDataModule:
-    """Random counts, preprocessed as RNA and ready to be trained on.
+def make_data(n_cells: int, *, n_domains: int, batch_size: int, n_features: int = N_FEATURES) -> ScalexDataModule:
+    """Return a data module of random counts, preprocessed as RNA and ready for training.
 
     Parameters
     ----------
     n_cells
         Number of cells.
     n_domains
-        Number of domains; each cell's is drawn at random.
+        Number of domains, from which each cell gets a random one.
     batch_size
-        Most cells in a minibatch.
+        Maximal number of cells in a minibatch.
     n_features
         Number of features.
     """
     rng = np.random.default_rng(SEED)
-    matrix = sparse_counts(n_cells, rng, n_features)
+    matrix = make_counts(n_cells, rng, n_features)
     obs = pd.DataFrame(index=[f"cell-{i}" for i in range(n_cells)])
     var = pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)])
     domain = pd.Categorical.from_codes(rng.integers(n_domains, size=n_cells), [f"domain-{i}" for i in range(n_domains)])
@@ -61,8 +61,8 @@ def data_module(n_cells: int, *, n_domains: int, batch_size: int, n_features: in
     return data
 
 
-def trainable(data: ScalexDataModule) -> ScalexModule:
-    """A module for `data`, scheduled as ``model=scalex`` is."""
+def make_module(data: ScalexDataModule) -> ScalexModule:
+    """Return a module for `data` with the schedule of ``model=scalex``."""
     module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
     return module

@@ -1,4 +1,4 @@
-"""Markdown tables, printed and kept."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["markdown_table", "mean_and_spread", "show"]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as a markdown table.
+    """Return rows of text as a markdown table.
 
     Parameters
     ----------
@@ -25,14 +25,14 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and, of several, standard deviation: 0.812 ± 0.003. Nothing where one is not a number.
+    """Return the mean and, of several values, the standard deviation: 0.812 ± 0.003. Return "" if a value is not a number.
 
     Parameters
     ----------
     values
-        Figures of the same thing, as of several seeds.
+        Values of the same figure, such as those of several seeds.
     digits
-        After the point.
+        Number of digits after the point.
     """
     found = np.asarray(values, float)
     if not len(found) or np.isnan(found).any():
@@ -42,7 +42,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def show(title: str, text: str, output: Path | None) -> None:
-    """Print a section; append it to `output` too, if there is one."""
+    """Print a section and, if there is an `output`, append it to that file."""
     section = f"### {title}\n\n{text}\n"
     print(section, flush=True)
     if output is not None:

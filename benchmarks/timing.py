@@ -1,4 +1,4 @@
-"""Figures of speed that can be compared on a machine that is also used by others."""
+"""Figures of speed that can be compared even on a machine that others also use."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from scalex import ScalexDataModule, ScalexModule
 from scalex.callbacks import Checkpoint
 
-__all__ = ["Figure", "LightningSteps", "StepClock", "interleaved", "ratio", "seconds_per_call"]
+__all__ = ["Figure", "LightningSteps", "StepClock", "measure_in_turn", "ratio", "seconds_per_call"]
 
 # One round of a measurement: a time in seconds or a number of cells per second.
 Figure = Callable[[], float]
 
-# Steps before the clock counts: memory is allocated and caches are filled in them.
+# Steps that are not timed, in which memory is allocated and caches are filled.
 WARM_UP = 5
 
 
-def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Measure each figure once in each round, so that what slows the machine for a while slows all of them.
+def measure_in_turn(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Measure each figure once in each round, so that a slow phase of the machine affects all of them.
 
     Parameters
     ----------
     figures
-        What to measure. They are all run once before the first round.
+        Figures to measure. All are run once before the first round.
     rounds
-        Number of rounds. With 0, the run before the first round is all there is, and counts.
+        Number of rounds. If it is 0, the run before the first round counts.
 
     Returns
     -------
@@ -43,12 +43,12 @@ def interleaved(figures: Mapping[str, Figure], rounds: int) -> dict[str, NDArray
 
 
 def ratio(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Median over the rounds of the ratio of two figures of the same round."""
+    """Return the median over the rounds of the ratio of two figures of the same round."""
     return float(np.median(values / others))
 
 
 def seconds_per_call(function: Callable[[], object], calls: int) -> Figure:
-    """The median time of one call in a round of `calls`, after a warm-up."""
+    """Return a figure: the median time of a call in a round of `calls`, after a warm-up."""
 
     def measure() -> float:
         for _ in range(WARM_UP):
@@ -64,42 +64,42 @@ def seconds_per_call(function: Callable[[], object], calls: int) -> Figure:
 
 
 class StepClock(Callback):
-    """The time at which each training step ends, and its number of cells."""
+    """Record the time at which each training step ends, and its number of cells."""
 
     def __init__(self) -> None:
         self._ends: list[float] = []
         self._cells: list[int] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Look at the clock."""
+        """Record the time and the number of cells."""
         self._ends.append(perf_counter())
         self._cells.append(len(batch.row_C))
 
     def seconds_per_step(self) -> float:
-        """Median time from the end of one step to the end of the next, warm-up excepted."""
+        """Return the median time from the end of one step to the end of the next, without the warm-up."""
         return float(np.median(np.diff(self._ends[WARM_UP:])))
 
     def cells_per_second(self) -> float:
-        """Cells over time, warm-up excepted; with what happens between two epochs."""
+        """Return cells over time, without the warm-up but with the time between epochs."""
         return sum(self._cells[WARM_UP + 1 :]) / (self._ends[-1] - self._ends[WARM_UP])
 
 
 @dataclass(frozen=True)
 class LightningSteps:
-    """Training as `scalex.fit` does it, without writing files.
+    """Training as by `scalex.fit`, but without files.
 
     Attributes
     ----------
     module
         A module that knows its reference.
     data
-        Its cells.
+        The data of the training.
     n_steps
         Steps to measure in a round.
     precision
-        Lightning's name for it.
+        Lightning's name of the precision.
     devices, strategy
-        Number of processes, and how they work together; Lightning starts the others with the command of the first.
+        Number of processes and Lightning's strategy for them; Lightning starts the others with the command of the first.
     """
 
     module: ScalexModule
@@ -117,7 +117,7 @@ class LightningSteps:
             devices=self.devices,
             strategy=self.strategy,
             precision=self.precision,
-            # The first step after the warm-up gives the clock its start.
+            # The end of the first step after the warm-up starts the clock.
             max_steps=WARM_UP + 1 + self.n_steps,
             callbacks=[clock, Checkpoint(None)],
             logger=False,
@@ -131,9 +131,9 @@ class LightningSteps:
         return clock
 
     def seconds_per_step(self) -> float:
-        """Train; the median time of a step."""
+        """Train and return the median time of a step."""
         return self.run().seconds_per_step()
 
     def cells_per_second(self) -> float:
-        """Train; the cells seen in a second."""
+        """Train and return the cells per second."""
         return self.run().cells_per_second()

@@ -1,4 +1,4 @@
-"""The mode in which each command runs all of its code in seconds, so that a test can; it measures nothing."""
+"""The mode in which each command runs all of its code in seconds for tests, without meaningful figures."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["parsed"]
+__all__ = ["parse_arguments"]
 
 HELP = "run all of the code on a few made cells, without other interpreters, in seconds; the figures mean nothing"
 
 
-def parsed(parser: argparse.ArgumentParser, given: Sequence[str] | None, **tiny: Any) -> argparse.Namespace:
-    """The arguments of a command, to which ``--tiny`` is added.
+def parse_arguments(parser: argparse.ArgumentParser, given: Sequence[str] | None, **tiny: Any) -> argparse.Namespace:
+    """Return the arguments of a command, to which ``--tiny`` is added.
 
     Parameters
     ----------
     parser
-        Knows all other arguments.
+        Parser of all other arguments.
     given
-        What was typed; None: the arguments of this process.
+        The given arguments. If None, those of this process.
     **tiny
-        Values that take the place of the parser's defaults with ``--tiny``. What was typed counts more.
+        Values that replace the parser's defaults with ``--tiny``. Given arguments override them.
     """
     parser.add_argument("--tiny", action="store_true", help=HELP)
     if parser.parse_args(given).tiny:

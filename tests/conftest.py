@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_finish() -> None:
-    """Lay aside what is there by now: each search for garbage would go through it, and takes longer than many a test."""
+    """Exempt all present objects from garbage collection, each run of which would take longer than many tests."""
     gc.collect()
     gc.freeze()
 
@@ -34,7 +34,7 @@ def _demo() -> AnnData:
 
 @pytest.fixture
 def demo(_demo: AnnData) -> AnnData:
-    """300 cells x 500 features in 3 domains; each test has its own copy."""
+    """Return a copy of 300 cells x 500 features in 3 domains."""
     return _demo.copy()
 
 
@@ -44,9 +44,9 @@ def demo_in_memory(demo: AnnData) -> InMemoryCells:
 
 
 class Trained(NamedTuple):
-    """A finished run, what it was given, and cells it has not seen. Not to be changed: tests that change the folder copy it.
+    """A finished run with its cells, and a query. Tests that change the folder must copy it.
 
-    `cells` are those of two domains; the training left out a few that are poor in features. `query` are those of a third domain.
+    `cells` are of two domains; the training dropped a few with too few features. `query` holds the cells of a third domain.
     """
 
     folder: Path
@@ -60,43 +60,43 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Trained]:
+def _train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Trained]:
     from scalex import SCALEX
 
     both = demo_cells(480, 450, 3)
     is_query = (both.obs["batch"] == "domain2").to_numpy()
     cells, query = both[~is_query].copy(), both[is_query].copy()
-    least = int(np.sort(np.diff(cells.X.indptr))[5])
-    made: dict[bool, Trained] = {}
+    min_features = int(np.sort(np.diff(cells.X.indptr))[5])
+    runs: dict[bool, Trained] = {}
 
-    def trained(is_eval: bool) -> Trained:
-        if is_eval not in made:
+    def train(is_eval: bool) -> Trained:
+        if is_eval not in runs:
             folder = tmp_path_factory.mktemp("trained") / "run"
             SCALEX(
-                cells, min_features=least, n_top_features=200, max_iteration=150, lr=1e-3, eval=is_eval, outdir=folder,
+                cells, min_features=min_features, n_top_features=200, max_iteration=150, lr=1e-3, eval=is_eval, outdir=folder,
                 ignore_umap=not is_eval, show=False,
             )  # fmt: skip
-            made[is_eval] = Trained(folder, cells, query, least)
-        return made[is_eval]
+            runs[is_eval] = Trained(folder, cells, query, min_features)
+        return runs[is_eval]
 
-    return trained
-
-
-@pytest.fixture(scope="session")
-def trained(_trained: Callable[[bool], Trained]) -> Trained:
-    """A run with running statistics, UMAP and clusters."""
-    return _trained(True)
+    return train
 
 
 @pytest.fixture(scope="session")
-def trained_by_domain(_trained: Callable[[bool], Trained]) -> Trained:
-    """The same with the encoder's statistics of each domain, without UMAP and clusters."""
-    return _trained(False)
+def trained(_train: Callable[[bool], Trained]) -> Trained:
+    """Return a run with running statistics, UMAP and clusters."""
+    return _train(True)
+
+
+@pytest.fixture(scope="session")
+def trained_by_domain(_train: Callable[[bool], Trained]) -> Trained:
+    """Return a run with encoder statistics of each domain, without UMAP and clusters."""
+    return _train(False)
 
 
 @pytest.fixture
-def real() -> Callable[[str], Path]:
-    """Path of a file of real cells by its name; skips where it is not there."""
+def find_real() -> Callable[[str], Path]:
+    """Return a function that finds a file of real cells by its name, and skips the test if there is none."""
 
     def find(name: str) -> Path:
         path = Path(os.environ.get("SCALEX_DATA", ROOT.parent / "shared" / "data")) / name
@@ -109,7 +109,7 @@ def real() -> Callable[[str], Path]:
 
 @pytest.fixture
 def make_cells() -> Callable[..., InMemoryCells]:
-    """Cells from a dense or sparse matrix and the name of each cell's domain."""
+    """Return a function that makes cells from a dense or sparse matrix and the domain of each cell."""
 
     def make(values: object, domain: Sequence[str] | None = None, features: Sequence[str] | None = None) -> InMemoryCells:
         matrix = sparse.csr_matrix(values, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""What comes out of the demo cells through every door, as hashes: ``python tests/golden.py FILE`` compares with a file, or writes it.
+"""Hashes of the results for demo cells by every interface: ``python tests/golden.py FILE`` compares with a file, or writes it.
 
-For a change that must not change a bit: write the file before it, compare after it, on the same machine. Other processors round
-differently, so that no hashes are stored with the project.
+Write the file before a change that must not change any bit, and compare after it on the same machine. No hashes are stored with the
+project, since other processors round differently.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 RECIPE = {"min_features": 50, "n_top_features": 300}
 
 
-def cells(folder: Path) -> list[Path]:
-    """Files of training cells, one a domain, and of cells to project."""
+def write_cells(folder: Path) -> list[Path]:
+    """Write files of training cells, one per domain, and of cells to project; return their paths."""
     adata = scalex.demo_cells(360, 420, 4, seed=3)
     paths = []
     for name in ("domain0", "domain1", "domain2", "domain3"):
@@ -47,8 +47,8 @@ def cells(folder: Path) -> list[Path]:
     return paths
 
 
-def trained(source: Any, folder: Path | None, recipe: Any = None, **plan: Any) -> ad.AnnData:
-    """A run of 30 steps with three corrections; one with a folder has a UMAP and scores, too."""
+def train_model(source: Any, folder: Path | None, recipe: Any = None, **plan: Any) -> ad.AnnData:
+    """Return the cells of a run of 30 steps with three corrections; with a folder, it also has a UMAP and scores."""
     settings: dict[str, Any] = {
         "n_latent": 8, "n_hidden": 32, "batch_size": 50, "lr": 3e-3, "schedule": "one_cycle", "correct_at": [0.4, 0.6, 0.8], "max_steps": 30
     }  # fmt: skip
@@ -61,63 +61,66 @@ def trained(source: Any, folder: Path | None, recipe: Any = None, **plan: Any) -
     return scalex.fit(source, recipe or scalex.RnaRecipe(**RECIPE), module, trainer, chunk_size=97)
 
 
-def scenarios(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each way through the project, and what comes out of it."""
-    *train, query = cells(folder)
+def list_scenarios(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the name of each way through the project with a function that returns its result."""
+    *train, query = write_cells(folder)
     joined: dict[str, Any] = {"path": train, "join": "outer"}
     run = folder / "run"
 
-    def backed(**more: Any) -> ad.AnnData:
-        target = folder / "-".join(["backed", *more])
-        trained(scalex.AnnDataSource(**joined, backed=True, **more), target)
+    def train_backed(**options: Any) -> ad.AnnData:
+        target = folder / "-".join(["backed", *options])
+        train_model(scalex.AnnDataSource(**joined, backed=True, **options), target)
         return ad.read_h5ad(target / "adata.h5ad")
 
-    def by_script(script: str, target: str, *arguments: str) -> dict[str, Any]:
+    def run_script(script: str, target: str, *arguments: str) -> dict[str, Any]:
         command = [sys.executable, str(ROOT / script), *arguments, f"output={folder / target}", "trainer=cpu"]
         subprocess.run(command, check=True, cwd=folder, capture_output=True)
         files = {path.name: json.loads(path.read_text()) for path in (folder / target).glob("*.json")}
         return {"adata": ad.read_h5ad(folder / target / "adata.h5ad"), **files}
 
-    yield "in memory", lambda: trained(scalex.AnnDataSource(**joined), run)
+    yield "in memory", lambda: train_model(scalex.AnnDataSource(**joined), run)
     yield "written", lambda: ad.read_h5ad(run / "adata.h5ad")
     yield (
         "shuffled in memory, domain statistics",
-        lambda: trained(scalex.AnnDataSource(**joined), None, statistics="domain", use_labels=True),
+        lambda: train_model(scalex.AnnDataSource(**joined), None, statistics="domain", use_labels=True),
     )
-    yield "sampled", lambda: trained(scalex.AnnDataSource(**joined, n_obs=200), None, sampling="balanced")
-    yield "backed", backed
-    yield "cached", lambda: backed(cache=folder / "cache")
-    yield "from the cache", lambda: backed(cache=folder / "cache")
-    yield "sampled, backed", lambda: backed(fraction=0.7)
-    yield "atac", lambda: trained(scalex.AnnDataSource(path=train[0]), None, scalex.AtacRecipe(normalization="tfidf", n_top_features=200))
-    yield "adt", lambda: trained(scalex.AnnDataSource(path=train), None, scalex.AdtRecipe(scaling="domain"))
+    yield "sampled", lambda: train_model(scalex.AnnDataSource(**joined, n_obs=200), None, sampling="balanced")
+    yield "backed", train_backed
+    yield "cached", lambda: train_backed(cache=folder / "cache")
+    yield "from the cache", lambda: train_backed(cache=folder / "cache")
+    yield "sampled, backed", lambda: train_backed(fraction=0.7)
+    yield (
+        "atac",
+        lambda: train_model(scalex.AnnDataSource(path=train[0]), None, scalex.AtacRecipe(normalization="tfidf", n_top_features=200)),
+    )
+    yield "adt", lambda: train_model(scalex.AnnDataSource(path=train), None, scalex.AdtRecipe(scaling="domain"))
     yield (
         "SCALEX",
         lambda: scalex.SCALEX(train, min_features=50, n_top_features=200, max_iteration=20, assess=True, ignore_umap=True, impute=True),
     )
     yield "embedded", lambda: scalex.Reference.load(run).embed(query, chunk_size=50)
     yield "by domain", lambda: scalex.Reference.load(run).embed(query, statistics="domain", chunk_size=33)
-    yield "projected", lambda: by_script("project.py", "projected", f"reference={run}", f"dataset.path={query}", "chunk_size=37")
+    yield "projected", lambda: run_script("project.py", "projected", f"reference={run}", f"dataset.path={query}", "chunk_size=37")
     yield (
         "alone",
-        lambda: by_script(
+        lambda: run_script(
             "project.py", "alone", f"reference={run}", f"dataset.path={query}", "repeat=true", "impute=domain0", "backed=false"
         ),
     )
-    yield "appended", lambda: by_script("project.py", "appended", f"reference={run}", f"dataset.path={query}", "append=true")
+    yield "appended", lambda: run_script("project.py", "appended", f"reference={run}", f"dataset.path={query}", "append=true")
     yield "labels", lambda: scalex.Reference.load(run).transfer_labels(query)
-    yield "grown", lambda: by_script(
+    yield "grown", lambda: run_script(
         "train.py", "grown", f"reference={run}", "dataset=files", f"dataset.path={query}", "model.n_latent=8", "model.n_hidden=32",
         "model.max_steps=20", "growth.allowed_fall=1", "callbacks=[checkpoint,latent_export]",
     )  # fmt: skip
-    yield "commanded", lambda: by_script(
+    yield "commanded", lambda: run_script(
         "train.py", "commanded", "dataset=files", f"dataset.path=[{train[0]},{train[1]}]", "preprocess.min_features=50", "model=small",
         "model.max_steps=20", "dataset.backed=true", "callbacks=[checkpoint,latent_export,scores]",
     )  # fmt: skip
 
 
-def digest(value: Any) -> str:
-    """A hash of every number and name in a value; of paths and versions nothing."""
+def hash_value(value: Any) -> str:
+    """Return a hash of all numbers and names in a value, without paths and versions."""
     sha = hashlib.sha256()
 
     def add(name: str, part: Any) -> None:
@@ -152,11 +155,11 @@ def digest(value: Any) -> str:
 
 
 def main(file: Path) -> None:
-    """Write the hashes, or print which differ from those of the file."""
+    """Write the hashes, or print those that differ from the file and exit with 1 if any does."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     with TemporaryDirectory() as folder:
-        found = {name: digest(make()) for name, make in scenarios(Path(folder))}
+        found = {name: hash_value(make()) for name, make in list_scenarios(Path(folder))}
     if not file.exists():
         file.write_text(json.dumps(found, indent=2))
         print(f"Wrote {len(found)} hashes to {file}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Latents with a known answer."""
+"""Latents of made cells with known domains and types."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 
-def make_cells(
+def make_latents(
     counts: dict[tuple[int, int], int], *, seed: int = 0, effect: float = 1.5, n_latent: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Latents, domains and types; `counts` gives the cells of each (domain, type). Domain 1 is shifted, each type a little otherwise."""
+    """Return latents, domains and types; `counts` are the cells per (domain, type). Domains above 0 are shifted, each type differently."""
     rng = np.random.default_rng(seed)
     n_types = max(kind for _, kind in counts) + 1
     center = np.eye(n_types, n_latent) * 6

@@ -16,8 +16,8 @@ from anndata import AnnData
 
 import scalex
 
-# The interface that users of the published package know.
-GIVEN = {
+# The interface of the published package.
+PUBLISHED_DEFAULTS = {
     "data_list": None,
     "batch_categories": None,
     "profile": "RNA",
@@ -52,14 +52,15 @@ GIVEN = {
 }
 
 
-def quick(data: Any, **kwargs: Any) -> AnnData:
+def run_scalex(data: Any, **kwargs: Any) -> AnnData:
+    """Return the result of a short run of `SCALEX`."""
     return scalex.SCALEX(data, **{"min_features": 0, "max_iteration": 4, "ignore_umap": True, "show": False} | kwargs)
 
 
-def test_the_signature_is_the_given_one() -> None:
+def test_the_signature_is_that_of_the_published_package() -> None:
     parameters = inspect.signature(scalex.SCALEX).parameters
-    assert {name: p.default for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY} == GIVEN
-    assert list(parameters)[: len(GIVEN)] == list(GIVEN)
+    assert {name: p.default for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY} == PUBLISHED_DEFAULTS
+    assert list(parameters)[: len(PUBLISHED_DEFAULTS)] == list(PUBLISHED_DEFAULTS)
 
 
 def test_the_docstring_describes_every_parameter() -> None:
@@ -70,36 +71,36 @@ def test_the_docstring_describes_every_parameter() -> None:
 
 def test_an_unknown_profile_is_an_error(demo: AnnData) -> None:
     with pytest.raises(ValueError, match="profile='DNA': allowed are RNA, ATAC, ADT; for values that are ready use processed=True"):
-        quick(demo, profile="DNA")
+        run_scalex(demo, profile="DNA")
 
 
-def test_peaks_are_a_profile(demo: AnnData) -> None:
-    adata = quick(demo, profile="ATAC", n_top_features=50, binarize=True, normalization="tfidf")
+def test_the_profile_atac_takes_peaks(demo: AnnData) -> None:
+    adata = run_scalex(demo, profile="ATAC", n_top_features=50, binarize=True, normalization="tfidf")
     assert adata.shape == (300, 50)
     counts = (demo.X > 0).toarray()
     assert set(adata.var_names) == set(demo.var_names[np.argsort(-counts.sum(0), kind="stable")[:50]])
-    total = quick(demo, profile="ATAC", n_top_features=500)
+    total = run_scalex(demo, profile="ATAC", n_top_features=500)
     np.testing.assert_allclose(np.expm1(total.raw.X.toarray()).sum(1), 1e4, rtol=1e-4)
 
 
-def test_proteins_are_a_profile_of_which_all_are_used(demo: AnnData) -> None:
+def test_the_profile_adt_uses_all_proteins(demo: AnnData) -> None:
     proteins = demo[:, :40].copy()
-    assert quick(proteins, profile="ADT").shape == (300, 40)
+    assert run_scalex(proteins, profile="ADT").shape == (300, 40)
     with pytest.raises(ValueError, match="n_top_features=10: with profile='ADT' all proteins are used"):
-        quick(proteins, profile="ADT", n_top_features=10)
+        run_scalex(proteins, profile="ADT", n_top_features=10)
 
 
-@pytest.mark.parametrize(("profile", "least"), [("RNA", 600), ("ATAC", 100), ("ADT", 1)])
-def test_the_default_of_min_features_is_that_of_the_profile(demo: AnnData, profile: str, least: int) -> None:
+@pytest.mark.parametrize(("profile", "min_features"), [("RNA", 600), ("ATAC", 100), ("ADT", 1)])
+def test_the_default_of_min_features_is_that_of_the_profile(demo: AnnData, profile: str, min_features: int) -> None:
     sparse_cells = AnnData(demo.X[:, :90], obs=demo.obs, var=demo.var.iloc[:90])
-    if least > 90:
-        with pytest.raises(ValueError, match=f"min_features={least} drops all 300 cells"):
+    if min_features > 90:
+        with pytest.raises(ValueError, match=f"min_features={min_features} drops all 300 cells"):
             scalex.SCALEX(sparse_cells, profile=profile, max_iteration=2, ignore_umap=True)
     else:
         assert scalex.SCALEX(sparse_cells, profile=profile, max_iteration=2, ignore_umap=True).n_obs == 300
-    # The number of RNA can be given to any profile.
+    # The default of RNA can be given to any profile.
     with pytest.raises(ValueError, match="min_features=600 drops all 300 cells"):
-        quick(sparse_cells, profile=profile, min_features=600)
+        run_scalex(sparse_cells, profile=profile, min_features=600)
 
 
 def test_no_data_is_an_error() -> None:
@@ -110,7 +111,7 @@ def test_no_data_is_an_error() -> None:
 def test_without_a_folder_nothing_is_written(demo: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = demo.copy()
-    adata = quick(demo, ignore_umap=False, assess=True)
+    adata = run_scalex(demo, ignore_umap=False, assess=True)
     assert list(tmp_path.iterdir()) == []
     assert adata.uns["scalex"]["scores"].keys() >= {"entropy_mixing", "silhouette", "ari", "nmi"}
     assert adata.obsm["X_umap"].shape == (300, 2)
@@ -118,119 +119,119 @@ def test_without_a_folder_nothing_is_written(demo: AnnData, tmp_path: Path, monk
     assert (demo.X != before.X).nnz == 0
 
 
-def test_with_a_folder_the_four_results_lie_there(demo: AnnData, tmp_path: Path) -> None:
-    adata = quick(demo, outdir=tmp_path / "out", ignore_umap=False)
+def test_the_folder_holds_the_four_results(demo: AnnData, tmp_path: Path) -> None:
+    adata = run_scalex(demo, outdir=tmp_path / "out", ignore_umap=False)
     assert {"adata.h5ad", "checkpoint", "log.txt", "umap.pdf"} <= {path.name for path in (tmp_path / "out").iterdir()}
     written = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
     np.testing.assert_array_equal(written.obsm["latent"], adata.obsm["latent"])
     with pytest.raises(FileExistsError, match="holds another run's results"):
-        quick(demo, outdir=tmp_path / "out")
+        run_scalex(demo, outdir=tmp_path / "out")
 
 
 def test_several_sources_are_the_domains(demo: AnnData) -> None:
-    adata = quick([demo[:150].copy(), demo[150:].copy()], batch_categories=["first", "second"])
+    adata = run_scalex([demo[:150].copy(), demo[150:].copy()], batch_categories=["first", "second"])
     assert adata.obs["domain"].value_counts().to_dict() == {"first": 150, "second": 150}
     assert (adata.obs["batch"] == adata.obs["domain"]).all()
 
 
-def test_encoder_statistics_follow_eval(demo: AnnData) -> None:
-    running = quick(demo, eval=True)
-    subset = quick(demo, eval=False)
+def test_eval_determines_the_statistics_of_the_encoder(demo: AnnData) -> None:
+    running = run_scalex(demo, eval=True)
+    subset = run_scalex(demo, eval=False)
     assert not np.allclose(running.obsm["latent"], subset.obsm["latent"])
 
 
-def test_the_same_seed_gives_the_same_latents_bit_for_bit(demo: AnnData) -> None:
-    first, again, other = (quick(demo, seed=seed).obsm["latent"] for seed in (1, 1, 2))
+def test_the_same_seed_gives_exactly_the_same_latents(demo: AnnData) -> None:
+    first, again, other = (run_scalex(demo, seed=seed).obsm["latent"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_ready_values_are_only_scaled(demo: AnnData) -> None:
-    adata = quick(demo, processed=True)
+def test_processed_values_are_only_scaled(demo: AnnData) -> None:
+    adata = run_scalex(demo, processed=True)
     expected = demo.X.toarray() / np.maximum(demo.X.toarray().max(0), 1e-30)
     np.testing.assert_allclose(adata.X.toarray(), expected, rtol=1e-6)
     demo.layers["double"] = demo.X * 2
-    np.testing.assert_allclose(quick(demo, use_layer="double").X.toarray(), expected, rtol=1e-6)
+    np.testing.assert_allclose(run_scalex(demo, use_layer="double").X.toarray(), expected, rtol=1e-6)
 
 
 def test_raw_is_normalized_expression_of_all_kept_features(demo: AnnData) -> None:
-    adata = quick(demo, n_top_features=50)
+    adata = run_scalex(demo, n_top_features=50)
     assert adata.shape == (300, 50)
     assert adata.raw.shape == (300, 500)
     np.testing.assert_allclose(np.expm1(adata.raw.X.toarray()).sum(1), 1e4, rtol=1e-4)
 
 
-def test_one_domain_is_integrated_and_said(demo: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_domain_is_integrated_and_logged(demo: AnnData, caplog: pytest.LogCaptureFixture) -> None:
     del demo.obs["batch"]
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("scalex").addHandler(handler)
-    adata = quick(demo, assess=True)
+    adata = run_scalex(demo, assess=True)
     logging.getLogger("scalex").removeHandler(handler)
     assert "There is one domain, so there are no differences between domains to remove." in messages
     assert "entropy_mixing" not in adata.uns["scalex"]["scores"]
     assert np.isfinite(adata.obsm["latent"]).all()
 
 
-def test_types_that_are_all_the_same_are_not_scored(demo: AnnData) -> None:
+def test_a_single_type_is_not_scored(demo: AnnData) -> None:
     demo.obs["cell_type"] = pd.Categorical(["unlabelled"] * demo.n_obs)
-    scored = quick(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
-    assert scored.keys() == {"entropy_mixing", "silhouette", "umap_entropy_mixing", "umap_silhouette", "total"}
+    scores = run_scalex(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
+    assert scores.keys() == {"entropy_mixing", "silhouette", "umap_entropy_mixing", "umap_silhouette", "total"}
 
 
-def test_a_domain_with_one_cell_is_integrated(demo: AnnData) -> None:
+def test_a_domain_may_have_one_cell(demo: AnnData) -> None:
     demo.obs["batch"] = ["one"] + ["rest"] * 299
     for is_eval in (True, False):
-        assert np.isfinite(quick(demo, eval=is_eval).obsm["latent"]).all()
+        assert np.isfinite(run_scalex(demo, eval=is_eval).obsm["latent"]).all()
 
 
 def test_one_cell_is_an_error(demo: AnnData) -> None:
     with pytest.raises(ValueError, match="There is 1 cell"):
-        quick(demo[:1].copy())
+        run_scalex(demo[:1].copy())
 
 
-def test_one_cell_left_by_the_filters_is_an_error(demo: AnnData) -> None:
+def test_one_kept_cell_is_an_error(demo: AnnData) -> None:
     detected = np.sort(np.diff(demo.X.tocsr().indptr))
     with pytest.raises(ValueError, match="1 cell is left of 300 after min_features"):
-        quick(demo, min_features=int(detected[-1]), min_cells=0)
+        run_scalex(demo, min_features=int(detected[-1]), min_cells=0)
 
 
 def test_few_cells_have_no_umap(demo: AnnData) -> None:
-    adata = quick(demo[::30].copy(), ignore_umap=False, assess=True)
+    adata = run_scalex(demo[::30].copy(), ignore_umap=False, assess=True)
     assert "X_umap" not in adata.obsm
     assert adata.n_obs == 10
 
 
-def test_annotation_that_cannot_be_written_is_named_before_the_training(demo: AnnData, tmp_path: Path) -> None:
+def test_annotation_that_cannot_be_written_is_an_error_before_the_training(demo: AnnData, tmp_path: Path) -> None:
     demo.obs["mixed"] = [1, "a"] * 150
     with pytest.raises(ValueError, match="column 'mixed' of obs or var cannot be written"):
-        quick(demo, outdir=tmp_path / "out")
+        run_scalex(demo, outdir=tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(demo: AnnData, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Cannot write to the output folder"):
-        quick(demo, outdir=tmp_path / "file" / "out")
+        run_scalex(demo, outdir=tmp_path / "file" / "out")
 
 
-def test_nothing_of_the_callers_logging_is_changed(demo: AnnData, tmp_path: Path) -> None:
+def test_the_logging_of_the_caller_does_not_change(demo: AnnData, tmp_path: Path) -> None:
     package = logging.getLogger("scalex")
     before = (package.level, package.propagate, list(package.handlers))
-    quick(demo, outdir=tmp_path / "out", verbose=True)
+    run_scalex(demo, outdir=tmp_path / "out", verbose=True)
     assert (package.level, package.propagate, list(package.handlers)) == before
 
 
-def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) -> None:
-    """The order and the company of the cells do not matter to an encoder with running statistics."""
+def test_projected_training_cells_keep_their_latents(demo: AnnData, tmp_path: Path) -> None:
+    """An encoder with running statistics ignores the order of the cells and the other cells."""
     import torch
 
     from scalex.data import CellBatch
     from scalex.model.module import ScalexModule
     from scalex.nn import SparseRows
 
-    adata = quick(demo, eval=True, outdir=tmp_path / "out")
+    adata = run_scalex(demo, eval=True, outdir=tmp_path / "out")
     module = ScalexModule.from_checkpoint(tmp_path / "out" / "checkpoint" / "best.ckpt")
     assert module.trained_on is not None
     few = demo[[5, 3]].copy()
@@ -240,9 +241,9 @@ def test_projected_training_cells_would_not_move(demo: AnnData, tmp_path: Path) 
     np.testing.assert_array_equal(latent.numpy(), adata.obsm["latent"][[5, 3]])
 
 
-def test_real_cells_are_integrated(real: Any) -> None:
-    path = real("celllines_mixology.h5ad")
-    adata = quick(path, min_features=600, max_iteration=60, lr=3e-3, eval=True, assess=True)
+def test_real_cells_are_integrated(find_real: Any) -> None:
+    path = find_real("celllines_mixology.h5ad")
+    adata = run_scalex(path, min_features=600, max_iteration=60, lr=3e-3, eval=True, assess=True)
     assert adata.shape == (1021, 2000)
     assert adata.uns["scalex"]["scores"]["nmi"] > 0.5
     assert os.environ.get("SCALEX_DATA", "") in str(path)
@@ -250,10 +251,10 @@ def test_real_cells_are_integrated(real: Any) -> None:
 
 class TestProjection:
     @pytest.mark.parametrize(("is_eval", "statistics"), [(True, "running"), (False, "domain")])
-    def test_is_that_of_the_reference(self, trained: Any, is_eval: bool, statistics: Any) -> None:
+    def test_equals_that_of_the_reference(self, trained: Any, is_eval: bool, statistics: Any) -> None:
         reference = scalex.Reference.load(trained.folder)
         for repeat in (False, True):
-            found = quick(trained.query, projection=trained.folder, repeat=repeat, eval=is_eval)
+            found = run_scalex(trained.query, projection=trained.folder, repeat=repeat, eval=is_eval)
             expected = reference.project(trained.query, repeat=repeat, statistics=statistics)
             assert list(found.obs_names) == list(expected.obs_names)
             np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
@@ -261,48 +262,48 @@ class TestProjection:
             assert list(found.obs["cell_type_label"]) == list(expected.obs["cell_type_label"])
             assert (found.X is None) == (not repeat)
 
-    def test_goes_to_a_folder_too(self, trained: Any, tmp_path: Path) -> None:
-        found = quick(trained.query, projection=str(trained.folder), outdir=tmp_path / "out", impute="domain1", eval=True)
+    def test_can_be_written_to_a_folder(self, trained: Any, tmp_path: Path) -> None:
+        found = run_scalex(trained.query, projection=str(trained.folder), outdir=tmp_path / "out", impute="domain1", eval=True)
         assert {path.name for path in (tmp_path / "out").iterdir()} >= {"adata.h5ad", "report.json", "projection.pdf", "log.txt"}
         expected = scalex.Reference.load(trained.folder).project(trained.query, impute="domain1")
         np.testing.assert_array_equal(found.layers["impute"], expected.layers["impute"])
         np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out" / "adata.h5ad").obsm["latent"], found.obsm["latent"])
         with pytest.raises(FileExistsError, match="holds another run's results"):
-            quick(trained.query, projection=trained.folder, outdir=tmp_path / "out")
+            run_scalex(trained.query, projection=trained.folder, outdir=tmp_path / "out")
 
-    def test_without_a_folder_nothing_is_written(self, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_writes_nothing_without_a_folder(self, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        quick(trained.query, projection=trained.folder)
+        run_scalex(trained.query, projection=trained.folder)
         assert list(tmp_path.iterdir()) == []
 
-    def test_of_several_sources_has_them_as_domains(self, trained: Any) -> None:
+    def test_has_several_sources_as_domains(self, trained: Any) -> None:
         query = trained.query
         sources = [query[:60].copy(), query[60:].copy()]
-        found = quick(sources, batch_categories=["first", "second"], projection=trained.folder, repeat=True, eval=True)
+        found = run_scalex(sources, batch_categories=["first", "second"], projection=trained.folder, repeat=True, eval=True)
         assert found.obs["domain"].value_counts().to_dict() == {"first": 60, "second": 106}
         expected = scalex.Reference.load(trained.folder).embed(query)
         np.testing.assert_array_equal(found.obsm["latent"], expected)
 
-    def test_into_no_reference_is_an_error(self, trained: Any, tmp_path: Path) -> None:
+    def test_needs_a_reference(self, trained: Any, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="is not a reference: it has no"):
-            quick(trained.query, projection=tmp_path)
+            run_scalex(trained.query, projection=tmp_path)
 
 
-def test_imputation_is_added_to_a_training(demo: AnnData, tmp_path: Path) -> None:
-    adata = quick(demo, impute=True, eval=True, outdir=tmp_path / "own")
+def test_a_training_can_impute(demo: AnnData, tmp_path: Path) -> None:
+    adata = run_scalex(demo, impute=True, eval=True, outdir=tmp_path / "own")
     reference = scalex.Reference.load(tmp_path / "own")
     np.testing.assert_allclose(adata.layers["impute"], reference.impute(demo).layers["impute"], rtol=1e-5)
-    through = quick(demo, impute="domain1", eval=True)
+    through = run_scalex(demo, impute="domain1", eval=True)
     np.testing.assert_allclose(through.layers["impute"], reference.impute(demo, "domain1").layers["impute"], rtol=1e-5)
 
 
-def test_imputation_through_a_domain_that_is_not_there_is_said_before_the_training(demo: AnnData, tmp_path: Path) -> None:
+def test_imputation_through_an_unknown_domain_is_an_error_before_the_training(demo: AnnData, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain9.* It knows: domain0, domain1, domain2"):
-        quick(demo, impute="domain9", outdir=tmp_path / "out")
+        run_scalex(demo, impute="domain9", outdir=tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint").exists()
 
 
-def test_cells_that_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
+def test_cells_may_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
     halves = [demo[demo.obs["batch"] == name].copy() for name in ("domain0", "domain1")]
     paths = [tmp_path / f"{i}.h5ad" for i in range(2)]
     for half, path in zip(halves, paths, strict=True):
@@ -312,17 +313,17 @@ def test_cells_that_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
     assert adata.X is None
     assert list(adata.obs["batch"].unique()) == ["0", "1"]
     assert list(adata.obs_names) == [name for half in halves for name in half.obs_names]
-    # The same cells, projected from memory.
+    # The same cells are projected from memory.
     found = scalex.Reference.load(tmp_path / "run").embed(demo[adata.obs_names].copy(), batch_key="batch")
     assert found.shape == adata.obsm["latent"].shape
 
 
 def test_functions_of_scanpy_work_on_the_result(demo: AnnData) -> None:
-    adata = quick(demo, n_top_features=50, ignore_umap=False, max_iteration=30)
+    adata = run_scalex(demo, n_top_features=50, ignore_umap=False, max_iteration=30)
     sc.tl.rank_genes_groups(adata, "leiden", method="wilcoxon")
-    named = set(sc.get.rank_genes_groups_df(adata, None)["names"])
-    # Of all kept features, and not only of the model's.
-    assert named == set(adata.raw.var_names)
+    names = set(sc.get.rank_genes_groups_df(adata, None)["names"])
+    # The names are those of all kept features, not only of the input features.
+    assert names == set(adata.raw.var_names)
     sc.tl.paga(adata, "leiden")
     sc.tl.score_genes(adata, list(demo.var_names[:20]))
     sc.tl.dendrogram(adata, "leiden", use_rep="latent")
@@ -330,22 +331,22 @@ def test_functions_of_scanpy_work_on_the_result(demo: AnnData) -> None:
     plt.close("all")
 
 
-def test_domains_may_be_of_several_columns(demo: AnnData) -> None:
+def test_several_columns_can_define_the_domains(demo: AnnData) -> None:
     demo.obs["half"] = np.where(np.arange(300) < 150, "first", "second")
-    adata = quick(demo, batch_name="batch,half")
+    adata = run_scalex(demo, batch_name="batch,half")
     assert set(adata.obs["domain"]) == set(demo.obs["batch"].astype(str) + "_" + demo.obs["half"])
 
 
-def test_verbose_says_what_is_done(demo: AnnData, capsys: pytest.CaptureFixture[str]) -> None:
-    quick(demo)
+def test_verbose_prints_the_log(demo: AnnData, capsys: pytest.CaptureFixture[str]) -> None:
+    run_scalex(demo)
     assert "Uses" not in capsys.readouterr().err
-    quick(demo, verbose=True)
+    run_scalex(demo, verbose=True)
     assert "Uses 500 input features" in capsys.readouterr().err
 
 
-def test_a_share_of_the_cells(demo: AnnData) -> None:
-    adata = quick(demo, fraction=0.3)
+def test_fraction_and_n_obs_sample_cells_by_domain(demo: AnnData) -> None:
+    adata = run_scalex(demo, fraction=0.3)
     assert adata.n_obs == 90
     shares = adata.obs["batch"].value_counts() - demo.obs["batch"].value_counts() * 0.3
     assert (shares.abs() < 1).all()
-    assert list(quick(demo, n_obs=90).obs_names) == list(adata.obs_names)
+    assert list(run_scalex(demo, n_obs=90).obs_names) == list(adata.obs_names)

@@ -18,7 +18,7 @@ def cells() -> AnnData:
 
 @pytest.fixture(scope="module")
 def pca(cells: AnnData) -> pd.DataFrame:
-    """As a first look without integration shows them."""
+    """Return the principal components of the cells without integration."""
     cells = cells.copy()
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_cells() -> None:
     assert (one.X != other.X).nnz > 0
 
 
-def test_global_random_state_neither_matters_nor_changes() -> None:
+def test_the_global_random_state_neither_matters_nor_changes() -> None:
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     one = demo_cells(60, 400, 2)
@@ -42,7 +42,7 @@ def test_global_random_state_neither_matters_nor_changes() -> None:
     assert (one.X != demo_cells(60, 400, 2).X).nnz == 0
 
 
-def test_values_are_counts(cells: AnnData) -> None:
+def test_values_are_positive_counts(cells: AnnData) -> None:
     assert isinstance(cells.X, sparse.csr_matrix)
     assert cells.X.dtype == np.float32
     assert cells.shape == (900, 800)
@@ -52,12 +52,12 @@ def test_values_are_counts(cells: AnnData) -> None:
     assert cells.var_names.is_unique
 
 
-def test_counts_vary_more_than_poisson_ones(cells: AnnData) -> None:
-    one_kind = cells[(cells.obs["batch"] == "domain0") & (cells.obs["cell_type"] == "beta")].X.toarray()
-    share = one_kind / one_kind.sum(1, keepdims=True) * one_kind.sum(1).mean()
+def test_counts_are_overdispersed(cells: AnnData) -> None:
+    counts = cells[(cells.obs["batch"] == "domain0") & (cells.obs["cell_type"] == "beta")].X.toarray()
+    share = counts / counts.sum(1, keepdims=True) * counts.sum(1).mean()
     mean, variance = share.mean(0), share.var(0, ddof=1)
     expressed = mean > 5
-    # Negative binomial with dispersion 2: variance = mean + mean^2 / 2.
+    # The negative binomial with dispersion 2 has the variance mean + mean^2 / 2.
     dispersion = np.median((variance[expressed] - mean[expressed]) / mean[expressed] ** 2)
     assert 0.35 < dispersion < 0.75
 
@@ -73,7 +73,7 @@ def test_types_are_missing_where_documented(n_domains: int) -> None:
     assert {kind: set(table.index[table[kind] > 0]) for kind in table} == expected
 
 
-def test_domains_lie_apart_without_integration(cells: AnnData, pca: pd.DataFrame) -> None:
+def test_domains_are_separate_without_integration(cells: AnnData, pca: pd.DataFrame) -> None:
     domain = cells.obs["batch"].cat.codes.to_numpy()
     near = NearestNeighbors(n_neighbors=15).fit(pca).kneighbors(return_distance=False)
     own = (domain[near] == domain[:, None]).mean()
@@ -82,7 +82,7 @@ def test_domains_lie_apart_without_integration(cells: AnnData, pca: pd.DataFrame
     assert own > 0.9
 
 
-def test_types_lie_apart_within_a_domain(cells: AnnData, pca: pd.DataFrame) -> None:
+def test_types_are_separate_within_a_domain(cells: AnnData, pca: pd.DataFrame) -> None:
     own = cells.obs["batch"] == "domain0"
     kind = cells.obs.loc[own, "cell_type"].cat.codes.to_numpy()
     near = NearestNeighbors(n_neighbors=10).fit(pca[own]).kneighbors(return_distance=False)
@@ -104,7 +104,7 @@ def test_stem_cells_lie_on_a_path_to_alpha(cells: AnnData, pca: pd.DataFrame, do
     assert to_alpha[-1] < np.linalg.norm(quarters.iloc[-1] - beta)
 
 
-def test_only_stem_cells_have_a_place_on_the_path(cells: AnnData) -> None:
+def test_only_stem_cells_have_a_position_on_the_path(cells: AnnData) -> None:
     path = cells.obs["path"]
     np.testing.assert_array_equal(path.notna(), cells.obs["cell_type"] == "stem")
     assert path.dropna().between(0, 1).all()

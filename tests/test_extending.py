@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md run."""
+"""Tests that the examples of docs/extending.md run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from scalex.preprocess.profiles import PROFILES
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
+def read_blocks(language: str) -> list[str]:
+    """Return the blocks of code of the page."""
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_parts_of_each_kind_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tables: tuple[dict[str, Any], ...] = (PROFILES, LIKELIHOODS, MODELS, READERS, STORES)
     before = [dict(table) for table in tables]
-    # dataclass asks for the module of a class.
+    # The decorator `dataclass` looks up the module of a class.
     module = ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)
     example: dict[str, Any] = module.__dict__
     try:
-        for code in blocks("python"):
+        for code in read_blocks("python"):
             exec(code, example)
     finally:
         for table, content in zip(tables, before, strict=True):
@@ -56,12 +57,12 @@ def test_parts_of_each_kind_work_together(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "gaussian" / "adata.h5ad").exists()
 
 
-def test_a_tracker_gets_the_losses(tmp_path: Path) -> None:
+def test_an_added_tracker_gets_the_losses(tmp_path: Path) -> None:
     (tmp_path / "more" / "logger").mkdir(parents=True)
-    (text,) = blocks("yaml")
+    (text,) = read_blocks("yaml")
     (tmp_path / "more" / "logger" / "csv_logs.yaml").write_text(text)
     settings = ["dataset.n_cells=200", "model=small", "model.max_steps=3", "callbacks=[latent_export]", "trainer=cpu", "output=run"]
-    done = run_command("train.py", f"hydra.searchpath=[file://{tmp_path / 'more'}]", "logger=csv_logs", *settings, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = run_command("train.py", f"hydra.searchpath=[file://{tmp_path / 'more'}]", "logger=csv_logs", *settings, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     (log,) = (tmp_path / "run" / "lightning_logs").rglob("metrics.csv")
     assert pd.read_csv(log)["train/loss"].gt(0).all()

@@ -1,18 +1,18 @@
-"""Latents of cells by the published package.
+"""Compute latents of cells with the published package.
 
-Run by the interpreter that has it (``scalex==1.0.4``, NumPy 1); `benchmarks/quality/peers.py` does so.
+`benchmarks/quality/peers.py` runs this with the interpreter that has the package (``scalex==1.0.4``, NumPy 1).
 
 usage: python -I published.py CELLS.h5ad LATENTS.npz SEED MIN_FEATURES [processed] [short]
 
-CELLS.h5ad holds counts, or with "processed" values that are ready, and obs["batch"]. Writes "names" (n_cells,), "latent" (n_cells, 10) and
-"seconds" of processor time that the whole run took. "short" trains 300 steps, where the memory is what matters.
+CELLS.h5ad holds counts, or with "processed" preprocessed values, and obs["batch"]. LATENTS.npz gets "names" (n_cells,), "latent"
+(n_cells, 10) and "seconds", the processor time of the whole run. "short" trains 300 steps, for measurements of memory.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
+# These are set before the imports, since libraries read them when they are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -32,11 +32,11 @@ from scalex import SCALEX
 
 
 def main(cells: str, latents: str, seed: int, min_features: int, *, processed: bool, max_iteration: int) -> None:
-    """Fit with the paper's settings, which are the package's defaults; without UMAP."""
+    """Train with the paper's settings, which are the package's defaults, and without UMAP."""
     torch.set_num_threads(1)
     start = process_time()
     with TemporaryDirectory() as folder:
-        # It needs a folder to stop early. The time of worker processes would not be counted, so there are none.
+        # Early stopping needs a folder. There are no worker processes, since their time would not be counted.
         adata = SCALEX(
             [cells],
             batch_name="batch",

@@ -1,10 +1,10 @@
-"""Cells per second of the published package's embedding.
+"""Measure the cells per second of the published package's embedding.
 
-Run by the interpreter that has the published package (``scalex==1.0.4``); `benchmarks/projection.py` does so.
+`benchmarks/projection.py` runs this with the interpreter that has the published package (``scalex==1.0.4``).
 
 usage: python -I published_embed.py CELLS.h5ad
 
-CELLS.h5ad holds the model's inputs: X scaled to [0, 1], obs["batch"]. Prints one line of JSON.
+CELLS.h5ad holds the inputs of the model, X scaled to [0, 1], and obs["batch"]. The output is one line of JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH_SIZE = 64
 
 
 def main(path: str) -> None:
-    """Embed as `scalex.function.SCALEX` of the published package does, once preprocessing is done."""
+    """Embed preprocessed cells as `scalex.function.SCALEX` of the published package does."""
     torch.set_num_threads(1)
     adata = ad.read_h5ad(path)
     adata.obs["batch"] = adata.obs["batch"].astype("category")

@@ -1,10 +1,10 @@
-"""Cells per second of the published package's training loop.
+"""Measure the cells per second of the published package's training loop.
 
-Run by the interpreter that has the published package (``scalex==1.0.4``); `benchmarks/speed.py` does so.
+`benchmarks/speed.py` runs this with the interpreter that has the published package (``scalex==1.0.4``).
 
 usage: python -I published_loop.py CELLS.h5ad STEPS WARM_UP
 
-CELLS.h5ad holds the model's inputs: X scaled to [0, 1], obs["batch"]. Prints one line of JSON.
+CELLS.h5ad holds the inputs of the model, X scaled to [0, 1], and obs["batch"]. The output is one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ BATCH_SIZE = 64
 
 
 class TimedLoader:
-    """A loader that notes when each minibatch is asked for: between two of these lies one step of the loop."""
+    """A loader that records the time of each request for a minibatch; one step of the loop lies between two requests."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
-        self.asked: list[float] = []
+        self.times: list[float] = []
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -40,7 +40,7 @@ class TimedLoader:
     def __iter__(self) -> Iterator[Any]:
         minibatches = iter(self._loader)
         for _ in range(len(self._loader)):
-            self.asked.append(perf_counter())
+            self.times.append(perf_counter())
             yield next(minibatches)
 
 
@@ -51,15 +51,15 @@ def main(path: str, steps: int, warm_up: int) -> None:
     adata = ad.read_h5ad(path)
     adata.obs["batch"] = adata.obs["batch"].astype("category")
     n_domains = len(adata.obs["batch"].cat.categories)
-    # The package asks for 4 worker processes; 0, since one thread is measured.
+    # The package has 4 worker processes by default, but one thread is measured.
     loader = DataLoader(SingleCellDataset(adata), batch_size=BATCH_SIZE, drop_last=True, shuffle=True, num_workers=0)
     timed = TimedLoader(loader)
     encoder = [["fc", 1024, 1, "relu"], ["fc", 10, "", ""]]
     decoder = [["fc", adata.shape[1], n_domains, "sigmoid"]]
     model = VAE(encoder, decoder, n_domain=n_domains)
     model.fit(timed, max_iteration=steps, device="cpu", early_stopping=EarlyStopping(patience=10, checkpoint_file=None))
-    taken = len(timed.asked) - 1 - warm_up
-    cells_per_second = taken * BATCH_SIZE / (timed.asked[-1] - timed.asked[warm_up])
+    n_steps = len(timed.times) - 1 - warm_up
+    cells_per_second = n_steps * BATCH_SIZE / (timed.times[-1] - timed.times[warm_up])
     print(json.dumps({"cells_per_second": cells_per_second, "scalex": version("scalex"), "torch": torch.__version__}))
 
 

@@ -1,18 +1,18 @@
-"""Latents of cells by scVI, or scANVI.
+"""Compute latents of cells with scVI or scANVI.
 
-Run by the interpreter that has scvi-tools (1.4); `benchmarks/quality/peers.py` does so.
+`benchmarks/quality/peers.py` runs this with the interpreter that has scvi-tools (1.4).
 
 usage: python -I scvi.py CELLS.h5ad LATENTS.npz SEED [labels]
 
-CELLS.h5ad holds counts of the features to use, and obs["batch"]. With "labels", scANVI follows, which learns from obs["label"], where
-"unknown" is no label. Writes "names" (n_cells,), "latent" (n_cells, 30) and "seconds" of processor time that training took.
+CELLS.h5ad holds counts of the input features, and obs["batch"]. With "labels", scANVI then learns from obs["label"], where "unknown"
+means no label. LATENTS.npz gets "names" (n_cells,), "latent" (n_cells, 30) and "seconds", the processor time of the training.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before the imports: libraries read these when they are loaded.
+# These are set before the imports, since libraries read them when they are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -29,7 +29,7 @@ import torch
 
 
 def main(cells: str, latents: str, seed: int, *, labels: bool) -> None:
-    """Train as integration benchmarks do (2 layers, 30 latent dimensions, negative binomial), else with the defaults."""
+    """Train with the settings of integration benchmarks (2 layers, 30 latent dimensions, negative binomial) and defaults otherwise."""
     torch.set_num_threads(1)
     scvi.settings.seed = seed
     adata = ad.read_h5ad(cells)
@@ -39,7 +39,7 @@ def main(cells: str, latents: str, seed: int, *, labels: bool) -> None:
     model.train(accelerator="cpu", enable_progress_bar=False)
     if labels:
         model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="unknown", labels_key="label")
-        # As its tutorials and benchmarks do.
+        # These are the settings of its tutorials and benchmarks.
         model.train(max_epochs=20, n_samples_per_label=100, accelerator="cpu", enable_progress_bar=False)
     seconds = process_time() - start
     np.savez(latents, names=adata.obs_names.to_numpy(str), latent=model.get_latent_representation(), seconds=seconds)

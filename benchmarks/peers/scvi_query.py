@@ -1,10 +1,10 @@
-"""Latents of reference and query cells by `scvi.model.SCVI.load_query_data`.
+"""Compute latents of reference and query cells with `scvi.model.SCVI.load_query_data`.
 
-Run by the interpreter that has scvi-tools (1.4); `benchmarks/label_transfer.py` does so.
+`benchmarks/label_transfer.py` runs this with the interpreter that has scvi-tools (1.4).
 
 usage: python -I scvi_query.py REFERENCE.h5ad QUERY.h5ad LATENTS.npz SEED
 
-Both files hold counts of the same features, and obs["batch"]. Writes the arrays "reference" and "query", (n_cells, 10).
+Both files hold counts of the same features, and obs["batch"]. LATENTS.npz gets the arrays "reference" and "query", (n_cells, 10).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 
 def main(reference: str, query: str, latents: str, seed: int) -> None:
-    """Train on the reference with the defaults of scvi-tools; adapt to the query as its tutorials do: 200 epochs, no weight decay."""
+    """Train on the reference with the defaults of scvi-tools, and adapt to the query as in its tutorials (200 epochs, no weight decay)."""
     torch.set_num_threads(1)
     scvi.settings.seed = seed
     known, new = ad.read_h5ad(reference), ad.read_h5ad(query)

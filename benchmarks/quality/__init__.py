@@ -1,1 +1,1 @@
-"""How well cells are integrated, beside other methods."""
+"""Quality of the integration of cells, compared with other methods."""

@@ -1,4 +1,4 @@
-"""What a total score does not tell: cuts without an effect, types of one domain, domains that were not trained on."""
+"""Checks beyond the total score: random cuts, types of one domain, projected domains and labels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.quality.sets import LabelledCells, cut_at_random, only_in
 from benchmarks.quality.store import Figures, Method, Store
 from benchmarks.tables import mean_and_spread
 
-__all__ = ["LABELS_SETS", "UNSHARED_TYPES", "Section", "labels", "null", "projected", "unshared"]
+__all__ = ["LABELS_SETS", "UNSHARED_TYPES", "Section", "check_labels", "check_null", "check_projected", "check_unshared"]
 
 CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
 UNSHARED_TYPES = ("alpha", "ductal", "beta")
-# Sets whose domains are left out, and how many of them, in the order of their names; None: all.
+# Sets whose domains are left out, with the number of domains, in the order of their names. If None, all.
 PROJECTED_SETS = {
     "pancreas_celseq_indrop": None,
     "celllines_mixology": None,
@@ -27,16 +27,16 @@ PROJECTED_SETS = {
     "kang_ctrl_donors": 3,
 }
 
-# Sets in which the labels of a domain are hidden, of each in turn.
+# Sets in which the labels of each domain in turn are hidden.
 LABELS_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim")
-# Our model that learns from labels, and the one it is compared with.
+# Our model that learns from labels, and the model that it is compared with.
 WITH_LABELS, WITHOUT_LABELS = "scalex_labels", "scalex"
 
 Read = Callable[[str], LabelledCells]
 
 
 class Section(NamedTuple):
-    """A table with its heading; `columns` are followed by one text for each in `rows`."""
+    """A table with its title; each of `rows` has one text per column."""
 
     title: str
     columns: Sequence[str]
@@ -44,19 +44,19 @@ class Section(NamedTuple):
     note: str = ""
 
 
-def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method]) -> Section:
-    """One domain, whole and cut at random in two: nothing is there to be corrected, so nothing should change.
+def check_null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method]) -> Section:
+    """Compare sets of one domain, whole and cut at random in two, for which nothing should change.
 
     Parameters
     ----------
     store
-        Of runs.
+        Store of the embeddings.
     read
-        Gives the cells of a set.
+        Function that returns the cells of a set.
     sets
         Sets of one domain.
     methods
-        Embed both the whole and the cut.
+        Methods that embed both the whole and the cut.
     """
     rows = []
     for name in sets:
@@ -66,7 +66,7 @@ def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method
             before = store.all_figures(whole, method, judged=cut.adata.obs)
             after = store.all_figures(cut, method)
             if before and after:
-                compared = [text for key in ("steady bio", "wrong", "batch") for text in _compared(before, after, key)]
+                compared = [text for key in ("steady bio", "wrong", "batch") for text in _compare(before, after, key)]
                 rows.append([name, method.name, str(len(after)), *compared])
     columns = ["set", "method", "seeds"]
     for figure in ("bio, 10 starts of k-means", "wrong neighbours", "batch"):
@@ -75,15 +75,15 @@ def null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method
     return Section("quality, null: one domain, cut at random", columns, rows, note)
 
 
-def unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequence[str] = UNSHARED_TYPES) -> Section:
-    """Types that one domain alone has must not be put on others.
+def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequence[str] = UNSHARED_TYPES) -> Section:
+    """Measure whether types of a single domain are mixed with other types.
 
     Parameters
     ----------
     store, read, methods
-        As for `null`.
+        As for `check_null`.
     types
-        Those of which two are taken, in all ways.
+        Types, of which each ordered pair is used.
     """
     shared = read(UNSHARED_SET)
     rows, means = [], []
@@ -93,7 +93,9 @@ def unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequenc
             cells = only_in(shared, {one: "inDrop4", other: "celseq"})
             figures = [figure | {"unshared": _mean_of_types(figure, (one, other))} for figure in store.all_figures(cells, method)]
             if figures:
-                rows.append([f"{one} in inDrop4, {other} in CEL-Seq", method.name, str(len(figures)), *_unshared_row(figures, one, other)])
+                rows.append(
+                    [f"{one} in inDrop4, {other} in CEL-Seq", method.name, str(len(figures)), *_format_unshared(figures, one, other)]
+                )
                 found.append({key: float(np.mean([figure[key] for figure in figures])) for key in ("unshared", "wrong", "total")})
         if found:
             n_cuts = f"mean of {len(found)}"
@@ -104,17 +106,17 @@ def unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequenc
     return Section("quality, unshared: types of one domain", columns, [*rows, *means], note)
 
 
-def projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Model]) -> Section:
-    """Each domain left out of training in turn and then embedded, against all trained on.
+def check_projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Model]) -> Section:
+    """Compare models trained without each domain in turn, which they then embed, with models trained on all.
 
     Parameters
     ----------
     store, read
-        As for `null`.
+        As for `check_null`.
     sets
-        Those of `PROJECTED_SETS` to look at.
+        The used sets of `PROJECTED_SETS`.
     models
-        Ours.
+        Our models.
     """
     rows = []
     for name in sets:
@@ -125,7 +127,7 @@ def projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Mo
             for domain in sorted(cells.adata.obs["batch"].unique())[: PROJECTED_SETS[name]]:
                 without = store.all_figures(cells, Projected(model, domain))
                 if trained and len(without) == len(trained):
-                    compared = [text for key in ("total", "bio", "batch", "wrong") for text in _compared(trained, without, key)[1:]]
+                    compared = [text for key in ("total", "bio", "batch", "wrong") for text in _compare(trained, without, key)[1:]]
                     rows.append([name, model.name, domain, str(len(without)), mean_and_spread(_values(trained, "total")), *compared])
                     changes.append(without)
             if changes:
@@ -142,19 +144,19 @@ def projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Mo
     return Section("quality, projected: domains left out of training", columns, rows, note)
 
 
-def labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str | None, seeds: tuple[int, ...]) -> Section:
-    """The types of one domain hidden, those of the others given to the methods that learn from them.
+def check_labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str | None, seeds: tuple[int, ...]) -> Section:
+    """Measure methods that learn from types, with the types of one domain hidden.
 
     Parameters
     ----------
     store, read
-        As for `null`.
+        As for `check_null`.
     sets
-        Those of `LABELS_SETS` to look at.
+        The used sets of `LABELS_SETS`.
     scvi_interpreter
-        Has scANVI; None: that is left out.
+        Interpreter for scANVI. If None, scANVI is skipped.
     seeds
-        Of our models.
+        Seeds of our models.
     """
     rows = []
     for name in sets:
@@ -174,14 +176,14 @@ def labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str 
     return Section("quality, labels: known types of all domains but one", columns, rows, note)
 
 
-def _compared(before: Sequence[Figures], after: Sequence[Figures], key: str) -> list[str]:
-    """A figure before, after, and its change."""
+def _compare(before: Sequence[Figures], after: Sequence[Figures], key: str) -> list[str]:
+    """Return a figure before, after, and its change, as text."""
     change = float(np.mean(_values(after, key)) - np.mean(_values(before, key)))
     texts = [mean_and_spread(_values(figures, key)) for figures in (before, after)]
     return [*texts, "" if np.isnan(change) else f"{change:+.3f}"]
 
 
-def _unshared_row(figures: Sequence[Figures], one: str, other: str) -> list[str]:
+def _format_unshared(figures: Sequence[Figures], one: str, other: str) -> list[str]:
     return [mean_and_spread(_values(figures, key)) for key in ("unshared", f"wrong: {one}", f"wrong: {other}", "wrong", "total")]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what `run.py` measures."""
+"""Plots of the results of `run.py`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.peers import Embedding
 from benchmarks.quality.sets import LabelledCells
-from benchmarks.quality.store import Figures, Method, Store, scored
+from benchmarks.quality.store import Figures, Method, Store, select_scored
 
 __all__ = ["draw_totals", "draw_umaps"]
 
 N_NEIGHBORS = 30
 PANEL = 2.6
-# Beyond the ten colours of a usual cycle; types may be fourteen.
+# More than the ten colours of the default cycle, since there may be fourteen types.
 COLORS = [*mpl.color_sequences["tab20"][::2], *mpl.color_sequences["tab20"][1::2]]
 
 
 def draw_totals(found: Mapping[str, Mapping[str, Sequence[Figures]]], path: Path) -> None:
-    """A bar for the total of each set and method, with its spread over seeds, and marks for bio and batch.
+    """Plot the total of each set and method as a bar, with its spread over seeds, and bio and batch as marks.
 
     Parameters
     ----------
     found
-        By set and method, figures of each seed.
+        Figures of each seed, by set and method.
     path
-        The picture.
+        File of the plot.
     """
     methods = list(dict.fromkeys(method for by_method in found.values() for method in by_method))
     width = 0.8 / max(len(methods), 1)
@@ -57,25 +57,25 @@ def draw_totals(found: Mapping[str, Mapping[str, Sequence[Figures]]], path: Path
 
 
 def draw_umaps(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Method], path: Path) -> None:
-    """UMAPs of the scored cells, by domain and by type; two rows for each set, a column for each method, of the first seed.
+    """Plot UMAPs of the scored cells by domain and by type, with two rows per set and a column per method, for the first seed.
 
     Parameters
     ----------
     store
-        Of runs.
+        Store of the embeddings.
     sets
-        Cells.
+        Cells of the sets.
     methods
-        Methods; one that has no embedding of a set leaves its panels empty.
+        Methods; the panels of a method without an embedding of a set are empty.
     path
-        The picture.
+        File of the plot.
     """
     if not methods:
         return
     shape = (2 * len(sets), len(methods))
     figure, panels = plt.subplots(*shape, figsize=(PANEL * shape[1] + 2, PANEL * shape[0]), squeeze=False, layout="constrained")
     for i, cells in enumerate(sets):
-        obs = scored(cells.adata.obs)
+        obs = select_scored(cells.adata.obs)
         for j, method in enumerate(methods):
             embedding = store.embedding(cells, method, method.seeds[0])
             pair = panels[2 * i : 2 * i + 2, j]
@@ -87,14 +87,14 @@ def draw_umaps(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Me
                 if j == 0:
                     axes.set_ylabel(f"{cells.name}\n{'domain' if column == 'batch' else 'type'}", fontsize=7)
                 if embedding is not None:
-                    _scatter(axes, _umap(store, cells, method, embedding, obs), obs[column], legend=j == len(methods) - 1)
+                    _scatter(axes, _compute_umap(store, cells, method, embedding, obs), obs[column], legend=j == len(methods) - 1)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def _umap(store: Store, cells: LabelledCells, method: Method, embedding: Embedding, obs: pd.DataFrame) -> NDArray[np.float32]:
-    """Coordinates (n_cells, 2) of the scored cells, kept in the store."""
-    latent = embedding.of(obs.index.to_numpy(str))
+def _compute_umap(store: Store, cells: LabelledCells, method: Method, embedding: Embedding, obs: pd.DataFrame) -> NDArray[np.float32]:
+    """Return coordinates (n_cells, 2) of the scored cells, which are stored."""
+    latent = embedding.select(obs.index.to_numpy(str))
 
     def make() -> NDArray[np.float32]:
         adata = ad.AnnData(obs=obs[[]], obsm={"latent": latent})
@@ -102,11 +102,11 @@ def _umap(store: Store, cells: LabelledCells, method: Method, embedding: Embeddi
         sc.tl.umap(adata, min_dist=0.1)
         return np.asarray(adata.obsm["X_umap"], np.float32)
 
-    return store.kept_array("umaps", f"{cells.name}: UMAP of {method.name}", latent, make)
+    return store.load_or_make("umaps", f"{cells.name}: UMAP of {method.name}", latent, make)
 
 
 def _scatter(axes: Axes, at: NDArray[np.float32], category: pd.Series, *, legend: bool) -> None:
-    """Cells in random order, so that no category lies above the others."""
+    """Plot cells in random order, so that no category covers the others."""
     names = category.cat.categories
     order = np.random.default_rng(0).permutation(len(at))
     colors = np.array([COLORS[i % len(COLORS)] for i in range(len(names))])

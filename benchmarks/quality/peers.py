@@ -1,4 +1,4 @@
-"""Embeddings by other methods: principal components, Harmony, scVI, the published package."""
+"""Embeddings by other methods: principal components, Harmony, scVI and the published package."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from sklearn.decomposition import TruncatedSVD
 
 from benchmarks.quality.sets import LabelledCells, centred_log_ratio
 
-__all__ = ["Embedding", "Peer", "harmony", "peers", "principal_components", "published", "scanvi", "scvi"]
+__all__ = ["Embedding", "Peer", "embed_by_harmony", "embed_by_pca", "embed_by_published", "embed_by_scanvi", "embed_by_scvi", "list_peers"]
 
-# What the interpreters of the other packages run.
+# Folder of the scripts for the interpreters of the other packages.
 SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
 N_COMPONENTS = 30
 N_FEATURES = 2000
 
 
 class Embedding(NamedTuple):
-    """Cells in a space.
+    """Coordinates of cells.
 
     Attributes
     ----------
     names
         (n_cells,) names of the cells.
     latent
-        (n_cells, n_dimensions).
+        (n_cells, n_dimensions) coordinates.
     training_seconds, whole_seconds
-        Processor time of training alone and with reading, preprocessing and embedding; not a number where it is not known.
+        Processor time of training alone and with reading, preprocessing and embedding; NaN if unknown.
     """
 
     names: NDArray[np.str_]
@@ -48,13 +48,13 @@ class Embedding(NamedTuple):
     training_seconds: float = float("nan")
     whole_seconds: float = float("nan")
 
-    def of(self, names: NDArray[np.str_]) -> NDArray[np.float32]:
-        """(len(names), n_dimensions) coordinates of these cells, all of which must be there."""
+    def select(self, names: NDArray[np.str_]) -> NDArray[np.float32]:
+        """Return (len(names), n_dimensions) coordinates of these cells, all of which must be present."""
         row = {name: i for i, name in enumerate(self.names)}
         return np.asarray(self.latent[[row[name] for name in names]], np.float32)
 
     def save(self, path: Path) -> None:
-        """Write whole, so that a run that is stopped leaves no half of a file."""
+        """Write the embedding at once, so that a stopped run leaves no partial file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
@@ -63,32 +63,32 @@ class Embedding(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The inverse of `save`."""
-        with np.load(path) as kept:
-            return cls(kept["names"], kept["latent"], float(kept["training_seconds"]), float(kept["whole_seconds"]))
+        """Return an embedding that `save` has written."""
+        with np.load(path) as stored:
+            return cls(stored["names"], stored["latent"], float(stored["training_seconds"]), float(stored["whole_seconds"]))
 
     @classmethod
-    def of_bench(cls, path: Path, key: str) -> Self:
-        """What somebody stored under `key` beside "names" and perhaps "seconds" (of the whole run, by the clock)."""
-        with np.load(path) as kept:
-            return cls(kept["names"], kept[key], whole_seconds=float(kept["seconds"]) if "seconds" in kept else float("nan"))
+    def load_bench(cls, path: Path, key: str) -> Self:
+        """Return an embedding from elsewhere, stored under `key` with "names" and perhaps "seconds" (wall time of the whole run)."""
+        with np.load(path) as stored:
+            return cls(stored["names"], stored[key], whole_seconds=float(stored["seconds"]) if "seconds" in stored else float("nan"))
 
 
 class Peer(NamedTuple):
-    """A method that is not ours.
+    """A method of another package.
 
     Attributes
     ----------
     name
-        In tables.
+        Name in tables.
     short
-        In names of files.
+        Name in names of files.
     seed
-        The one it is run with.
+        Seed of the run.
     stored
-        Folder, in that of stored embeddings, and key of those that need not be computed again.
+        Subfolder and key of embeddings from elsewhere, which need not be computed.
     embed
-        From cells to their embedding; None: it can not be computed here.
+        Function that embeds cells. If None, the method cannot run here.
     """
 
     name: str
@@ -99,43 +99,45 @@ class Peer(NamedTuple):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """`seed`, as methods with several have it."""
+        """Return `seed` as the only seed."""
         return (self.seed,)
 
     def key(self, cells: LabelledCells, seed: int) -> str:
-        """Names what an embedding depends on."""
+        """Return a name of what an embedding depends on."""
         return f"{self.short}-{cells.fingerprint}-{seed}"
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding | None:
-        """The embedding; None if it can not be computed here."""
+        """Return the embedding, or None if it cannot be computed here."""
         return None if self.embed is None else self.embed(cells)
 
 
-def peers(scvi_interpreter: str | None, published_interpreter: str | None) -> list[Peer]:
-    """All of them; two need an interpreter that has their package."""
-    by_scvi = partial(scvi, interpreter=scvi_interpreter, seed=0) if scvi_interpreter else None
-    # 124 is the package's own default.
-    by_published = partial(published, interpreter=published_interpreter, seed=124) if published_interpreter else None
+def list_peers(scvi_interpreter: str | None, published_interpreter: str | None) -> list[Peer]:
+    """Return all peers; two need an interpreter that has their package."""
+    by_scvi = partial(embed_by_scvi, interpreter=scvi_interpreter, seed=0) if scvi_interpreter else None
+    # 124 is the default seed of the package.
+    by_published = partial(embed_by_published, interpreter=published_interpreter, seed=124) if published_interpreter else None
     return [
-        Peer("PCA", "pca", 0, ("peers", "pca"), principal_components),
-        Peer("Harmony", "harmony", 0, ("peers", "harmony"), harmony),
+        Peer("PCA", "pca", 0, ("peers", "pca"), embed_by_pca),
+        Peer("Harmony", "harmony", 0, ("peers", "harmony"), embed_by_harmony),
         Peer("scVI", "scvi", 0, ("peers", "scvi"), by_scvi),
         Peer("published package", "published", 124, ("published", "latent"), by_published),
     ]
 
 
-def principal_components(cells: LabelledCells) -> Embedding:
-    """30 of log-normalized variable features, of the centred log-ratio of proteins, or of the latent semantic indexing of peaks."""
+def embed_by_pca(cells: LabelledCells) -> Embedding:
+    """Return 30 components of log-normalized variable features, centred log-ratios of proteins or latent semantic indexing of peaks."""
     start = process_time()
     if cells.kind == "atac":
-        latent = _latent_semantic_indexing(cells.adata.X)
+        latent = _index_peaks(cells.adata.X)
     else:
-        latent = sc.pp.pca(centred_log_ratio(cells.adata.X) if cells.kind == "adt" else _log_variable(cells.adata), n_comps=N_COMPONENTS)
+        latent = sc.pp.pca(
+            centred_log_ratio(cells.adata.X) if cells.kind == "adt" else _normalize_variable(cells.adata), n_comps=N_COMPONENTS
+        )
     return Embedding(cells.adata.obs_names.to_numpy(str), latent, whole_seconds=process_time() - start)
 
 
-def _latent_semantic_indexing(counts: sparse.csr_matrix) -> NDArray[np.float32]:
-    """Components 2 to 31 of the TF-IDF of peaks in at least 3 cells; the first is that of depth (Cusanovich et al., Science 348:910)."""
+def _index_peaks(counts: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Return components 2 to 31 of the TF-IDF of peaks in at least 3 cells; the first is the depth (Cusanovich et al., Science 348:910)."""
     accessible = sparse.csr_matrix(counts > 0, dtype=np.float64)
     n_cells = np.asarray(accessible.sum(0)).ravel()
     accessible, n_cells = accessible[:, n_cells >= 3], n_cells[n_cells >= 3]
@@ -144,12 +146,12 @@ def _latent_semantic_indexing(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     return np.asarray(latent[:, 1:], np.float32)
 
 
-def harmony(cells: LabelledCells) -> Embedding:
-    """Harmony with its defaults, on principal components; these themselves where there is one domain."""
-    components = principal_components(cells)
+def embed_by_harmony(cells: LabelledCells) -> Embedding:
+    """Return the result of Harmony with its defaults on principal components; for one domain, the components themselves."""
+    components = embed_by_pca(cells)
     if cells.adata.obs["batch"].nunique() == 1:
         return components
-    # Here, since it is under the GPL and need not be there.
+    # The import is here, since the package is under the GPL and optional.
     import harmonypy
 
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
@@ -162,65 +164,65 @@ def harmony(cells: LabelledCells) -> Embedding:
     return Embedding(components.names, latent.astype(np.float32), seconds, components.whole_seconds + seconds)
 
 
-def scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
-    """Latents of scVI, from counts of the variable features."""
-    given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
-    found = _by_interpreter(given, interpreter, "scvi.py", str(seed))
+def embed_by_scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
+    """Return the latents of scVI for counts of the variable features."""
+    given = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
+    found = _run_script(given, interpreter, "scvi.py", str(seed))
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
-def scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: int) -> Embedding:
-    """Latents of scANVI, which learns from labels too; missing ones are those of cells of unknown type."""
-    given = cells.adata if cells.kind == "adt" else _variable(cells.adata)
+def embed_by_scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: int) -> Embedding:
+    """Return the latents of scANVI, which also learns from labels; cells with a missing label are of unknown type."""
+    given = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
     given = ad.AnnData(given.X, obs=given.obs.assign(label=label.astype(object).fillna("unknown")), var=given.var)
-    found = _by_interpreter(given, interpreter, "scvi.py", str(seed), "labels")
+    found = _run_script(given, interpreter, "scvi.py", str(seed), "labels")
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
-def published(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
-    """The published package; of proteins it gets the centred log-ratio, from the least value of each protein on."""
+def embed_by_published(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
+    """Return the latents of the published package; proteins are centred log-ratios minus the minimum of each protein."""
     proteins = cells.kind == "adt"
     given = cells.adata
     if proteins:
         ratio = centred_log_ratio(given.X)
         given = ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=given.obs, var=given.var)
     arguments = [str(seed), str(cells.min_features), *(["processed"] if proteins else [])]
-    found = _by_interpreter(given, interpreter, "published.py", *arguments)
+    found = _run_script(given, interpreter, "published.py", *arguments)
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 
-def _variable(adata: ad.AnnData) -> ad.AnnData:
-    """Counts of the features that vary most within domains; of all in at least 3 cells where there are no more."""
+def _select_variable(adata: ad.AnnData) -> ad.AnnData:
+    """Return counts of the features that vary most within domains, or of all features in at least 3 cells if those are few."""
     counts = adata[:, np.asarray((adata.X > 0).sum(0)).ravel() >= 3].copy()
     if counts.n_vars <= N_FEATURES:
         return counts
-    normalized = _log_normalized(counts)
+    normalized = _normalize(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc.pp.highly_variable_genes(normalized, n_top_genes=N_FEATURES, batch_key="batch")
     return counts[:, normalized.var["highly_variable"].to_numpy(bool)].copy()
 
 
-def _log_variable(adata: ad.AnnData) -> sparse.csr_matrix:
-    """Log-normalized variable features; the size of a cell is that of all its features."""
-    return _log_normalized(adata)[:, _variable(adata).var_names].X
+def _normalize_variable(adata: ad.AnnData) -> sparse.csr_matrix:
+    """Return log-normalized variable features; the size of a cell is the sum over all its features."""
+    return _normalize(adata)[:, _select_variable(adata).var_names].X
 
 
-def _log_normalized(counts: ad.AnnData) -> ad.AnnData:
+def _normalize(counts: ad.AnnData) -> ad.AnnData:
     normalized = counts.copy()
     sc.pp.normalize_total(normalized, target_sum=1e4)
     sc.pp.log1p(normalized)
     return normalized
 
 
-def _by_interpreter(given: ad.AnnData, interpreter: str, script: str, *arguments: str) -> dict[str, NDArray[Any]]:
-    """What one of the scripts writes of the cells."""
+def _run_script(given: ad.AnnData, interpreter: str, script: str, *arguments: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays that one of the scripts writes for the cells."""
     with TemporaryDirectory() as folder:
         cells, latents = Path(folder) / "cells.h5ad", Path(folder) / "latents.npz"
-        # In text that older versions of anndata read.
-        plain = ad.AnnData(sparse.csr_matrix(given.X), obs=given.obs.astype(str), var=given.var[[]])
-        plain.write_h5ad(cells)
-        # -I: that interpreter must find packages of its own, and not the scripts, which have their names.
+        # Older versions of anndata can read annotation as text.
+        simple = ad.AnnData(sparse.csr_matrix(given.X), obs=given.obs.astype(str), var=given.var[[]])
+        simple.write_h5ad(cells)
+        # With -I, the interpreter finds its own packages instead of the scripts of the same names.
         command = [interpreter, "-I", str(SCRIPTS / script), str(cells), str(latents), *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         with np.load(latents) as found:

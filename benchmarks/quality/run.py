@@ -1,18 +1,18 @@
-"""How well cells are integrated, beside other methods: ``python -m benchmarks.quality.run``; see benchmarks/README.md."""
+"""Quality of the integration of cells, compared with other methods: ``python -m benchmarks.quality.run``; see benchmarks/README.md."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Before the imports: libraries read these when they are loaded. Only as a command: to import this changes nothing.
+# These are set before the imports, since libraries read them when they are loaded, and only by the command, so that an import sets nothing.
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["NUMBA_NUM_THREADS"] = "1"
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    # What jax has compiled for the scores serves later runs too.
+    # Later runs use what jax has compiled for the scores.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
@@ -30,16 +30,16 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.quality import checks
 from benchmarks.quality.figures import draw_totals, draw_umaps
-from benchmarks.quality.peers import Peer, peers
+from benchmarks.quality.peers import Peer, list_peers
 from benchmarks.quality.runs import Model
 from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, stand_in
-from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells, made
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, LabelledCells, make_cells
 from benchmarks.quality.store import MAX_SCORED, Figures, Method, Store
 from benchmarks.real_cells import SHARED, data_folder
 from benchmarks.tables import markdown_table, mean_and_spread, show
-from benchmarks.tiny import parsed
+from benchmarks.tiny import parse_arguments
 
-# Names of figures, how tables call them, and digits after the point.
+# Title in tables and number of digits after the point, by the name of a figure.
 COMPACT = {
     "total": ("total", 3),
     "steady total": ("total, 10 starts of k-means", 3),
@@ -53,28 +53,28 @@ COMPACT = {
 }
 METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
 PARTS = ("main", "null", "unshared", "projected", "labels")
-# Peers quick enough to be run on many cuts.
+# Peers that are quick enough for many cuts.
 QUICK_PEERS = ("pca", "harmony")
 
-# Of which `--tiny` makes cells: one of each kind.
+# Sets that `--tiny` replaces by demo cells, one of each kind.
 TINY_SETS = ["pancreas_celseq_indrop", "pbmc_protein_asap_cite", "mop_atac"]
 TINY_ONE_DOMAIN = ["pancreas_indrop4"]
 
-# By set and method, one for each seed.
+# Figures of each seed, by set and method.
 Results = dict[str, dict[str, list[Figures]]]
 
 
-def results(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Method]) -> Results:
-    """Figures of each method on each set; methods that have none are left out.
+def compute_results(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Method]) -> Results:
+    """Return the figures of each method on each set, without methods that have none.
 
     Parameters
     ----------
     store
-        Of runs.
+        Store of the embeddings.
     sets
-        Cells.
+        Cells of the sets.
     methods
-        Methods.
+        Methods to compare.
     """
     found: Results = {}
     for cells in sets:
@@ -83,8 +83,8 @@ def results(store: Store, sets: Sequence[LabelledCells], methods: Sequence[Metho
     return found
 
 
-def compact_rows(found: Results) -> list[list[str]]:
-    """A row for each set and method, and below them the means over the sets tuned on, over those untouched, and over all."""
+def make_compact_rows(found: Results) -> list[list[str]]:
+    """Return a row for each set and method, and then the means over the tuned sets, over the untouched sets and over all."""
     rows = []
     for name, by_method in found.items():
         shown = name if SETS[name].tuned else f"{name} (untouched)"
@@ -96,12 +96,12 @@ def compact_rows(found: Results) -> list[list[str]]:
         for method in dict.fromkeys(method for by_method in chosen.values() for method in by_method):
             means = [{key: np.mean([one[key] for one in by[method]]) for key in COMPACT} for by in chosen.values() if method in by]
             of_all = "" if len(means) == len(chosen) else f" of {len(chosen)}"
-            rows.append([f"mean of {len(means)}{of_all} {kind}sets", method, "", *_means(means)])
+            rows.append([f"mean of {len(means)}{of_all} {kind}sets", method, "", *_format_means(means)])
     return rows
 
 
-def metric_rows(found: Results) -> list[list[str]]:
-    """A row for each set and method, with each single metric."""
+def make_metric_rows(found: Results) -> list[list[str]]:
+    """Return a row for each set and method, with all metrics."""
     rows = []
     for name, by_method in found.items():
         for method, figures in by_method.items():
@@ -109,8 +109,8 @@ def metric_rows(found: Results) -> list[list[str]]:
     return rows
 
 
-def _means(means: Sequence[dict[str, np.floating]]) -> list[str]:
-    """Over sets; nothing where a time is not known of each. Some sets have no rare types, whatever the method."""
+def _format_means(means: Sequence[dict[str, np.floating]]) -> list[str]:
+    """Return means over sets as text, or "" if a set lacks the figure. Rare types are the exception, since some sets have none."""
     texts = []
     for key, (_, digits) in COMPACT.items():
         values = np.array([one[key] for one in means])
@@ -136,11 +136,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
     # numba compiles for half a minute before the first UMAP.
-    return parsed(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
+    return parse_arguments(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
 
 
-def _store(arguments: argparse.Namespace, scratch: Path) -> Store:
-    """Of what has been run, or with `--tiny` an empty one."""
+def _make_store(arguments: argparse.Namespace, scratch: Path) -> Store:
+    """Return the store of embeddings, or with `--tiny` an empty one."""
     if arguments.tiny:
         return Store(scratch, scratch, score=stand_in)
     return Store(
@@ -158,17 +158,17 @@ def _about(arguments: argparse.Namespace) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run and score what is not there yet; tables and pictures."""
+    """Run and score what is not stored yet, and show tables and plots."""
     arguments = _arguments(given)
     torch.set_num_threads(1)
-    # Lightning advises worker processes; one thread is measured.
+    # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    # scib-metrics looks for 90 neighbours by an approximation, which finds fewer of a few cells.
+    # scib-metrics approximates 90 neighbours, and finds fewer among few cells.
     warnings.filterwarnings("ignore", message="Failed to correctly find n_neighbors")
-    # Affairs of scanpy and others.
+    # These warnings concern scanpy and others.
     warnings.filterwarnings("ignore", category=FutureWarning)
     with TemporaryDirectory() as folder:
-        _measure(arguments, _about(arguments), _store(arguments, Path(folder)))
+        _measure(arguments, _about(arguments), _make_store(arguments, Path(folder)))
 
 
 def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) -> None:
@@ -177,20 +177,20 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
     @cache
     def read(name: str) -> LabelledCells:
         cell_set = (SETS | ONE_DOMAIN)[name]
-        return made(name, cell_set) if data is None else cell_set.read(name, data)
+        return make_cells(name, cell_set) if data is None else cell_set.read(name, data)
 
-    others: list[Peer] = [] if arguments.no_peers else peers(arguments.scvi, arguments.published)
+    others: list[Peer] = [] if arguments.no_peers else list_peers(arguments.scvi, arguments.published)
     if arguments.tiny and find_spec("harmonypy") is None:
         others = [peer for peer in others if peer.short != "harmony"]
     models = [Model(name, tuple(arguments.seeds)) for name in arguments.models]
     if "main" in arguments.only:
         cells = [read(name) for name in arguments.sets]
         every: list[Method] = [*others, *models]
-        found = results(store, cells, every)
+        found = compute_results(store, cells, every)
         about = f"{circumstances}; of more than {MAX_SCORED:,} cells, a sample of that number is scored"
-        table = markdown_table(["set", "method", "seeds", *(name for name, _ in COMPACT.values())], compact_rows(found))
+        table = markdown_table(["set", "method", "seeds", *(name for name, _ in COMPACT.values())], make_compact_rows(found))
         show("quality", f"{about}\n\n{table}", arguments.output)
-        table = markdown_table(["set", "method", *METRICS], metric_rows(found))
+        table = markdown_table(["set", "method", *METRICS], make_metric_rows(found))
         show("quality, each metric", f"{about}\n\n{table}", arguments.output)
         if arguments.output is not None:
             draw_totals(found, arguments.output.with_name(f"{arguments.output.stem}_totals.png"))
@@ -200,17 +200,19 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
     models = [Model(name, tuple(arguments.check_seeds)) for name in arguments.models]
     quick: list[Method] = [*(peer for peer in others if peer.short in QUICK_PEERS), *models]
     sections: dict[str, Callable[[], checks.Section]] = {
-        "null": lambda: checks.null(store, read, TINY_ONE_DOMAIN if arguments.tiny else list(ONE_DOMAIN), quick),
-        "unshared": lambda: checks.unshared(
+        "null": lambda: checks.check_null(store, read, TINY_ONE_DOMAIN if arguments.tiny else list(ONE_DOMAIN), quick),
+        "unshared": lambda: checks.check_unshared(
             store,
             read,
             [*(peer for peer in others if peer.short != "published"), *models],
             checks.UNSHARED_TYPES[: 2 if arguments.tiny else 3],
         ),
-        "labels": lambda: checks.labels(
+        "labels": lambda: checks.check_labels(
             store, read, [name for name in checks.LABELS_SETS if name in arguments.sets], arguments.scvi, tuple(arguments.check_seeds)
         ),
-        "projected": lambda: checks.projected(store, read, [name for name in checks.PROJECTED_SETS if name in arguments.sets], models),
+        "projected": lambda: checks.check_projected(
+            store, read, [name for name in checks.PROJECTED_SETS if name in arguments.sets], models
+        ),
     }
     for name, make in sections.items():
         if name in arguments.only:

@@ -1,4 +1,4 @@
-"""Runs of our own models as train.py makes them."""
+"""Runs of our models as by train.py."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.provenance import ROOT
-from benchmarks.quality.peers import Embedding, scanvi
+from benchmarks.quality.peers import Embedding, embed_by_scanvi
 from benchmarks.quality.sets import LabelledCells
-from benchmarks.quality.store import plain
+from benchmarks.quality.store import to_file_name
 from scalex.projection.reference import Reference
 from scalex.runs.log import log_to
 from scalex.training.fit import fit
 
-__all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "composed"]
+__all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "compose_settings"]
 
-# What a run is made of, besides its trainer; as in train.py.
+# The parts of a run besides its trainer, as in train.py.
 PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 
 
 class TrainingClock(Callback):
-    """Processor time of the training alone.
+    """Measure the processor time of the training alone.
 
     Attributes
     ----------
     seconds : float
-        From the start of training to its end; not a number before that.
+        Processor time from the start of training to its end; NaN before the end.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class TrainingClock(Callback):
         self._start = process_time()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop it; Lightning calls this before the checkpoint is written."""
+        """Stop the clock; Lightning calls this before the checkpoint is written."""
         self.seconds = process_time() - self._start
 
 
@@ -63,9 +63,9 @@ class Model:
     Attributes
     ----------
     name
-        An option of conf/model, and further settings, as train.py takes them, each after a space.
+        An option of conf/model and further overrides for train.py, separated by spaces.
     seeds
-        Seeds.
+        Seeds of the runs.
     """
 
     name: str
@@ -73,33 +73,33 @@ class Model:
 
     def key(self, cells: LabelledCells, seed: int) -> str:
         """See `Method.key`."""
-        settings = composed(self._overrides(cells, seed), Path("cells"), Path("output"))
+        settings = compose_settings(self._overrides(cells, seed), Path("cells"), Path("output"))
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{plain(self.name)}-{digest}-{cells.fingerprint}-{seed}"
+        return f"{to_file_name(self.name)}-{digest}-{cells.fingerprint}-{seed}"
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding:
         """See `Method.run`."""
         with TemporaryDirectory() as folder:
-            return self.trained(cells, cells.adata, seed, Path(folder))
+            return self.train(cells, cells.adata, seed, Path(folder))
 
-    def trained(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path) -> Embedding:
-        """Train and embed as train.py does, which leaves the run in a folder.
+    def train(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path) -> Embedding:
+        """Train and embed as by train.py, and write the run to a folder.
 
         Parameters
         ----------
         cells
-            Whose settings hold.
+            Cells that determine the settings.
         adata
-            What is trained on.
+            Cells to train on.
         seed
-            The seed.
+            Seed of the run.
         folder
-            An empty one.
+            An empty folder.
         """
         file, output = folder / "cells.h5ad", folder / "run"
         adata.write_h5ad(file)
         output.mkdir()
-        settings = composed(self._overrides(cells, seed), file, output)
+        settings = compose_settings(self._overrides(cells, seed), file, output)
         clock, start = TrainingClock(), process_time()
         with log_to(None):
             parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
@@ -138,14 +138,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Projected:
-    """One of our models, trained without a domain, whose cells are then embedded with all that is fitted frozen.
+    """One of our models, trained without a domain, which is then embedded with frozen preprocessing and network.
 
     Attributes
     ----------
     model
         The model.
     left_out
-        The domain.
+        Name of the domain.
     """
 
     model: Model
@@ -163,7 +163,7 @@ class Projected:
 
     def key(self, cells: LabelledCells, seed: int) -> str:
         """See `Method.key`."""
-        return f"without_{plain(self.left_out)}-{self.model.key(cells, seed)}"
+        return f"without_{to_file_name(self.left_out)}-{self.model.key(cells, seed)}"
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding:
         """See `Method.run`."""
@@ -172,7 +172,7 @@ class Projected:
         known = adata[~new].copy()
         known.obs["batch"] = known.obs["batch"].cat.remove_unused_categories()
         with TemporaryDirectory() as folder:
-            trained = self.model.trained(cells, known, seed, Path(folder))
+            trained = self.model.train(cells, known, seed, Path(folder))
             reference = Reference.load(Path(folder) / "run")
             projected = reference.embed(adata[new].copy(), batch_key="batch", statistics="running")
         names = np.concatenate([trained.names, adata.obs_names[new].to_numpy(str)])
@@ -181,16 +181,16 @@ class Projected:
 
 @dataclass(frozen=True)
 class LabelsHidden:
-    """A method that learns from known types, given those of all domains but one.
+    """A method that learns from the known types of all domains but one.
 
     Attributes
     ----------
     method
-        One of our models, or the interpreter of scANVI.
+        One of our models, or the interpreter for scANVI.
     hidden
-        The domain.
+        Name of the domain.
     seeds
-        Seeds.
+        Seeds of the runs.
     """
 
     method: Model | str
@@ -212,30 +212,30 @@ class LabelsHidden:
         """See `Method.run`."""
         label = self._label(cells)
         if isinstance(self.method, str):
-            return scanvi(cells, label, interpreter=self.method, seed=seed)
+            return embed_by_scanvi(cells, label, interpreter=self.method, seed=seed)
         adata = cells.adata.copy()
         adata.obs["cell_type"] = label
         with TemporaryDirectory() as folder:
-            return self.method.trained(cells, adata, seed, Path(folder))
+            return self.method.train(cells, adata, seed, Path(folder))
 
     def _label(self, cells: LabelledCells) -> pd.Series:
         obs = cells.adata.obs
         return obs["cell_type"].where(obs["batch"] != self.hidden)
 
 
-def composed(overrides: Sequence[str], file: Path, output: Path) -> dict[str, Any]:
-    """The settings of a run of train.py, resolved.
+def compose_settings(overrides: Sequence[str], file: Path, output: Path) -> dict[str, Any]:
+    """Return the resolved settings of a run of train.py.
 
     Parameters
     ----------
     overrides
-        What train.py is told besides the following.
+        Overrides for train.py besides the following.
     file
-        The cells.
+        File of the cells.
     output
         Folder of the run.
     """
-    config = _composed(tuple(overrides)).copy()
+    config = _compose(tuple(overrides)).copy()
     config.dataset.path, config.output = str(file), str(output)
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
@@ -243,7 +243,7 @@ def composed(overrides: Sequence[str], file: Path, output: Path) -> dict[str, An
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Takes a third of a second each time."""
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    """Return the config for overrides; this is cached, since it takes a third of a second."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", list(overrides))

@@ -1,4 +1,4 @@
-"""Labelled cells on which integration is measured, and the cuts of them that the checks of `run.py` need."""
+"""Labelled cells for measurements of integration, and their changed copies for the checks of `run.py`."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from scipy import sparse
 
 from scalex.demo import demo_cells
 
-__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "made", "only_in", "sample"]
+__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "make_cells", "restrict_types", "sample"]
 
-# As `preprocess` of train.py has it.
+# The options of `preprocess` in train.py.
 Kind: TypeAlias = Literal["rna", "adt", "atac"]
-# Features that scalex leaves out of RNA: they do not count for min_features either.
+# Features of RNA that scalex drops, and that do not count for min_features.
 NOT_COUNTED = ("ERCC", "MT-", "mt-")
-# Classes of leftover cells, which are no type.
+# Classes of leftover cells, which are not types.
 LEFTOVER = ("Mis",)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:
-    """Cells that all methods are given alike.
+    """Cells that all methods get.
 
     Attributes
     ----------
     name
-        What tables and files call them.
+        Name in tables and files.
     adata
-        Counts in X, (n_cells, n_features) float32 CSR; obs "batch" and "cell_type".
+        Cells with counts in X, (n_cells, n_features) float32 CSR, and with obs "batch" and "cell_type".
     min_features
-        All cells have as many detected features.
+        Number of detected features that all cells have at least.
     kind
-        What the features are.
+        Kind of the features.
     settings
-        What train.py is told besides that.
+        Further overrides for train.py.
     """
 
     name: str
@@ -53,13 +53,13 @@ class LabelledCells:
 
     @property
     def overrides(self) -> list[str]:
-        """What train.py is told, besides the file."""
+        """Return the overrides for train.py, without the file."""
         counted = [] if self.kind == "adt" else [f"preprocess.min_features={self.min_features}"]
         return [f"preprocess={self.kind}", *counted, *self.settings]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all that a method is given: values, names and domains."""
+        """Return a hash of all that a method gets: values, names and domains."""
         digest = hashlib.sha256()
         for array in (self.adata.X.data, self.adata.X.indices, self.adata.X.indptr):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -67,15 +67,15 @@ class LabelledCells:
             digest.update("\n".join(map(str, names)).encode())
         return digest.hexdigest()[:12]
 
-    def of(self, kept: NDArray[np.bool_], name: str) -> Self:
-        """Some of the cells under another name.
+    def select(self, kept: NDArray[np.bool_], name: str) -> Self:
+        """Return some of the cells under another name.
 
         Parameters
         ----------
         kept
-            (n_cells,) which ones.
+            (n_cells,) whether a cell is selected.
         name
-            The name.
+            Name of the selected cells.
         """
         adata = self.adata[kept].copy()
         for column in ("batch", "cell_type"):
@@ -85,20 +85,20 @@ class LabelledCells:
 
 @dataclass(frozen=True)
 class CellSet:
-    """Where labelled cells are, and what is to be known of them.
+    """Files of labelled cells and their description.
 
     Attributes
     ----------
     files
-        The .h5ad files, without the ending; several are joined on the features that all have.
+        Names of .h5ad files without the ending; several files are joined on their shared features.
     tuned
-        Settings of the package were chosen on it.
+        Whether settings of the package were chosen on this set.
     min_features
-        Cells with fewer detected features are left out.
+        Cells with fewer detected features are dropped.
     kind
-        Counts of RNA, of surface proteins, all of which are used, or of peaks.
+        Counts of RNA, of surface proteins (all are used) or of peaks.
     domain
-        The one domain to keep; None: all.
+        The only domain to keep. If None, all are kept.
     """
 
     files: tuple[str, ...]
@@ -108,14 +108,14 @@ class CellSet:
     domain: str | None = None
 
     def read(self, name: str, folder: Path) -> LabelledCells:
-        """The cells, without those of leftover classes.
+        """Return the cells, without those of leftover classes.
 
         Parameters
         ----------
         name
-            Of the set.
+            Name of the set.
         folder
-            Holds the files.
+            Folder of the files.
         """
         parts = [ad.read_h5ad(folder / f"{file}.h5ad") for file in self.files]
         adata = parts[0] if len(parts) == 1 else ad.concat(parts, join="inner")
@@ -150,19 +150,19 @@ ONE_DOMAIN = {
 }
 
 
-def made(name: str, cell_set: CellSet) -> LabelledCells:
-    """Made cells in the place of a set, with two of its domains and types, for trainings of a few steps.
+def make_cells(name: str, cell_set: CellSet) -> LabelledCells:
+    """Return demo cells instead of a set, with two of its domains and types, for trainings of a few steps.
 
     Parameters
     ----------
     name
-        Of the set.
+        Name of the set.
     cell_set
-        What is known of it.
+        The set.
     """
     cells = demo_cells(240, 400, 2)
     domain = cells.obs["batch"].astype(object).map({"domain0": "inDrop4", "domain1": "celseq"})
-    # Of a type in one domain alone, no other domain has a cell to be mixed with: some scores are not defined.
+    # Types of a single domain are dropped, since some scores are not defined for them.
     kept = cells.obs["cell_type"].isin(["alpha", "beta", "gamma", "stem"]).to_numpy()
     if cell_set.domain is not None:
         kept &= (domain == cell_set.domain).to_numpy()
@@ -172,7 +172,7 @@ def made(name: str, cell_set: CellSet) -> LabelledCells:
 
 
 def centred_log_ratio(counts: sparse.csr_matrix) -> NDArray[np.float32]:
-    """Logarithm of 1 + counts, less its mean over the features of the cell; (n_cells, n_features).
+    """Return the logarithm of 1 + counts minus its mean over the features of the cell; (n_cells, n_features).
 
     Parameters
     ----------
@@ -185,14 +185,14 @@ def centred_log_ratio(counts: sparse.csr_matrix) -> NDArray[np.float32]:
 
 
 def cut_at_random(cells: LabelledCells, seed: int) -> LabelledCells:
-    """The same cells in two domains, "a" and "b", that differ in nothing but chance.
+    """Return the same cells in two random domains, "a" and "b".
 
     Parameters
     ----------
     cells
         Cells.
     seed
-        Of the cut.
+        Seed of the cut.
     """
     adata = cells.adata.copy()
     half = np.random.default_rng(seed).permutation(np.arange(adata.n_obs) % 2)
@@ -200,33 +200,33 @@ def cut_at_random(cells: LabelledCells, seed: int) -> LabelledCells:
     return replace(cells, name=f"{cells.name}, cut {seed}", adata=adata)
 
 
-def only_in(cells: LabelledCells, domain_of: Mapping[str, str]) -> LabelledCells:
-    """The cells, of some types those of one domain alone.
+def restrict_types(cells: LabelledCells, domain_of: Mapping[str, str]) -> LabelledCells:
+    """Return the cells, but for some types only those of one domain.
 
     Parameters
     ----------
     cells
         Cells.
     domain_of
-        Types, and the domain that keeps its cells of them.
+        Domain that keeps its cells, for each of these types.
     """
     wanted = cells.adata.obs["cell_type"].astype(object).map(domain_of)
     kept = wanted.isna() | (wanted == cells.adata.obs["batch"].astype(object))
     ending = ", ".join(f"{one} in {domain}" for one, domain in domain_of.items())
-    return cells.of(kept.to_numpy(bool), f"{cells.name}, {ending}")
+    return cells.select(kept.to_numpy(bool), f"{cells.name}, {ending}")
 
 
 def sample(obs: pd.DataFrame, n_cells: int, seed: int) -> NDArray[np.int64]:
-    """Rows of a random sample, ascending; each type of each domain by its share, but at least one cell of it.
+    """Return the sorted rows of a random sample, with each type of each domain by its share, but at least one cell.
 
     Parameters
     ----------
     obs
         "batch" and "cell_type" of each cell.
     n_cells
-        How many, about; all if there are no more.
+        Approximate number of cells; all are returned if there are no more.
     seed
-        Of the sample.
+        Seed of the sample.
     """
     if len(obs) <= n_cells:
         return np.arange(len(obs))

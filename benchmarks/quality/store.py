@@ -1,4 +1,4 @@
-"""The store of what `run.py` has run: embeddings and their scores."""
+"""The store of the embeddings that `run.py` has computed, and of their scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchmarks.quality import over_correction, scoring
 from benchmarks.quality.peers import Embedding, Peer
 from benchmarks.quality.sets import LabelledCells, sample
 
-__all__ = ["MAX_SCORED", "Figures", "Method", "Store", "plain", "scored"]
+__all__ = ["MAX_SCORED", "Figures", "Method", "Store", "select_scored", "to_file_name"]
 
-# Of larger sets, a sample of as many cells is scored.
+# The number of cells that are scored; larger sets are sampled.
 MAX_SCORED = 4000
 SAMPLE_SEED = 0
 
@@ -31,44 +31,44 @@ Figures = dict[str, float]
 
 
 class Method(Protocol):
-    """What makes an embedding of cells."""
+    """A method of integration, which embeds cells."""
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Return the name in tables."""
         ...
 
     @property
     def seeds(self) -> Sequence[int]:
-        """Those it is run with."""
+        """Return the seeds of its runs."""
         ...
 
     def key(self, cells: LabelledCells, seed: int) -> str:
-        """Names what an embedding depends on, besides our code; fit for a name of a file."""
+        """Return a name, fit for a file, of what an embedding depends on besides the code of scalex."""
         ...
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding | None:
-        """The embedding; None if it can not be computed here."""
+        """Return the embedding, or None if it cannot be computed here."""
         ...
 
 
 class Store:
-    """Embeddings and their scores; what has been run is not run again.
+    """Embeddings and their scores, each of which is computed once.
 
     Parameters
     ----------
     folder
-        Where they are kept.
+        Folder of the store.
     bench
-        Folder of embeddings that somebody else stored; see `Peer.stored`.
+        Folder of embeddings from elsewhere; see `Peer.stored`.
     keep_old_code
-        Take embeddings of our models although the code has changed since.
+        Whether to use embeddings of our models by earlier code.
     kept_only
-        Run nothing: what is not there is left out.
+        Whether to use only stored embeddings and run nothing.
     fresh
-        Run in any case.
+        Whether to run all methods again.
     score
-        Scores a latent space by domains and labels.
+        Function that scores latents by domains and labels.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Store:
         self._scores = scoring.Remembered(folder / "scores.json")
 
     def embedding(self, cells: LabelledCells, method: Method, seed: int) -> Embedding | None:
-        """What `method` makes of the cells; None if that is not there and cannot be computed."""
+        """Return the embedding of the cells by `method`, or None if it is not stored and cannot be computed."""
         if isinstance(method, Peer):
             stored = self._bench / method.stored[0] / f"{cells.name}.npz"
             if stored.exists():
-                return Embedding.of_bench(stored, method.stored[1])
+                return Embedding.load_bench(stored, method.stored[1])
         path = self._path(cells, method, seed)
         if path.exists() and not (self._fresh and path not in self._ran):
             return Embedding.load(path)
@@ -106,24 +106,24 @@ class Store:
         if found is not None:
             found.save(path)
             self._ran.add(path)
-            _say(f"{cells.name}: {method.name}, seed {seed}: {perf_counter() - start:.0f} s")
+            _print_progress(f"{cells.name}: {method.name}, seed {seed}: {perf_counter() - start:.0f} s")
         return found
 
     def figures(self, cells: LabelledCells, method: Method, seed: int, judged: pd.DataFrame | None = None) -> Figures | None:
-        """Scores and times; None if there is no embedding.
+        """Return scores and times, or None if there is no embedding.
 
         Parameters
         ----------
         cells, method, seed
             See `embedding`.
         judged
-            The obs by whose "batch" and "cell_type" the embedding is scored, for the same cells; None: their own.
+            The obs of the same cells with the "batch" and "cell_type" for the scores. If None, their own obs.
         """
         found = self.embedding(cells, method, seed)
         if found is None:
             return None
-        obs = scored(cells.adata.obs if judged is None else judged)
-        latent = found.of(obs.index.to_numpy(str))
+        obs = select_scored(cells.adata.obs if judged is None else judged)
+        latent = found.select(obs.index.to_numpy(str))
         digest = hashlib.sha256(np.ascontiguousarray(latent).tobytes())
         digest.update("\n".join([*obs["batch"].astype(str), *obs["cell_type"].astype(str), _source_of_scores()]).encode())
         key = f"{cells.name}/{method.name}/{seed}/{digest.hexdigest()[:12]}"
@@ -132,38 +132,40 @@ class Store:
             start = perf_counter()
             scores = self._score(latent, obs["batch"], obs["cell_type"])
             self._scores.put(key, scores)
-            _say(f"{cells.name}: {method.name}, seed {seed}: scored in {perf_counter() - start:.0f} s, total {scores['total']:.3f}")
+            _print_progress(
+                f"{cells.name}: {method.name}, seed {seed}: scored in {perf_counter() - start:.0f} s, total {scores['total']:.3f}"
+            )
         return scores | {"training": found.training_seconds, "whole": found.whole_seconds}
 
     def all_figures(self, cells: LabelledCells, method: Method, judged: pd.DataFrame | None = None) -> list[Figures]:
-        """`figures` of each seed of the method, of those for which there are any."""
+        """Return `figures` of each seed of the method that has any."""
         found = [self.figures(cells, method, seed, judged) for seed in method.seeds]
         return [one for one in found if one is not None]
 
-    def kept_array(self, kind: str, title: str, latent: NDArray[np.float32], make: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
-        """What `make` gives, made once.
+    def load_or_make(self, kind: str, title: str, latent: NDArray[np.float32], make: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the array that `make` returns, which is computed once and stored.
 
         Parameters
         ----------
         kind
             Name of a folder in the store.
         title
-            What to say that is made.
+            Text to print when the array is computed.
         latent
-            All that it depends on.
+            Latents that determine the array.
         make
-            Makes it.
+            Function that computes the array.
         """
         path = self.folder / kind / f"{hashlib.sha256(np.ascontiguousarray(latent).tobytes()).hexdigest()[:16]}.npy"
         if not path.exists():
-            _say(title)
+            _print_progress(title)
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, make())
-        kept: NDArray[np.float32] = np.load(path)
-        return kept
+        array: NDArray[np.float32] = np.load(path)
+        return array
 
     def _path(self, cells: LabelledCells, method: Method, seed: int) -> Path:
-        folder, key = self.folder / "embeddings" / plain(cells.name), method.key(cells, seed)
+        folder, key = self.folder / "embeddings" / to_file_name(cells.name), method.key(cells, seed)
         if isinstance(method, Peer):
             return folder / f"{key}.npz"
         path = folder / f"{key}-{source_hash()}.npz"
@@ -172,13 +174,13 @@ class Store:
         return path
 
 
-def scored(obs: pd.DataFrame) -> pd.DataFrame:
-    """The cells that are scored: all, or a sample that is the same for all embeddings."""
+def select_scored(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return the obs of the scored cells: all, or a sample that is the same for all embeddings."""
     return obs.iloc[sample(obs, MAX_SCORED, SAMPLE_SEED)]
 
 
-def plain(name: str) -> str:
-    """As a file may be called."""
+def to_file_name(name: str) -> str:
+    """Return a name that is fit for a file."""
     return re.sub(r"[^\w.=]+", "_", name)
 
 
@@ -187,5 +189,5 @@ def _source_of_scores() -> str:
     return "".join(inspect.getsource(module) for module in (scoring, over_correction))
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Each command of benchmarks/, as it is called with --tiny."""
+"""Tests of the commands of benchmarks/, called with --tiny."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmarks.provenance import provenance
 from benchmarks.quality import figures, run
 
 ROOT = Path(__file__).parents[2]
-# The titles of each command's tables begin so.
+# The starts of the titles of each command's tables.
 TITLES = {
     "speed": ["training", "step", "dsbn", "precision", "gather"],
     "projection": ["embedding", "memory of project.py"],
@@ -38,8 +38,8 @@ TITLES = {
     "label_transfer": ["label transfer", "types left out"],
     "quality.run": ["quality", "quality, each metric", "quality, null", "quality, unshared", "quality, labels", "quality, projected"],
 }
-# Interpreters of other packages, for which `answer_as_peer` stands in.
-OTHERS = {
+# Options that name interpreters of other packages, for which `answer_as_peer` stands in.
+PEERS = {
     "speed": ["--published", "other"],
     "projection": ["--published", "other"],
     "streaming": ["--published", "other"],
@@ -47,7 +47,7 @@ OTHERS = {
     "label_transfer": ["--scvi", "other"],
     "quality.run": ["--scvi", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
-# What is not known of every row: no type is rare, some comparisons have no target, and some methods no training of their own.
+# Columns that may be empty, since no type is rare, some comparisons have no target, and some methods no training of their own.
 MAY_BE_EMPTY = {
     "speed": {"target"},
     "projection": {"target"},
@@ -68,17 +68,17 @@ class Table(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Commands settle threads, variables, loggers and process groups, since they have a process to themselves."""
+def restore_process() -> Iterator[None]:
+    """Restore the threads, variables, loggers and process groups that commands set, each of which expects its own process."""
     n_threads = torch.get_num_threads()
-    # numba starts its threads now: torch, too, uses all cores from then on, and commands ask for one thread before.
+    # The start of numba's threads makes torch use all cores, too, so that it must precede the commands, which set one thread.
     numba.get_num_threads()
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
-    # Hydra disables those that are there.
-    settled = [(logger, logger.disabled, logger.level) for logger in loggers]
+    # Hydra disables existing loggers.
+    saved = [(logger, logger.disabled, logger.level) for logger in loggers]
     with patch.dict(os.environ):
         yield
-    for logger, disabled, level in settled:
+    for logger, disabled, level in saved:
         logger.disabled = disabled
         logger.setLevel(level)
     torch.set_num_threads(n_threads)
@@ -87,7 +87,7 @@ def as_before() -> Iterator[None]:
 
 
 def answer_as_peer(script: str, arguments: Sequence[str]) -> str:
-    """What a script of benchmarks/peers would say of its cells; it writes latents without meaning."""
+    """Do what a script of benchmarks/peers does, with random latents; return what it prints."""
     if script in ("published_loop.py", "published_embed.py"):
         assert {"batch"} <= set(ad.read_h5ad(arguments[0]).obs)
         return '{"cells_per_second": 100.0}'
@@ -103,64 +103,67 @@ def answer_as_peer(script: str, arguments: Sequence[str]) -> str:
 
 
 @pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of other processes, which take many seconds to import what they need: this one."""
-    real = subprocess.run
+def fake_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace other processes, which import for many seconds, by calls in this one."""
+    run_process = subprocess.run
 
     def run(command: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
-        measured = command[1] == "-c"
-        script = command[3:] if measured else command
+        is_measured = command[1] == "-c"
+        script = command[3:] if is_measured else command
         if script[:2] == ["other", "-I"]:
             assert Path(script[2]).is_file()
-            said = answer_as_peer(Path(script[2]).name, script[3:])
-            return subprocess.CompletedProcess(command, 0, "123456\n" if measured else said, "")
+            printed = answer_as_peer(Path(script[2]).name, script[3:])
+            return subprocess.CompletedProcess(command, 0, "123456\n" if is_measured else printed, "")
         if command[:2] == [sys.executable, "-m"]:
-            with contextlib.redirect_stdout(io.StringIO()) as said:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
                 import_module(command[2]).main(command[3:])
-            return subprocess.CompletedProcess(command, 0, said.getvalue(), "")
-        return real(command, **settings)
+            return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+        return run_process(command, **settings)
 
     monkeypatch.setattr(subprocess, "run", run)
-    # One process of Lightning's strategy for several; tests/test_processes.py has several.
+    # Lightning's strategy for several processes gets one; tests/test_processes.py starts several.
     monkeypatch.setattr(timing, "Trainer", lambda **settings: Trainer(**settings | {"devices": 1}))
     # numba compiles for half a minute before the first UMAP.
-    monkeypatch.setattr(figures, "_umap", lambda store, cells, method, embedding, obs: embedding.of(obs.index.to_numpy(str))[:, :2])
+    monkeypatch.setattr(
+        figures, "_compute_umap", lambda store, cells, method, embedding, obs: embedding.select(obs.index.to_numpy(str))[:, :2]
+    )
 
 
 @pytest.fixture
-def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Table]]:
-    """Runs a command with --tiny; the tables that it adds to a file."""
+def run_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Table]]:
+    """Return a function that runs a command with --tiny and returns the tables that it adds to a file."""
     monkeypatch.setenv("SCALEX_DATA", str(tmp_path / "no real cells"))
     monkeypatch.setenv("SCALEX_BENCH", str(tmp_path / "no embeddings"))
 
     def run(name: str, *arguments: str) -> list[Table]:
         output = tmp_path / "tables.md"
         import_module(f"benchmarks.{name}").main(["--tiny", "--output", str(output), *arguments])
-        return [_table(section) for section in output.read_text().split("### ")[1:]]
+        return [parse_table(section) for section in output.read_text().split("### ")[1:]]
 
     return run
 
 
-def _table(section: str) -> Table:
+def parse_table(section: str) -> Table:
+    """Return the table of a section of markdown."""
     title, about, table = section.strip().split("\n\n")
     columns, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
     return Table(title, about, columns, rows)
 
 
-def test_every_command_is_run_here() -> None:
+def test_every_command_has_a_test() -> None:
     folder = ROOT / "benchmarks"
     files = [path for path in folder.rglob("*.py") if "__main__" in path.read_text() and path.parent.name != "peers"]
-    # resampled.py runs other commands.
+    # resampled.py runs the other commands.
     found = {".".join(path.relative_to(folder).with_suffix("").parts) for path in files} - {"resampled"}
     assert found == set(TITLES)
 
 
-# As conf/trainer/ddp.yaml names it, for torch before 2.13.
+# conf/trainer/ddp.yaml uses this name, for torch before 2.13.
 @pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*:FutureWarning")
-@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.usefixtures("fake_processes")
 @pytest.mark.parametrize("name", TITLES)
-def test_each_table_comes_out_with_finite_numbers(name: str, tables: Callable[..., list[Table]], tmp_path: Path) -> None:
-    found = tables(name, *OTHERS[name])
+def test_each_table_has_finite_numbers(name: str, run_tiny: Callable[..., list[Table]], tmp_path: Path) -> None:
+    found = run_tiny(name, *PEERS[name])
     for table, title in zip(found, TITLES[name], strict=True):
         assert table.title.startswith(title)
         assert "--tiny: these figures mean nothing" in table.about
@@ -177,19 +180,19 @@ def test_each_table_comes_out_with_finite_numbers(name: str, tables: Callable[..
 
 
 @pytest.mark.parametrize("name", TITLES)
-def test_to_import_a_command_changes_nothing(name: str) -> None:
+def test_the_import_of_a_command_changes_no_variables(name: str) -> None:
     before = dict(os.environ)
     runpy.run_path(str(ROOT / "benchmarks" / f"{name.replace('.', '/')}.py"), run_name="imported")
     assert dict(os.environ) == before
 
 
-def test_a_method_without_its_interpreter_is_told(tables: Callable[..., list[Table]]) -> None:
-    (table,) = tables("speed", "--only", "training")
+def test_the_table_names_a_missing_interpreter(run_tiny: Callable[..., list[Table]]) -> None:
+    (table,) = run_tiny("speed", "--only", "training")
     assert table.rows[1] == ["published package", "not measured (--published)", "", ""]
 
 
-def test_what_is_typed_counts_more_than_tiny(tables: Callable[..., list[Table]]) -> None:
-    table, *others = tables("speed", "--only", "gather", "--gather-cells", "700")
+def test_a_given_option_overrides_tiny(run_tiny: Callable[..., list[Table]]) -> None:
+    table, *others = run_tiny("speed", "--only", "gather", "--gather-cells", "700")
     assert "700 x 100" in table.title
     assert not others
 
@@ -203,13 +206,13 @@ def test_what_is_typed_counts_more_than_tiny(tables: Callable[..., list[Table]])
         (run, ["--sets", "mop_rna", "--only", "main"]),
     ],
 )
-def test_lacking_real_cells_are_told(command: object, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_real_cells_are_an_error(command: object, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCALEX_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(SystemExit, match=r"No such folder: .*nowhere. Set SCALEX_DATA"):
         command.main(arguments)  # type: ignore[attr-defined]
 
 
-def test_calibration_error_is_that_of_a_loop() -> None:
+def test_the_calibration_error_is_that_of_a_loop() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random(200)
     correct = rng.random(200) < probability
@@ -221,7 +224,7 @@ def test_calibration_error_is_that_of_a_loop() -> None:
     assert label_transfer.expected_calibration_error(probability, correct) == pytest.approx(expected)
 
 
-def test_loop_of_batch_norms_is_what_dsbn_is_compared_with() -> None:
+def test_the_loop_of_batch_norms_normalizes_each_domain() -> None:
     x_CF, domain_C = torch.randn(12, 3), torch.tensor([0] * 5 + [1] * 6 + [2])
     out_CF = speed.LoopOfBatchNorms(3, 4)(x_CF, domain_C)
     for code in (0, 1):
@@ -229,16 +232,16 @@ def test_loop_of_batch_norms_is_what_dsbn_is_compared_with() -> None:
     assert torch.equal(out_CF[-1], x_CF[-1])
 
 
-def test_kept_code_is_told() -> None:
+def test_tables_say_that_runs_may_be_of_earlier_code() -> None:
     old = run._about(run._arguments(["--keep-old-code"]))
     assert old == f"{provenance()}; runs of our models may be of earlier code (--keep-old-code)"
     assert run._about(run._arguments([])) == provenance()
 
 
-def test_means_over_sets_leave_out_what_is_not_known() -> None:
+def test_means_over_sets_ignore_unknown_values() -> None:
     one = dict.fromkeys(run.COMPACT, 0.5)
     found = {"mop_rna": {"a": [one, one | {"total": 0.7}]}, "mop_atac": {"a": [one | {"training": float("nan")}]}}
-    rows = pd.DataFrame(run.compact_rows(found), columns=["set", "method", "seeds", *(name for name, _ in run.COMPACT.values())])
+    rows = pd.DataFrame(run.make_compact_rows(found), columns=["set", "method", "seeds", *(name for name, _ in run.COMPACT.values())])
     assert rows["set"].tolist() == [
         "mop_rna",
         "mop_atac (untouched)",

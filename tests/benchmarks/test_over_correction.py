@@ -6,7 +6,7 @@ import pytest
 from benchmarks.quality.over_correction import over_correction, wrong_neighbors
 
 
-def test_wrong_neighbors_are_counted_beyond_those_that_cannot_be_avoided() -> None:
+def test_only_avoidable_wrong_neighbours_count() -> None:
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(60, 3))
     label = np.array(["a"] * 40 + ["b"] * 15 + ["c"] * 4 + ["d"])
@@ -22,12 +22,12 @@ def test_wrong_neighbors_are_counted_beyond_those_that_cannot_be_avoided() -> No
             assert np.isnan(found[i])
 
 
-def test_types_apart_have_none_and_types_mixed_as_many_as_by_chance() -> None:
+def test_separate_types_score_zero_and_mixed_types_score_one() -> None:
     rng = np.random.default_rng(1)
     label = np.repeat(["a", "b", "rare"], [700, 780, 20])
     noise = rng.normal(size=(1500, 4))
-    apart = over_correction(noise + 50 * np.unique(label, return_inverse=True)[1][:, None], label)
-    assert apart["wrong"] == apart["wrong, rare"] == 0
+    separate = over_correction(noise + 50 * np.unique(label, return_inverse=True)[1][:, None], label)
+    assert separate["wrong"] == separate["wrong, rare"] == 0
     mixed = over_correction(noise, label)
     assert mixed["wrong"] == pytest.approx(1, abs=0.05)
     assert mixed["wrong: rare"] == mixed["wrong, rare types"] == pytest.approx(1, abs=0.2)

@@ -1,4 +1,4 @@
-"""The scripts that other interpreters run, with stand-ins for their packages; and the methods that are run here."""
+"""Tests of the scripts for other interpreters, with stand-ins for their packages, and of the methods that run in this one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import torch
 from anndata import AnnData
 
 import scalex.data
-from benchmarks.quality.peers import Embedding, harmony, peers, principal_components
-from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, made, only_in, sample
-from benchmarks.speed import _published_loop
-from benchmarks.synthetic import data_module
+from benchmarks.quality.peers import Embedding, embed_by_harmony, embed_by_pca, list_peers
+from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, make_cells, restrict_types, sample
+from benchmarks.speed import _measure_published_loop
+from benchmarks.synthetic import make_data
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
 
-def imported(script: Path) -> set[str]:
+def list_imports(script: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.Import):
@@ -37,10 +37,10 @@ def imported(script: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda script: script.stem)
-def test_scripts_import_nothing_of_ours(script: Path) -> None:
-    assert "benchmarks" not in imported(script)
-    # The published package has the name of ours.
-    assert ("scalex" in imported(script)) == script.stem.startswith("published")
+def test_scripts_import_nothing_of_this_project(script: Path) -> None:
+    assert "benchmarks" not in list_imports(script)
+    # The published package is also called scalex.
+    assert ("scalex" in list_imports(script)) == script.stem.startswith("published")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def cells(demo: AnnData, tmp_path: Path) -> Path:
 
 def run_script(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    # What they set for libraries before these are loaded.
+    # The scripts set these before they load libraries.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "TQDM_DISABLE"):
         monkeypatch.setenv(variable, "1")
     monkeypatch.setattr("logging.disable", lambda level: None)
@@ -62,9 +62,9 @@ def run_script(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Scvi:
-    """What the scripts use of `scvi.model.SCVI` and of `SCANVI`."""
+    """Stand-in for `scvi.model.SCVI` and `SCANVI`, as far as the scripts use them."""
 
-    trained: list[dict[str, Any]] = []  # noqa: RUF012
+    trainings: list[dict[str, Any]] = []  # noqa: RUF012
 
     def __init__(self, adata: AnnData, **settings: Any) -> None:
         self.adata = adata
@@ -87,7 +87,7 @@ class Scvi:
         return cls(model.adata)
 
     def train(self, **settings: Any) -> None:
-        self.trained.append(settings)
+        self.trainings.append(settings)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         return np.zeros(((self.adata if adata is None else adata).n_obs, 30), np.float32)
@@ -98,12 +98,12 @@ def scvi(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("scvi")
     module.settings, module.model = SimpleNamespace(seed=None), SimpleNamespace(SCVI=Scvi, SCANVI=Scvi)
     monkeypatch.setitem(sys.modules, "scvi", module)
-    monkeypatch.setattr(Scvi, "trained", [])
+    monkeypatch.setattr(Scvi, "trainings", [])
 
 
 @pytest.mark.usefixtures("scvi")
 @pytest.mark.parametrize("options", [(), ("labels",)])
-def test_scvi(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scvi_script_writes_latents(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adata = ad.read_h5ad(cells)
     adata.obs["label"] = "unknown"
     adata.write_h5ad(cells)
@@ -112,12 +112,12 @@ def test_scvi(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch
         assert found["names"].tolist() == adata.obs_names.tolist()
         assert found["latent"].shape == (300, 30)
         assert np.isfinite(found["seconds"])
-    assert len(Scvi.trained) == 1 + len(options)
+    assert len(Scvi.trainings) == 1 + len(options)
     assert sys.modules["scvi"].settings.seed == 3
 
 
 @pytest.mark.usefixtures("scvi")
-def test_scvi_of_a_query(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scvi_query_script_writes_latents_of_both_sides(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ad.read_h5ad(cells)[:50].copy().write_h5ad(tmp_path / "query.h5ad")
     run_script("scvi_query.py", cells, tmp_path / "query.h5ad", tmp_path / "latents.npz", 0, monkeypatch=monkeypatch)
     with np.load(tmp_path / "latents.npz") as found:
@@ -125,11 +125,11 @@ def test_scvi_of_a_query(cells: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("options", [(), ("processed",), ("short",)])
-def test_published_package(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called = {}
+def test_published_script_writes_latents(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings_used = {}
 
     def integrate(paths: list[str], **settings: Any) -> AnnData:
-        called.update(settings)
+        settings_used.update(settings)
         adata = ad.read_h5ad(paths[0])
         adata.obsm["latent"] = np.zeros((adata.n_obs, 10), np.float32)
         return adata
@@ -138,12 +138,12 @@ def test_published_package(options: tuple[str, ...], cells: Path, tmp_path: Path
     run_script("published.py", cells, tmp_path / "latents.npz", 124, 100, *options, monkeypatch=monkeypatch)
     with np.load(tmp_path / "latents.npz") as found:
         assert set(found.files) == {"names", "latent", "seconds"}
-    assert (called["min_features"], called["seed"], called["processed"]) == (100, 124, "processed" in options)
-    assert called["max_iteration"] == (300 if "short" in options else 30_000)
+    assert (settings_used["min_features"], settings_used["seed"], settings_used["processed"]) == (100, 124, "processed" in options)
+    assert settings_used["max_iteration"] == (300 if "short" in options else 30_000)
 
 
 class PublishedVae:
-    """What the scripts use of the published package's network."""
+    """Stand-in for the network of the published package, as far as the scripts use it."""
 
     def __init__(self, encoder: list[Any], decoder: list[Any], n_domain: int) -> None:
         assert n_domain == decoder[0][2] == 3
@@ -167,65 +167,65 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(("name", "arguments"), [("published_loop.py", (10, 5)), ("published_embed.py", ())])
-def test_speed_of_the_published_package(
+def test_published_scripts_print_their_speed(
     name: str, arguments: tuple[int, ...], cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_script(name, cells, *arguments, monkeypatch=monkeypatch)
     assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
 
 
-def test_an_interpreter_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text("#!/bin/sh\necho no scalex.net >&2\nexit 3\n")
     interpreter.chmod(0o755)
-    data = data_module(100, n_domains=2, batch_size=64, n_features=50)
+    data = make_data(100, n_domains=2, batch_size=64, n_features=50)
     with pytest.raises(SystemExit, match=r"published_loop.py stopped with exit code 3:\nno scalex.net"):
-        _published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
-    # What it is given.
+        _measure_published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
+    # The interpreter got these cells.
     assert ad.read_h5ad(tmp_path / "cells.h5ad").obs["batch"].nunique() == 2
 
 
-def test_harmony_takes_both_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = made("made", SETS["pbmc_protein_asap_cite"])
-    components = principal_components(cells)
+def test_harmony_accepts_both_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = make_cells("made", SETS["pbmc_protein_asap_cite"])
+    components = embed_by_pca(cells)
     module: Any = ModuleType("harmonypy")
     monkeypatch.setitem(sys.modules, "harmonypy", module)
-    for turned in (False, True):
-        module.run_harmony = lambda z, obs, key, turned=turned, **settings: SimpleNamespace(Z_corr=z.T if turned else z)
-        np.testing.assert_allclose(harmony(cells).latent, components.latent, rtol=1e-6)
-    one = made("made", ONE_DOMAIN["pancreas_indrop4"])
+    for transposed in (False, True):
+        module.run_harmony = lambda z, obs, key, transposed=transposed, **settings: SimpleNamespace(Z_corr=z.T if transposed else z)
+        np.testing.assert_allclose(embed_by_harmony(cells).latent, components.latent, rtol=1e-6)
+    one = make_cells("made", ONE_DOMAIN["pancreas_indrop4"])
     del module.run_harmony
-    assert harmony(one).latent.shape == (one.adata.n_obs, 30)
+    assert embed_by_harmony(one).latent.shape == (one.adata.n_obs, 30)
 
 
 def test_peers_without_their_interpreter_have_no_embedding() -> None:
-    cells = made("made", SETS["mop_atac"])
-    found = {peer.name: peer for peer in peers(None, None)}
+    cells = make_cells("made", SETS["mop_atac"])
+    found = {peer.name: peer for peer in list_peers(None, None)}
     assert list(found) == ["PCA", "Harmony", "scVI", "published package"]
     assert found["scVI"].run(cells, 0) is None
     assert found["published package"].run(cells, 124) is None
 
 
-def test_embeddings_are_found_by_name(tmp_path: Path) -> None:
+def test_embeddings_are_selected_by_name(tmp_path: Path) -> None:
     embedding = Embedding(np.array(["a", "b"]), np.array([[1.0], [2.0]], np.float32), 3.0)
     embedding.save(tmp_path / "folder" / "kept.npz")
-    kept = Embedding.load(tmp_path / "folder" / "kept.npz")
-    assert kept.of(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
-    assert kept.training_seconds == 3.0
-    assert np.isnan(kept.whole_seconds)
+    loaded = Embedding.load(tmp_path / "folder" / "kept.npz")
+    assert loaded.select(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
+    assert loaded.training_seconds == 3.0
+    assert np.isnan(loaded.whole_seconds)
 
 
-def test_cuts() -> None:
-    cells = made("made", SETS["pancreas_celseq_indrop"])
+def test_random_domains_are_even_and_a_type_can_be_kept_in_one_domain() -> None:
+    cells = make_cells("made", SETS["pancreas_celseq_indrop"])
     cut = cut_at_random(cells, 0)
     assert abs(np.diff(cut.adata.obs["batch"].value_counts())) <= 1
     assert (cut.adata.obs["cell_type"] == cells.adata.obs["cell_type"]).all()
-    alone = only_in(cells, {"alpha": "inDrop4"}).adata.obs
+    alone = restrict_types(cells, {"alpha": "inDrop4"}).adata.obs
     assert set(alone.loc[alone["cell_type"] == "alpha", "batch"]) == {"inDrop4"}
     assert (alone["cell_type"] != "alpha").sum() == (cells.adata.obs["cell_type"] != "alpha").sum()
 
 
-def test_a_sample_has_the_shares_of_types_in_domains() -> None:
+def test_a_sample_keeps_the_shares_of_types_in_domains() -> None:
     obs = pd.DataFrame({"batch": ["a"] * 600 + ["b"] * 400, "cell_type": (["x"] * 3 + ["y"]) * 250})
     obs.loc[0, "cell_type"] = "rare"
     rows = sample(obs, 100, seed=0)

@@ -12,39 +12,39 @@ import torch
 from benchmarks.provenance import provenance, source_hash
 
 
-def git(folder: Path, *arguments: str) -> str:
-    known = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(folder), *known, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+def run_git(folder: Path, *arguments: str) -> str:
+    options = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", "-C", str(folder), *options, *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    git(tmp_path, "init")
+    run_git(tmp_path, "init")
     (tmp_path / ".gitignore").write_text("kept/\n")
     (tmp_path / "code.py").write_text("1\n")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "one")
+    run_git(tmp_path, "add", ".")
+    run_git(tmp_path, "commit", "-m", "one")
     return tmp_path
 
 
-def test_commit_versions_and_day(checkout: Path) -> None:
+def test_provenance_names_commit_versions_and_day(checkout: Path) -> None:
     (checkout / "kept").mkdir()
     (checkout / "kept" / "ignored").touch()
     about = provenance(checkout)
-    commit = git(checkout, "rev-parse", "--short", "HEAD")
+    commit = run_git(checkout, "rev-parse", "--short", "HEAD")
     libraries = f"torch {torch.__version__}, lightning {version('lightning')}, numpy {np.__version__}"
     assert about == f"commit {commit}, {libraries}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
     assert provenance(checkout, tiny=True) == f"{about}; --tiny: these figures mean nothing"
 
 
 @pytest.mark.parametrize("file", ["code.py", "new.py"])
-def test_changes_are_told(checkout: Path, file: str) -> None:
+def test_provenance_names_uncommitted_changes(checkout: Path, file: str) -> None:
     (checkout / file).write_text("2\n")
-    commit = git(checkout, "rev-parse", "--short", "HEAD")
+    commit = run_git(checkout, "rev-parse", "--short", "HEAD")
     assert provenance(checkout).startswith(f"commit {commit} with changes, torch ")
 
 
-def test_no_checkout_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_outside_a_checkout_names_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkout / "unpacked"
     folder.mkdir()
     assert provenance(folder).startswith("unknown commit, torch ")
@@ -52,11 +52,11 @@ def test_no_checkout_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert provenance(checkout).startswith("unknown commit, torch ")
 
 
-def test_a_checkout_without_a_commit(tmp_path: Path) -> None:
-    git(tmp_path, "init")
+def test_provenance_of_an_empty_checkout_names_no_commit(tmp_path: Path) -> None:
+    run_git(tmp_path, "init")
     assert provenance(tmp_path).startswith("unknown commit, torch ")
 
 
-def test_hash_of_the_source_is_short_and_lasting() -> None:
+def test_the_hash_of_the_source_is_short_and_constant() -> None:
     assert source_hash() == source_hash()
     assert len(source_hash()) == 8

@@ -12,7 +12,7 @@ from benchmarks.resampled import peak_memory, peak_memory_here, write_resampled
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
-def test_drawn_cells_are_real_ones_under_new_names(demo: AnnData, tmp_path: Path, compression: None) -> None:
+def test_drawn_cells_are_copies_under_new_names(demo: AnnData, tmp_path: Path, compression: None) -> None:
     write_resampled(demo, 350, tmp_path / "drawn.h5ad", first=7, compression=compression)
     drawn = ad.read_h5ad(tmp_path / "drawn.h5ad")
     assert drawn.obs_names.tolist() == [f"cell-{i}" for i in range(7, 357)]
@@ -27,14 +27,14 @@ def test_peak_memory_is_that_of_the_command() -> None:
     assert large - small == pytest.approx(200, abs=30)
 
 
-def test_a_command_that_fails_says_why() -> None:
+def test_a_failed_command_raises_with_its_output() -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         peak_memory([sys.executable, "-c", "raise ValueError('why')"])
     assert "ValueError: why" in caught.value.stderr
 
 
-def test_a_script_is_run_here_with_its_arguments(tmp_path: Path) -> None:
+def test_a_script_runs_in_this_process_with_its_arguments(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(f"import sys, pathlib\npathlib.Path({str(tmp_path / 'said')!r}).write_text(' '.join(sys.argv[1:]) + __name__)\n")
+    script.write_text(f"import sys, pathlib\npathlib.Path({str(tmp_path / 'written')!r}).write_text(' '.join(sys.argv[1:]) + __name__)\n")
     assert peak_memory_here(script, ["a", "b"]) > 10
-    assert (tmp_path / "said").read_text() == "a b__main__"
+    assert (tmp_path / "written").read_text() == "a b__main__"

@@ -9,15 +9,15 @@ import pytest
 from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, Remembered, score, stand_in
 
 
-def made() -> tuple[np.ndarray, pd.Series, pd.Series]:
+def make_embedding() -> tuple[np.ndarray, pd.Series, pd.Series]:
     rng = np.random.default_rng(0)
     label = np.repeat(["a", "b"], 100)
     latent = rng.normal(size=(200, 3)) + 20 * (label == "b")[:, None]
     return latent.astype(np.float32), pd.Series(rng.choice(["x", "y"], 200)), pd.Series(label)
 
 
-def test_stand_in_tells_types_apart_and_domains_mixed() -> None:
-    latent, domain, label = made()
+def test_the_stand_in_rewards_separate_types_and_mixed_domains() -> None:
+    latent, domain, label = make_embedding()
     found = stand_in(latent, domain, label)
     assert found["bio"] > 0.9
     assert found["batch"] > 0.9
@@ -26,16 +26,16 @@ def test_stand_in_tells_types_apart_and_domains_mixed() -> None:
     assert stand_in(latent, label, domain)["total"] < 0.5
 
 
-def test_stand_in_has_the_names_of_the_scores() -> None:
-    # It takes a minute or two, since jax compiles.
+def test_the_stand_in_has_the_names_of_the_scores() -> None:
+    # This takes a minute or two, since jax compiles.
     pytest.importorskip("scib_metrics")
-    found = score(*made())
-    assert set(found) == set(stand_in(*made()))
+    found = score(*make_embedding())
+    assert set(found) == set(stand_in(*make_embedding()))
     assert found["bio"] == pytest.approx(np.mean([found[name] for name in BIO_METRICS.values()]))
     assert found["batch"] == pytest.approx(np.mean([found[name] for name in BATCH_METRICS.values()]))
 
 
-def test_figures_are_remembered_by_others_too(tmp_path: Path) -> None:
+def test_another_instance_finds_stored_scores(tmp_path: Path) -> None:
     one, other = (Remembered(tmp_path / "folder" / "scores.json") for _ in range(2))
     assert one.get("a") is None
     one.put("a", {"total": 0.5})

@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 
 from benchmarks.tables import markdown_table, mean_and_spread
-from benchmarks.timing import interleaved, ratio, seconds_per_call
-from benchmarks.tiny import parsed
+from benchmarks.timing import measure_in_turn, ratio, seconds_per_call
+from benchmarks.tiny import parse_arguments
 
 
-def test_figures_are_measured_in_turn_after_a_warm_up() -> None:
+def test_figures_are_measured_in_turn_after_a_warm_up_round() -> None:
     order: list[str] = []
 
-    def figure(name: str) -> float:
+    def measure(name: str) -> float:
         order.append(name)
         return float(len(order))
 
-    figures = {name: lambda name=name: figure(name) for name in "ab"}
-    found = interleaved(figures, 2)
+    figures = {name: lambda name=name: measure(name) for name in "ab"}
+    found = measure_in_turn(figures, 2)
     assert order == ["a", "b"] * 3
     assert {name: values.tolist() for name, values in found.items()} == {"a": [3, 5], "b": [4, 6]}
     order.clear()
-    assert {name: values.tolist() for name, values in interleaved(figures, 0).items()} == {"a": [1], "b": [2]}
+    assert {name: values.tolist() for name, values in measure_in_turn(figures, 0).items()} == {"a": [1], "b": [2]}
 
 
-def test_ratio_is_that_of_figures_of_the_same_round() -> None:
+def test_the_ratio_compares_figures_of_the_same_round() -> None:
     assert ratio(np.array([1.0, 20.0, 3.0]), np.array([2.0, 10.0, 3.0])) == 1
 
 
-def test_seconds_of_a_call() -> None:
+def test_calls_are_timed_after_a_warm_up() -> None:
     calls: list[int] = []
     assert 0 <= seconds_per_call(lambda: calls.append(1), 3)() < 0.1
     assert len(calls) == 8
 
 
-def test_tables_and_spreads() -> None:
+def test_tables_and_spreads_are_formatted() -> None:
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
     assert mean_and_spread([0.5]) == "0.500"
     assert mean_and_spread([0.5, 0.7], 2) == "0.60 ± 0.14"
@@ -43,7 +43,7 @@ def test_tables_and_spreads() -> None:
 
 
 @pytest.mark.parametrize(("given", "cells"), [([], 9), (["--tiny"], 2), (["--tiny", "--cells", "5"], 5)])
-def test_tiny_takes_the_place_of_defaults_alone(given: list[str], cells: int) -> None:
+def test_tiny_replaces_only_defaults(given: list[str], cells: int) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", type=int, default=9)
-    assert parsed(parser, given, cells=2).cells == cells
+    assert parse_arguments(parser, given, cells=2).cells == cells

@@ -399,8 +399,8 @@ def test_options_are_checked_before_anything_is_read(options: dict[str, Any], me
         AnnDataSource(**{"path": "absent.h5ad"} | options)
 
 
-def test_real_files_with_different_features_are_joined(real: Callable[[str], Path]) -> None:
-    paths = [real("celllines_celseq2.h5ad"), real("celllines_dropseq.h5ad")]
+def test_real_files_with_different_features_are_joined(find_real: Callable[[str], Path]) -> None:
+    paths = [find_real("celllines_celseq2.h5ad"), find_real("celllines_dropseq.h5ad")]
     sources = [ad.read_h5ad(path) for path in paths]
     cells = open_cells(paths, n_obs=100)
     assert set(cells.var.index) == set(sources[0].var_names) & set(sources[1].var_names)

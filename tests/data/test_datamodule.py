@@ -17,7 +17,7 @@ from scalex.preprocess import FittedRecipe, RnaRecipe
 
 @pytest.fixture
 def fitted(demo_in_memory: InMemoryCells) -> FittedRecipe:
-    """Some cells are left out by the filter."""
+    """Return a fitted recipe whose filter drops some cells."""
     fitted = RnaRecipe(min_features=400, n_top_features=100, scaling="domain").fit(demo_in_memory)
     assert 50 < len(fitted.rows) < 300
     return fitted
@@ -25,14 +25,14 @@ def fitted(demo_in_memory: InMemoryCells) -> FittedRecipe:
 
 @pytest.fixture
 def demo_backed(demo: AnnData, tmp_path: Path) -> Cells:
-    """The cells of `demo_in_memory` in a file."""
+    """Return the cells of `demo_in_memory` in a file."""
     demo.write_h5ad(tmp_path / "demo.h5ad")
     cells = AnnDataSource(path=tmp_path / "demo.h5ad", batch_key="batch", backed=True).open()
     assert isinstance(cells, BackedCells)
     return cells
 
 
-def made(cells: Cells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule:
+def make_data(cells: Cells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule:
     data = ScalexDataModule(cells, fitted, **options)
     data.setup("fit")
     return data
@@ -40,7 +40,7 @@ def made(cells: Cells, fitted: FittedRecipe, **options: Any) -> ScalexDataModule
 
 @pytest.mark.parametrize("chunk_size", [1, 17, 64, 20_000])
 def test_chunks_cover_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
-    batches = list(made(demo_in_memory, fitted, chunk_size=chunk_size).batches())
+    batches = list(make_data(demo_in_memory, fitted, chunk_size=chunk_size).batches())
     assert max(batch.rows.n_rows for batch in batches) <= chunk_size
     np.testing.assert_array_equal(np.concatenate([batch.row_C for batch in batches]), np.arange(len(fitted.rows)))
     codes = demo_in_memory.domain.codes[fitted.rows].astype(np.int64)
@@ -51,14 +51,14 @@ def test_chunks_cover_each_kept_cell_once_in_order(demo_in_memory: InMemoryCells
 
 @pytest.mark.parametrize("chunk_size", [1, 17])
 def test_values_do_not_depend_on_the_chunk_size(demo_in_memory: InMemoryCells, fitted: FittedRecipe, chunk_size: int) -> None:
-    at_once, in_chunks = (made(demo_in_memory, fitted, chunk_size=size) for size in (20_000, chunk_size))
+    at_once, in_chunks = (make_data(demo_in_memory, fitted, chunk_size=size) for size in (20_000, chunk_size))
     np.testing.assert_array_equal(in_chunks.inputs().toarray(), at_once.inputs().toarray())
     np.testing.assert_array_equal(in_chunks.normalized().toarray(), at_once.normalized().toarray())
 
 
 @pytest.mark.parametrize("sampling", ["shuffle", "domain", "balanced"])
 def test_training_minibatches_hold_the_cells_of_their_rows(demo_in_memory: InMemoryCells, fitted: FittedRecipe, sampling: Any) -> None:
-    data = made(demo_in_memory, fitted, batch_size=16, sampling=sampling)
+    data = make_data(demo_in_memory, fitted, batch_size=16, sampling=sampling)
     inputs = data.inputs().toarray()
     loader = data.train_dataloader()
     batches = list(loader)
@@ -76,7 +76,7 @@ def test_training_minibatches_hold_the_cells_of_their_rows(demo_in_memory: InMem
 def test_cells_in_a_file_are_those_in_memory(
     demo_in_memory: InMemoryCells, demo_backed: Cells, fitted: FittedRecipe, chunk_size: int
 ) -> None:
-    memory, backed = (made(cells, fitted, chunk_size=chunk_size) for cells in (demo_in_memory, demo_backed))
+    memory, backed = (make_data(cells, fitted, chunk_size=chunk_size) for cells in (demo_in_memory, demo_backed))
     for one, other in zip(memory.batches(), backed.batches(), strict=True):
         np.testing.assert_array_equal(one.rows.dense(), other.rows.dense())
         assert torch.equal(one.domain_C, other.domain_C)
@@ -92,14 +92,14 @@ def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
     monkeypatch.setattr(sizes, "BUFFER_MINIBATCHES", 3)
     monkeypatch.setattr(sizes, "BUFFER_ROWS", 1)
     monkeypatch.setattr(sizes, "ROWS_PER_READ", 10)
-    inputs = made(demo_in_memory, fitted).inputs().toarray()
-    data = made(demo_backed, fitted, batch_size=16, sampling=sampling)
+    inputs = make_data(demo_in_memory, fitted).inputs().toarray()
+    data = make_data(demo_backed, fitted, batch_size=16, sampling=sampling)
     loader = data.train_dataloader()
     orders = []
     for epoch in (0, 1):
         loader.sampler.set_epoch(epoch)
         batches = list(loader)
-        assert len(batches) == len(loader) == len(made(demo_in_memory, fitted, batch_size=16, sampling=sampling).train_dataloader())
+        assert len(batches) == len(loader) == len(make_data(demo_in_memory, fitted, batch_size=16, sampling=sampling).train_dataloader())
         for batch in batches:
             rows = batch.row_C.numpy()
             assert 1 <= len(rows) <= 16
@@ -110,15 +110,16 @@ def test_minibatches_from_a_file_hold_the_cells_of_their_rows(
     assert orders[0] != orders[1]
 
 
-def test_order_of_training_follows_the_seed(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+def test_the_seed_determines_the_order_of_training(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
     one, again, other = (
-        np.concatenate([batch.row_C for batch in made(demo_in_memory, fitted, seed=seed).train_dataloader()]).tolist() for seed in (1, 1, 2)
+        np.concatenate([batch.row_C for batch in make_data(demo_in_memory, fitted, seed=seed).train_dataloader()]).tolist()
+        for seed in (1, 1, 2)
     )
     assert one == again != other
 
 
 def test_domains_and_labels_are_those_of_the_kept_cells(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
-    data = made(demo_in_memory, fitted)
+    data = make_data(demo_in_memory, fitted)
     obs = demo_in_memory.obs.iloc[fitted.rows]
     assert [fitted.preprocessor.domains[code] for code in data.domain] == list(obs["batch"])
     assert list(data.label) == list(obs["cell_type"])
@@ -126,7 +127,7 @@ def test_domains_and_labels_are_those_of_the_kept_cells(demo_in_memory: InMemory
     assert ScalexDataModule(without, fitted).label is None
 
 
-def test_domains_are_matched_by_name_and_unknown_ones_are_minus_one(demo: AnnData, fitted: FittedRecipe) -> None:
+def test_domains_are_matched_by_name(demo: AnnData, fitted: FittedRecipe) -> None:
     demo.obs["batch"] = pd.Categorical(demo.obs["batch"].astype(str).replace({"domain0": "other"}))
     query = AnnDataSource(path=demo, batch_key="batch").open()
     data = ScalexDataModule(query, FittedRecipe(fitted.preprocessor, np.arange(300)))
@@ -134,13 +135,13 @@ def test_domains_are_matched_by_name_and_unknown_ones_are_minus_one(demo: AnnDat
     assert list(data.domain) == [expected[name] for name in demo.obs["batch"]]
 
 
-def test_values_are_read_once(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
-    data = made(demo_in_memory, fitted)
+def test_inputs_are_kept(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+    data = make_data(demo_in_memory, fitted)
     inputs = data.inputs()
     data.setup("predict")
     assert data.inputs() is inputs
 
 
-def test_chunk_size_is_checked(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
+def test_a_wrong_chunk_size_is_refused(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
     with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
         ScalexDataModule(demo_in_memory, fitted, chunk_size=0)

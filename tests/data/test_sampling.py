@@ -25,29 +25,29 @@ def domain(request: pytest.FixtureRequest) -> NDArray[np.int64]:
     return found
 
 
-def drawn(domain: NDArray[np.int64], batch_size: int, sampling: Any, seed: int = 0) -> list[NDArray[np.int64]]:
+def draw(domain: NDArray[np.int64], batch_size: int, sampling: Any, seed: int = 0) -> list[NDArray[np.int64]]:
     return draw_minibatches(domain, batch_size, sampling, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
 @pytest.mark.parametrize("sampling", ["shuffle", "domain"])
 def test_each_cell_is_drawn_once(domain: NDArray[np.int64], batch_size: int, sampling: str) -> None:
-    rows = np.concatenate(drawn(domain, batch_size, sampling))
+    rows = np.concatenate(draw(domain, batch_size, sampling))
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(domain)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
 @pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
-def test_minibatches_are_few_and_of_one_size(domain: NDArray[np.int64], batch_size: int, sampling: str) -> None:
-    sizes = [len(rows) for rows in drawn(domain, batch_size, sampling)]
+def test_minibatches_are_as_few_as_possible_and_of_equal_size(domain: NDArray[np.int64], batch_size: int, sampling: str) -> None:
+    sizes = [len(rows) for rows in draw(domain, batch_size, sampling)]
     assert max(sizes) - min(sizes) <= 1
     assert 1 <= min(sizes) <= max(sizes) <= batch_size
     assert len(sizes) == -(-sum(sizes) // batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
-def test_each_minibatch_is_from_one_domain_drawn_by_its_size(domain: NDArray[np.int64], batch_size: int) -> None:
-    found = drawn(domain, batch_size, "domain")
+def test_sampling_by_domain_draws_minibatches_of_one_domain_in_proportion(domain: NDArray[np.int64], batch_size: int) -> None:
+    found = draw(domain, batch_size, "domain")
     assert all(len(set(domain[rows])) == 1 for rows in found)
     number = Counter(int(domain[rows[0]]) for rows in found)
     for code, size in Counter(domain.tolist()).items():
@@ -58,46 +58,46 @@ def test_each_minibatch_is_from_one_domain_drawn_by_its_size(domain: NDArray[np.
 
 
 def test_minibatches_of_one_domain_come_in_random_order() -> None:
-    order = [int(DOMAINS["three of different size"][rows[0]]) for rows in drawn(DOMAINS["three of different size"], 8, "domain")]
+    order = [int(DOMAINS["three of different size"][rows[0]]) for rows in draw(DOMAINS["three of different size"], 8, "domain")]
     assert order != sorted(order)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
-def test_balanced_draws_domains_and_their_cells_equally_often(domain: NDArray[np.int64], batch_size: int) -> None:
-    rows = np.concatenate(drawn(domain, batch_size, "balanced"))
+def test_balanced_sampling_draws_domains_and_their_cells_equally_often(domain: NDArray[np.int64], batch_size: int) -> None:
+    rows = np.concatenate(draw(domain, batch_size, "balanced"))
     n_domains = len(set(domain))
     assert len(domain) <= len(rows) < len(domain) + n_domains
-    of_domain = Counter(domain[rows].tolist())
-    assert len(of_domain) == n_domains
-    assert max(of_domain.values()) - min(of_domain.values()) <= 1
+    domain_counts = Counter(domain[rows].tolist())
+    assert len(domain_counts) == n_domains
+    assert max(domain_counts.values()) - min(domain_counts.values()) <= 1
     for code in set(domain.tolist()):
         times = Counter(rows[domain[rows] == code].tolist())
         counts = [times[i] for i in np.flatnonzero(domain == code).tolist()]
         assert max(counts) - min(counts) <= 1
 
 
-def test_balanced_leaves_out_other_cells_in_each_epoch() -> None:
+def test_balanced_sampling_draws_other_cells_in_each_epoch() -> None:
     domain = DOMAINS["three of different size"]
-    first, second = (set(np.concatenate(drawn(domain, 64, "balanced", seed)).tolist()) for seed in (0, 1))
+    first, second = (set(np.concatenate(draw(domain, 64, "balanced", seed)).tolist()) for seed in (0, 1))
     assert first != second
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_order_depends_on_seed_and_epoch(sampling: Any) -> None:
+def test_the_order_depends_on_seed_and_epoch(sampling: Any) -> None:
     domain = DOMAINS["three of different size"]
 
-    def order(seed: int, epoch: int) -> list[int]:
+    def find_order(seed: int, epoch: int) -> list[int]:
         sampler = MinibatchSampler(domain, 16, sampling, seed)
         sampler.set_epoch(epoch)
         return np.concatenate(list(sampler)).tolist()
 
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 3) == order(1, 3)
-    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
+    assert find_order(1, 0) == find_order(1, 0)
+    assert find_order(1, 3) == find_order(1, 3)
+    assert len({tuple(find_order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_epoch_may_be_set_after_the_iterator_is_made(sampling: Any) -> None:
+def test_the_epoch_may_be_set_after_the_iterator_is_made(sampling: Any) -> None:
     sampler = MinibatchSampler(DOMAINS["three of different size"], 16, sampling, 1)
     iterator = iter(sampler)
     sampler.set_epoch(5)
@@ -106,7 +106,7 @@ def test_epoch_may_be_set_after_the_iterator_is_made(sampling: Any) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_length_is_the_number_of_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Any) -> None:
+def test_the_length_is_the_number_of_minibatches(domain: NDArray[np.int64], batch_size: int, sampling: Any) -> None:
     sampler = MinibatchSampler(domain, batch_size, sampling, 0)
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -120,6 +120,6 @@ def test_length_is_the_number_of_minibatches(domain: NDArray[np.int64], batch_si
         ("shuffle", 0, "batch_size=0: it must be at least 1"),
     ],
 )
-def test_options_are_checked(sampling: Any, batch_size: int, message: str) -> None:
+def test_wrong_options_are_refused(sampling: Any, batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MinibatchSampler(np.zeros(4, np.int64), batch_size, sampling, 0)

@@ -5,18 +5,18 @@ import pytest
 from scalex.data.sizes import choose_sizes, default_memory_gb
 
 
-def test_with_much_memory_buffers_have_the_usual_size() -> None:
+def test_buffers_have_the_usual_size_if_memory_allows() -> None:
     found = choose_sizes(1000, 150, 256, 4.0)
     assert found.buffer_minibatches == 128
     assert found.rows_per_read == 4096
     assert found.megabytes < 4000
-    # Large minibatches: 64 of them.
+    # A buffer holds 64 large minibatches.
     assert choose_sizes(1000, 150, 1024, 4.0).buffer_minibatches == 64
 
 
 @pytest.mark.parametrize("memory_gb", [0.07, 0.1, 0.2, 0.5])
 @pytest.mark.parametrize("values", [300, 1000, 20_000])
-def test_sizes_keep_to_the_memory(values: float, memory_gb: float) -> None:
+def test_sizes_stay_within_the_memory(values: float, memory_gb: float) -> None:
     found = choose_sizes(values, 100, 64, memory_gb)
     assert found.megabytes <= memory_gb * 1000
     assert found.buffer_minibatches >= 64
@@ -28,5 +28,5 @@ def test_too_little_memory_is_an_error() -> None:
         choose_sizes(1000, 150, 256, 0.01)
 
 
-def test_a_share_of_the_free_memory_is_taken() -> None:
+def test_the_default_memory_is_plausible() -> None:
     assert 0.01 < default_memory_gb() < 10_000

@@ -1,4 +1,4 @@
-"""Joins of sources whose features are called differently: what is joined, and what is said about what cannot be."""
+"""Tests of joins of sources with other names of features: the joined cells, and the errors for sources that do not match."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ SHIFTED = [f"chr{i % 3 + 1}:{i}200-{i}900" for i in range(N)]
 BARCODES = ["".join(np.random.default_rng(i).choice(list("ACGT"), 16)) + "-1" for i in range(N)]
 
 
-def source(features: Sequence[str], *, cells: Sequence[str] = ("c0", "c1", "c2"), seed: int = 0, **var: Sequence[Any]) -> AnnData:
+def make_source(features: Sequence[str], *, cells: Sequence[str] = ("c0", "c1", "c2"), seed: int = 0, **var: Sequence[Any]) -> AnnData:
     values = np.random.default_rng(seed).poisson(1.0, (len(cells), len(features)))
     matrix = sparse.csr_matrix(values.astype(np.float32))
     return AnnData(matrix, obs=pd.DataFrame(index=list(cells)), var=pd.DataFrame(var, index=list(features)))
 
 
-def written(sources: Sequence[AnnData], folder: Path) -> list[Path]:
-    """Files a.h5ad, b.h5ad, ..."""
+def write_files(sources: Sequence[AnnData], folder: Path) -> list[Path]:
+    """Write the files a.h5ad, b.h5ad, ... and return their paths."""
     paths = [folder / f"{name}.h5ad" for name, _ in zip("abcd", sources, strict=False)]
     for one, path in zip(sources, paths, strict=True):
         one.write_h5ad(path)
     return paths
 
 
-def opened(sources: Sequence[AnnData] | Sequence[Path], folder: Path, *, backed: bool, **options: Any) -> Any:
-    """The sources, from their files."""
-    paths = [one for one in sources if isinstance(one, Path)] or written([one for one in sources if isinstance(one, AnnData)], folder)
+def open_cells(sources: Sequence[AnnData] | Sequence[Path], folder: Path, *, backed: bool, **options: Any) -> Any:
+    """Return the opened cells of the sources, which are written to files first."""
+    paths = [one for one in sources if isinstance(one, Path)] or write_files([one for one in sources if isinstance(one, AnnData)], folder)
     cells = AnnDataSource(path=paths if len(paths) > 1 else paths[0], backed=backed, **options).open()
     assert isinstance(cells, BackedCells) == backed
     return cells
 
 
-def dense(cells: Any) -> pd.DataFrame:
+def read_table(cells: Any) -> pd.DataFrame:
+    """Return the expression with the names of the features."""
     return pd.DataFrame(cells.read(slice(None)).toarray(), columns=cells.var.index)
 
 
@@ -59,10 +60,10 @@ def backed(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 COLUMNS = r"\(columns of a: none; of b: length\)"
-UNLIKE: dict[str, tuple[AnnData, AnnData, str]] = {
+MISMATCHES: dict[str, tuple[AnnData, AnnData, str]] = {
     "mouse and human": (
-        source([name.capitalize() for name in SYMBOLS]),
-        source(SYMBOLS),
+        make_source([name.capitalize() for name in SYMBOLS]),
+        make_source(SYMBOLS),
         (
             r"The sources share only 0 features, and the smallest has 40\. The names differ in case "
             r"\(a: Actb, Gapdh, Cd3e, \.\.\.; b: ACTB, .*\)\. Mouse genes are written Actb and human "
@@ -70,141 +71,152 @@ UNLIKE: dict[str, tuple[AnnData, AnnData, str]] = {
         ),
     ),
     "mouse and human by Ensembl": (
-        source(VERSIONED),
-        source(MOUSE),
+        make_source(VERSIONED),
+        make_source(MOUSE),
         (
             r"The Ensembl identifiers belong to different species \(a: ENSG00000000000\.1, .*; b: ENSMUSG.*\): human ones "
             r"start with ENSG, mouse ones with ENSMUSG\. Map one source to orthologues first"
         ),
     ),
     "symbols and Ensembl": (
-        source(SYMBOLS),
-        source(HUMAN, length=range(N)),
+        make_source(SYMBOLS),
+        make_source(HUMAN, length=range(N)),
         rf"uses Ensembl identifiers and the other symbols \(a: ACTB, .*; b: ENSG.*\)\. .* name it with var_names_from {COLUMNS}. Otherwise",
     ),
-    "symbols and Ensembl, told by the first": (
-        source(SYMBOLS, gene_ids=HUMAN),
-        source(HUMAN),
+    "symbols and Ensembl, identifiers in the first": (
+        make_source(SYMBOLS, gene_ids=HUMAN),
+        make_source(HUMAN),
         r"symbols and Ensembl .*\. var\['gene_ids'\] of a holds the names that the other uses: set var_names_from=gene_ids\.",
     ),
-    "symbols and Ensembl, told by the second with versions": (
-        source(SYMBOLS, length=range(N)),
-        source(VERSIONED, length=range(N), symbol=SYMBOLS),
+    "symbols and Ensembl, symbols in the second": (
+        make_source(SYMBOLS, length=range(N)),
+        make_source(VERSIONED, length=range(N), symbol=SYMBOLS),
         r"symbols and Ensembl .*\. var\['symbol'\] of b holds the names that the other uses: set var_names_from=symbol\.",
     ),
     "Ensembl with versions in a column": (
-        source(SYMBOLS, gene_ids=VERSIONED),
-        source(HUMAN),
+        make_source(SYMBOLS, gene_ids=VERSIONED),
+        make_source(HUMAN),
         r"var\['gene_ids'\] of a holds the names that the other uses: set var_names_from=gene_ids\.",
     ),
-    "other names, told by a column": (
-        source([f"probe{i}" for i in range(N)], symbol=SYMBOLS),
-        source(SYMBOLS),
+    "other names, symbols in a column": (
+        make_source([f"probe{i}" for i in range(N)], symbol=SYMBOLS),
+        make_source(SYMBOLS),
         r"The sources use different names .* var\['symbol'\] of a holds the names that the other uses: set var_names_from=symbol\.",
     ),
     "peaks of each source": (
-        source(PEAKS),
-        source(SHIFTED),
+        make_source(PEAKS),
+        make_source(SHIFTED),
         r"The peaks have different coordinates \(a: chr1:0000-0500, .*; b: chr1:0200-0900, .*\): .* use match_peaks=overlap, which merges",
     ),
     "peaks written differently": (
-        source(PEAKS),
-        source([name.replace(":", "-") for name in reversed(PEAKS)]),
+        make_source(PEAKS),
+        make_source([name.replace(":", "-") for name in reversed(PEAKS)]),
         r"The names of the same peaks have different formats \(a: .*; b: .*\)\. Rename the peaks of one source, or use match_peaks=overlap",
     ),
-    "peaks and genes": (source(PEAKS), source(SYMBOLS), r"features of a are peaks and those of b are not \(.*\). Compute gene activities"),
-    "genes and peaks": (source(HUMAN), source(PEAKS), r"features of b are peaks and those of a are not \(.*\). Compute gene activities"),
-    "nothing to be seen": (
-        source(SYMBOLS),
-        source([f"protein{i}" for i in range(N)]),
+    "peaks and genes": (
+        make_source(PEAKS),
+        make_source(SYMBOLS),
+        r"features of a are peaks and those of b are not \(.*\). Compute gene activities",
+    ),
+    "genes and peaks": (
+        make_source(HUMAN),
+        make_source(PEAKS),
+        r"features of b are peaks and those of a are not \(.*\). Compute gene activities",
+    ),
+    "no known difference": (
+        make_source(SYMBOLS),
+        make_source([f"protein{i}" for i in range(N)]),
         r"share no feature, so an inner join is empty\. Their features: a: ACTB, .*; b: protein0, .* Rename the features, or use",
     ),
 }
 
 
-@pytest.mark.parametrize("kind", UNLIKE)
-def test_why_nothing_is_shared_is_told(tmp_path: Path, backed: bool, kind: str) -> None:
-    first, second, match = UNLIKE[kind]
+@pytest.mark.parametrize("kind", MISMATCHES)
+def test_the_error_for_an_empty_join_gives_the_reason(tmp_path: Path, backed: bool, kind: str) -> None:
+    first, second, match = MISMATCHES[kind]
     with pytest.raises(ValueError, match=match):
-        opened([first, second], tmp_path, backed=backed)
+        open_cells([first, second], tmp_path, backed=backed)
 
 
-def test_the_source_that_is_not_like_the_first_is_named(tmp_path: Path, backed: bool) -> None:
+def test_the_error_names_the_source_that_differs(tmp_path: Path, backed: bool) -> None:
     with pytest.raises(ValueError, match=r"The names differ in case \(a: ACTB, .*; c: Actb, "):
-        opened([source(SYMBOLS), source(SYMBOLS), source([name.capitalize() for name in SYMBOLS])], tmp_path, backed=backed)
+        open_cells(
+            [make_source(SYMBOLS), make_source(SYMBOLS), make_source([name.capitalize() for name in SYMBOLS])], tmp_path, backed=backed
+        )
 
 
-def test_many_peaks_in_another_order_are_seen_to_be_the_same() -> None:
-    """Also if those that come first are others."""
+def test_the_same_peaks_are_recognized_in_another_order() -> None:
+    """Many peaks are compared by more than the first ones."""
     peaks = [f"chr{i // 1000 + 1}:{i}000-{i}500" for i in range(12_000)]
     with pytest.raises(ValueError, match="The names of the same peaks have different formats"):
-        AnnDataSource(path=[source(peaks), source([name.replace(":", "_") for name in reversed(peaks)])]).open()
+        AnnDataSource(path=[make_source(peaks), make_source([name.replace(":", "_") for name in reversed(peaks)])]).open()
 
 
 @pytest.mark.parametrize("features", [SYMBOLS, HUMAN, PEAKS], ids=["symbols", "Ensembl", "peaks"])
-@pytest.mark.parametrize("turned", [0, 1])
-def test_a_turned_source_is_told(features: list[str], turned: int) -> None:
-    sources = [source(features, cells=[f"c{i}" for i in range(N)]), source(BARCODES, cells=features)]
-    names = ["right", "turned"] if turned else ["turned", "right"]
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_the_error_names_a_transposed_source(features: list[str], transposed: int) -> None:
+    sources = [make_source(features, cells=[f"c{i}" for i in range(N)]), make_source(BARCODES, cells=features)]
+    names = ["right", "transposed"] if transposed else ["transposed", "right"]
     with pytest.raises(
-        ValueError, match=r"The names of the cells of turned are features of right \(.*\): one of the two is transposed\. .* transpose=true"
+        ValueError,
+        match=r"The names of the cells of transposed are features of right \(.*\): one of the two is transposed\. .* transpose=true",
     ):
-        AnnDataSource(path=sources if turned else sources[::-1], batch_categories=names).open()
+        AnnDataSource(path=sources if transposed else sources[::-1], batch_categories=names).open()
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
-def test_names_from_a_column_of_var_join_sources(tmp_path: Path, backed: bool, join: Any) -> None:
-    """In those that have it; a missing name stays as it is."""
-    given = [*HUMAN[:-2], None, ""]
-    first, second = source(SYMBOLS, gene_ids=given, seed=1), source(HUMAN[::-1], seed=2)
-    cells = opened([first, second], tmp_path, backed=backed, join=join, var_names_from="gene_ids")
+def test_sources_are_joined_by_names_from_a_column_of_var(tmp_path: Path, backed: bool, join: Any) -> None:
+    """Sources without the column, and features without a name in it, keep their names."""
+    column = [*HUMAN[:-2], None, ""]
+    first, second = make_source(SYMBOLS, gene_ids=column, seed=1), make_source(HUMAN[::-1], seed=2)
+    cells = open_cells([first, second], tmp_path, backed=backed, join=join, var_names_from="gene_ids")
     expected = pd.concat(
         [first.to_df().set_axis([*HUMAN[:-2], *SYMBOLS[-2:]], axis=1), second.to_df()], join=join, ignore_index=True
     ).fillna(0)
-    pd.testing.assert_frame_equal(dense(cells)[expected.columns], expected, check_names=False)
+    pd.testing.assert_frame_equal(read_table(cells)[expected.columns], expected, check_names=False)
     assert len(cells.var) == {"inner": N - 2, "outer": N + 2}[join]
 
 
-def test_names_from_a_column_that_the_only_source_lacks_list_those_there_are(tmp_path: Path, backed: bool) -> None:
+def test_the_error_for_a_missing_column_of_names_lists_the_columns(tmp_path: Path, backed: bool) -> None:
     with pytest.raises(KeyError, match=r"var_names_from='symbol' is not in var of a\. Columns: gene_ids, length\."):
-        opened([source(SYMBOLS, gene_ids=HUMAN, length=range(N))], tmp_path, backed=backed, var_names_from="symbol")
+        open_cells([make_source(SYMBOLS, gene_ids=HUMAN, length=range(N))], tmp_path, backed=backed, var_names_from="symbol")
 
 
 @pytest.mark.filterwarnings("ignore:.* names are not unique")
-def test_names_from_a_column_that_repeats_are_numbered(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
-    only = source(HUMAN, symbol=pd.Categorical(["ACTB", "ACTB", *SYMBOLS[2:]]))
-    cells = opened([only], tmp_path, backed=backed, var_names_from="symbol")
+def test_repeated_names_from_a_column_are_numbered(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    only = make_source(HUMAN, symbol=pd.Categorical(["ACTB", "ACTB", *SYMBOLS[2:]]))
+    cells = open_cells([only], tmp_path, backed=backed, var_names_from="symbol")
     assert list(cells.var.index[:3]) == ["ACTB", "ACTB-1", "CD3E"]
     assert "a: 1 feature names are not unique (ACTB)" in caplog.text
-    np.testing.assert_array_equal(dense(cells), only.to_df())
+    np.testing.assert_array_equal(read_table(cells), only.to_df())
 
 
 @pytest.mark.parametrize("others", [[f"{name}.{i % 5 + 3}" for i, name in enumerate(HUMAN)], HUMAN], ids=["other versions", "none"])
-def test_versions_of_ensembl_that_differ_are_left_out(tmp_path: Path, backed: bool, others: list[str]) -> None:
-    first, second = source(VERSIONED, seed=1), source(others[::-1], seed=2)
-    cells = opened([first, second], tmp_path, backed=backed)
+def test_different_versions_of_ensembl_identifiers_are_dropped(tmp_path: Path, backed: bool, others: list[str]) -> None:
+    first, second = make_source(VERSIONED, seed=1), make_source(others[::-1], seed=2)
+    cells = open_cells([first, second], tmp_path, backed=backed)
     assert list(cells.var.index) == HUMAN
     expected = np.concatenate([first.X.toarray(), second.X.toarray()[:, ::-1]])
-    np.testing.assert_array_equal(dense(cells), expected)
+    np.testing.assert_array_equal(read_table(cells), expected)
 
 
-def test_versions_of_ensembl_that_are_the_same_stay(tmp_path: Path, backed: bool) -> None:
-    assert list(opened([source(VERSIONED), source(VERSIONED[::-1])], tmp_path, backed=backed).var.index) == VERSIONED
+def test_equal_versions_of_ensembl_identifiers_stay(tmp_path: Path, backed: bool) -> None:
+    assert list(open_cells([make_source(VERSIONED), make_source(VERSIONED[::-1])], tmp_path, backed=backed).var.index) == VERSIONED
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
-def test_copies_on_the_y_chromosome_are_joined_apart(tmp_path: Path, backed: bool, join: Any) -> None:
+def test_copies_on_the_y_chromosome_are_joined_separately(tmp_path: Path, backed: bool, join: Any) -> None:
     copies = ["ENSG00000002586.{}", "ENSG00000002586.{}_PAR_Y", "ENSG00000182378.{}"]
-    first = source([*VERSIONED, *[name.format(20) for name in copies]], seed=1)
-    second = source([*[name.format(18) for name in reversed(copies)], *VERSIONED], seed=2)
-    cells = opened([first, second], tmp_path, backed=backed, join=join)
+    first = make_source([*VERSIONED, *[name.format(20) for name in copies]], seed=1)
+    second = make_source([*[name.format(18) for name in reversed(copies)], *VERSIONED], seed=2)
+    cells = open_cells([first, second], tmp_path, backed=backed, join=join)
     assert set(cells.var.index) == {*HUMAN, "ENSG00000002586", "ENSG00000002586_PAR_Y", "ENSG00000182378"}
-    values = dense(cells)
+    values = read_table(cells)
     for name, copy in zip(["ENSG00000002586", "ENSG00000002586_PAR_Y", "ENSG00000182378"], copies, strict=True):
         np.testing.assert_array_equal(values[name], [*first.to_df()[copy.format(20)], *second.to_df()[copy.format(18)]])
 
 
-def test_what_would_be_the_same_in_its_source_keeps_its_version() -> None:
+def test_versions_that_distinguish_features_of_a_source_stay() -> None:
     twice = pd.Index([*VERSIONED[:-1], f"{HUMAN[0]}.30"])
     found = harmonize_names([twice, pd.Index(HUMAN)], ["a", "b"], "exact")
     assert list(found[0]) == [VERSIONED[0], *HUMAN[1:-1], f"{HUMAN[0]}.30"]
@@ -212,46 +224,46 @@ def test_what_would_be_the_same_in_its_source_keeps_its_version() -> None:
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
-def test_how_many_sources_have_a_feature_is_counted(tmp_path: Path, backed: bool, join: Any) -> None:
+def test_n_sources_is_the_number_of_sources_with_a_feature(tmp_path: Path, backed: bool, join: Any) -> None:
     parts = [SYMBOLS[:30], SYMBOLS[10:], SYMBOLS[5:25]]
-    counted = opened([source(part) for part in parts], tmp_path, backed=backed, join=join).var["n_sources"]
+    n_sources_found = open_cells([make_source(part) for part in parts], tmp_path, backed=backed, join=join).var["n_sources"]
     for name in SYMBOLS:
         n_sources = sum(name in part for part in parts)
-        assert counted.get(name, 0) == (n_sources if n_sources == 3 or join == "outer" else 0)
+        assert n_sources_found.get(name, 0) == (n_sources if n_sources == 3 or join == "outer" else 0)
 
 
-def test_a_source_that_lacks_most_features_is_said(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
-    opened([source(SYMBOLS), source(SYMBOLS[:19]), source(SYMBOLS[20:])], tmp_path, backed=backed, join="outer")
-    said = [message for message in caplog.messages if "lacks" in message]
-    assert said == ["b lacks 52 % of the joined features. They are 0 in its cells; join=inner drops them."]
+def test_a_source_that_lacks_most_features_gives_a_warning(tmp_path: Path, backed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    open_cells([make_source(SYMBOLS), make_source(SYMBOLS[:19]), make_source(SYMBOLS[20:])], tmp_path, backed=backed, join="outer")
+    messages = [message for message in caplog.messages if "lacks" in message]
+    assert messages == ["b lacks 52 % of the joined features. They are 0 in its cells; join=inner drops them."]
 
 
 FEATURES = ["f1", "F2", "g,h", "é", "中", "x y", "-", "10", "nan", "a.b", "TP53", "MT-ND1"]
 
 
 @st.composite
-def joined(draw: st.DrawFn) -> list[AnnData]:
-    """Sources with features of their own choice and order, and cells with names of their own."""
+def draw_sources(draw: st.DrawFn) -> list[AnnData]:
+    """Draw sources, each with its own features, in any order, and its own names of cells."""
     sources = []
     for i in range(draw(st.integers(2, 4))):
         features = draw(st.lists(st.sampled_from(FEATURES), min_size=1, unique=True))
         cells = [f"{'abcd'[i]}{j}" for j in range(draw(st.integers(1, 4)))]
-        sources.append(source(features, cells=cells, seed=draw(st.integers(0, 99))))
+        sources.append(make_source(features, cells=cells, seed=draw(st.integers(0, 99))))
     return sources
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
-@given(sources=joined(), join=st.sampled_from(["inner", "outer"]))
+@given(sources=draw_sources(), join=st.sampled_from(["inner", "outer"]))
 def test_a_join_is_that_of_pandas(tmp_path_factory: pytest.TempPathFactory, sources: list[AnnData], join: Any) -> None:
     expected = pd.concat([one.to_df() for one in sources], join=join).fillna(0)
     folder = tmp_path_factory.mktemp("joined")
-    paths = written(sources, folder)
+    paths = write_files(sources, folder)
     for backed in (False, True):
         if expected.shape[1] == 0:
             with pytest.raises(ValueError, match="share no feature, so an inner join is empty"):
-                opened(paths, folder, backed=backed, join=join)
+                open_cells(paths, folder, backed=backed, join=join)
             continue
-        cells = opened(paths, folder, backed=backed, join=join)
+        cells = open_cells(paths, folder, backed=backed, join=join)
         assert sorted(cells.var.index) == sorted(expected.columns)
         found = pd.DataFrame(cells.read(slice(None)).toarray(), index=cells.obs.index, columns=cells.var.index)
         pd.testing.assert_frame_equal(found[expected.columns], expected, check_names=False, check_dtype=False)
@@ -262,13 +274,13 @@ def test_a_join_is_that_of_pandas(tmp_path_factory: pytest.TempPathFactory, sour
 Peak = tuple[str, int, int]
 
 
-def united(sources: list[list[Peak]]) -> list[list[str]]:
-    """Regions as runs of bases that are covered, and of the joints between these: peaks that touch have no joint in common."""
+def merge_by_base(sources: list[list[Peak]]) -> list[list[str]]:
+    """Return the region of each peak, from the covered bases and the joints between them: peaks that only touch share no joint."""
     covered: dict[str, set[int]] = {}
     for chromosome, start, end in (peak for peaks in sources for peak in peaks):
         covered.setdefault(chromosome, set()).update(range(2 * start, 2 * end - 1))
 
-    def region(chromosome: str, start: int) -> str:
+    def find_region(chromosome: str, start: int) -> str:
         first = last = 2 * start
         while first - 1 in covered[chromosome]:
             first -= 1
@@ -276,7 +288,7 @@ def united(sources: list[list[Peak]]) -> list[list[str]]:
             last += 1
         return f"{chromosome}:{first // 2}-{last // 2 + 1}"
 
-    return [[region(chromosome, start) for chromosome, start, _ in peaks] for peaks in sources]
+    return [[find_region(chromosome, start) for chromosome, start, _ in peaks] for peaks in sources]
 
 
 INTERVALS = st.lists(
@@ -289,41 +301,43 @@ INTERVALS = st.lists(
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(sources=st.lists(INTERVALS, min_size=2, max_size=3), join=st.sampled_from(["inner", "outer"]))
-# Peaks of one source that only one of another unites.
+# One peak of the second source connects two of the first.
 @example(sources=[[("chr1", 0, 5), ("chr1", 8, 12), ("chr1", 12, 14)], [("chr1", 4, 9)]], join="inner")
-def test_counts_of_peaks_that_overlap_are_added(tmp_path_factory: pytest.TempPathFactory, sources: list[list[Peak]], join: Any) -> None:
-    new = united(sources)
+def test_counts_of_overlapping_peaks_are_added(tmp_path_factory: pytest.TempPathFactory, sources: list[list[Peak]], join: Any) -> None:
+    new = merge_by_base(sources)
     assume(set.intersection(*map(set, new)))
     style = ["{}:{}-{}", "{}-{}-{}", "{}_{}_{}"]
-    made = [
-        source([style[i].format(*peak) for peak in peaks], cells=[f"{'abc'[i]}{j}" for j in range(3)], seed=i)
+    parts = [
+        make_source([style[i].format(*peak) for peak in peaks], cells=[f"{'abc'[i]}{j}" for j in range(3)], seed=i)
         for i, peaks in enumerate(sources)
     ]
-    added = [one.to_df().set_axis(names, axis=1).T.groupby(level=0).sum().T for one, names in zip(made, new, strict=True)]
+    added = [one.to_df().set_axis(names, axis=1).T.groupby(level=0).sum().T for one, names in zip(parts, new, strict=True)]
     expected = pd.concat(added, join=join).fillna(0)
     folder = tmp_path_factory.mktemp("united")
-    paths = written(made, folder)
-    in_memory, stored = (opened(paths, folder, backed=backed, join=join, match_peaks="overlap") for backed in (False, True))
+    paths = write_files(parts, folder)
+    in_memory, stored = (open_cells(paths, folder, backed=backed, join=join, match_peaks="overlap") for backed in (False, True))
     pd.testing.assert_frame_equal(in_memory.var, stored.var)
     assert stored.read(slice(None)).has_canonical_format
     for cells in (in_memory, stored):
         assert sorted(cells.var.index) == sorted(expected.columns)
-        pd.testing.assert_frame_equal(dense(cells)[expected.columns], expected.reset_index(drop=True), check_names=False, check_dtype=False)
+        pd.testing.assert_frame_equal(
+            read_table(cells)[expected.columns], expected.reset_index(drop=True), check_names=False, check_dtype=False
+        )
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
-def test_peaks_of_which_few_overlap_are_told(tmp_path: Path, backed: bool, join: Any) -> None:
+def test_too_few_overlapping_peaks_are_an_error(tmp_path: Path, backed: bool, join: Any) -> None:
     other = [name.replace("chr", "chr1") for name in PEAKS]
     with pytest.raises(
         ValueError,
         match=r"match_peaks='overlap': all sources have peaks in 0 of the 40 regions of the smallest \(a: chr1:0000.*; b: chr11:0000.*\)\. "
         "Their genomes or the names of their chromosomes differ",
     ):
-        opened([source(PEAKS), source(other)], tmp_path, backed=backed, join=join, match_peaks="overlap")
+        open_cells([make_source(PEAKS), make_source(other)], tmp_path, backed=backed, join=join, match_peaks="overlap")
 
 
-def test_genes_do_not_overlap(tmp_path: Path, backed: bool) -> None:
+def test_match_peaks_needs_peaks_and_a_known_value(tmp_path: Path, backed: bool) -> None:
     with pytest.raises(ValueError, match=r"match_peaks='overlap': 40 features of b are not regions \(ACTB, GAPDH, CD3E\)\. Name each peak"):
-        opened([source(PEAKS), source(SYMBOLS)], tmp_path, backed=backed, match_peaks="overlap")
+        open_cells([make_source(PEAKS), make_source(SYMBOLS)], tmp_path, backed=backed, match_peaks="overlap")
     with pytest.raises(ValueError, match="match_peaks='nearest': allowed are 'exact' and 'overlap'"):
         AnnDataSource(path=["a.h5ad", "b.h5ad"], match_peaks="nearest")  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ GENES = ["HLA-DRB1", "RP11-34P13.7", "gene-1-2", "MT-ND1", "AC012345.1", "chr-1-
         ("chr1_GL456221_random-10-25", "chr1_GL456221_random"),
     ],
 )
-def test_a_region_is_read_in_each_way_of_writing(name: str, chromosome: str) -> None:
+def test_regions_are_parsed_in_each_format(name: str, chromosome: str) -> None:
     found = parse_regions(pd.Index([name])).loc[name]
     assert tuple(found[["chromosome", "start", "end"]]) == (chromosome, 10, 25)
     assert are_peaks(pd.Index([name]))
@@ -42,12 +42,12 @@ def test_a_region_is_read_in_each_way_of_writing(name: str, chromosome: str) -> 
 @pytest.mark.parametrize(
     "name", [*GENES, "", "chr1:10-25(+)", "chr1:a-b", "chr1:1,000-2,000", "chr1:-5-20", "chr1:5-6-7", "ENSG00000141510"]
 )
-def test_other_names_are_no_regions(name: str) -> None:
+def test_other_names_are_not_regions(name: str) -> None:
     assert parse_regions(pd.Index([name])).isna().all(axis=None)
     assert not are_peaks(pd.Index([name]))
 
 
-def test_regions_keep_the_order_and_the_repeats_of_names() -> None:
+def test_regions_keep_order_and_repeats_of_names() -> None:
     names = pd.Index(["chr2:5-9", "ACTB", "1:3-4", "chr2:5-9"])
     found = parse_regions(names)
     assert list(found.index) == list(names)
@@ -62,7 +62,7 @@ def test_names_are_peaks_if_nine_in_ten_are(n_genes: int, expected: bool) -> Non
     assert are_peaks(pd.Index(names)) == expected
 
 
-def test_no_names_are_no_peaks() -> None:
+def test_no_names_and_genes_are_not_peaks() -> None:
     assert not are_peaks(pd.Index([], dtype=object))
     assert not are_peaks(pd.Index(GENES))
 
@@ -70,12 +70,12 @@ def test_no_names_are_no_peaks() -> None:
 Peak = tuple[str, int, int]
 
 
-def united(sources: list[list[Peak]]) -> list[list[str]]:
-    """Each pair of peaks is compared, and the sets of those that overlap are joined."""
+def merge_by_pairs(sources: list[list[Peak]]) -> list[list[str]]:
+    """Return the region of each peak, from a comparison of all pairs."""
     peaks = [peak for source in sources for peak in source]
     root = list(range(len(peaks)))
 
-    def found(i: int) -> int:
+    def root_of(i: int) -> int:
         while root[i] != i:
             i = root[i]
         return i
@@ -83,13 +83,13 @@ def united(sources: list[list[Peak]]) -> list[list[str]]:
     for i, (chromosome, start, end) in enumerate(peaks):
         for j, other in enumerate(peaks[:i]):
             if chromosome == other[0] and start < other[2] and other[1] < end:
-                root[found(i)] = found(j)
+                root[root_of(i)] = root_of(j)
     names = []
     for i, (chromosome, _, _) in enumerate(peaks):
-        members = [peak for j, peak in enumerate(peaks) if found(j) == found(i)]
+        members = [peak for j, peak in enumerate(peaks) if root_of(j) == root_of(i)]
         names.append(f"{chromosome}:{min(start for _, start, _ in members)}-{max(end for _, _, end in members)}")
-    taken = iter(names)
-    return [[next(taken) for _ in source] for source in sources]
+    remaining = iter(names)
+    return [[next(remaining) for _ in source] for source in sources]
 
 
 PEAKS = st.lists(
@@ -102,24 +102,24 @@ PEAKS = st.lists(
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(sources=st.lists(PEAKS, min_size=1, max_size=4), styles=st.lists(st.sampled_from(["{}:{}-{}", "{}-{}-{}", "{}_{}_{}"]), min_size=4))
-# One within another; one that touches; a chain; the end of a chromosome that is beyond the beginning of the next.
+# A peak within another and one that touches; a chain; a peak that ends beyond the start of one on the next chromosome; an empty source.
 @example(sources=[[("chr1", 0, 30), ("chr1", 2, 5)], [("chr1", 30, 31), ("chr1", 6, 9)]], styles=["{}:{}-{}"] * 4)
 @example(sources=[[("chr1", 0, 5), ("chr1", 8, 12)], [("chr1", 4, 9)]], styles=["{}:{}-{}"] * 4)
 @example(sources=[[("chr1", 5, 40)], [("chr2", 6, 7), ("chr2", 39, 41)]], styles=["{}:{}-{}"] * 4)
 @example(sources=[[], [("chr1", 5, 40)]], styles=["{}:{}-{}"] * 4)
-def test_peaks_that_overlap_become_one_region(sources: list[list[Peak]], styles: list[str]) -> None:
+def test_overlapping_peaks_become_one_region(sources: list[list[Peak]], styles: list[str]) -> None:
     names = [pd.Index([style.format(*peak) for peak in source], dtype=object) for source, style in zip(sources, styles, strict=False)]
     found = merge_overlapping(names, [str(i) for i in range(len(names))])
-    assert [list(own) for own in found] == united(sources)
+    assert [list(own) for own in found] == merge_by_pairs(sources)
 
 
-def test_chromosomes_are_the_same_with_and_without_chr() -> None:
+def test_the_prefix_chr_does_not_matter() -> None:
     found = merge_overlapping([pd.Index(["chr1:5-9", "chrM:1-3"]), pd.Index(["1-7-12", "MT_2_5"])], ["a", "b"])
     assert [list(own) for own in found] == [["chr1:5-12", "chrM:1-5"]] * 2
 
 
 @pytest.mark.parametrize("name", ["ACTB", "chr1:9-9", "chr1:9-5"])
-def test_what_is_no_region_is_named_with_its_source(name: str) -> None:
+def test_the_error_for_a_wrong_region_names_it_and_its_source(name: str) -> None:
     with pytest.raises(
         ValueError, match=rf"match_peaks='overlap': 1 features of two are not regions \({name}\)\. Name each peak like chr1:100-200, with"
     ):
@@ -128,14 +128,14 @@ def test_what_is_no_region_is_named_with_its_source(name: str) -> None:
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(known=PEAKS, queried=PEAKS)
-def test_a_peak_counts_for_the_one_that_it_overlaps_most(known: list[Peak], queried: list[Peak]) -> None:
-    """Of those that it overlaps as much, for that which begins first."""
+def test_a_peak_is_matched_to_the_one_it_overlaps_most(known: list[Peak], queried: list[Peak]) -> None:
+    """Among equal overlaps, the peak that starts first counts."""
     found = match_by_overlap(*(pd.Index([f"{c}:{s}-{e}" for c, s, e in peaks], dtype=object) for peaks in (known, queried)))
     for (chromosome, start, end), position in zip(queried, found, strict=True):
         overlaps = [min(end, other[2]) - max(start, other[1]) if other[0] == chromosome else 0 for other in known]
-        most = max(overlaps, default=0)
-        if most <= 0:
+        largest = max(overlaps, default=0)
+        if largest <= 0:
             assert position == -1
         else:
-            assert overlaps[position] == most
-            assert known[position][1] == min(other[1] for other, overlap in zip(known, overlaps, strict=True) if overlap == most)
+            assert overlaps[position] == largest
+            assert known[position][1] == min(other[1] for other, overlap in zip(known, overlaps, strict=True) if overlap == largest)

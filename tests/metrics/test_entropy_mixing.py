@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scalex.metrics import BatchEntropyMixing, batch_entropy_mixing
 
 
-def by_loop(latent: NDArray[np.float32], domain: NDArray[np.int64], n_neighbors: int) -> float:
-    """Cell by cell, all distances computed."""
+def compute_by_loop(latent: NDArray[np.float32], domain: NDArray[np.int64], n_neighbors: int) -> float:
+    """Return the score from all distances, cell by cell."""
     names = sorted(set(domain.tolist()))
     overall = {name: sum(d == name for d in domain) / len(domain) for name in names}
     entropies = []
@@ -32,11 +32,13 @@ def latent() -> NDArray[np.float32]:
 @pytest.mark.parametrize("n_domains", [2, 3, 6])
 @pytest.mark.parametrize("n_neighbors", [1, 15, 100, 500])
 @pytest.mark.parametrize("shift", [0, 1, 20])
-def test_equals_a_loop_over_cells(latent: NDArray[np.float32], n_domains: int, n_neighbors: int, shift: int) -> None:
+def test_the_score_is_that_of_a_loop_over_cells(latent: NDArray[np.float32], n_domains: int, n_neighbors: int, shift: int) -> None:
     share = 0.5 ** np.arange(n_domains)
     domain = np.random.default_rng(1).choice(n_domains, 120, p=share / share.sum())
     latent[:, 0] += shift * domain
-    assert batch_entropy_mixing(latent, domain, n_neighbors=n_neighbors) == pytest.approx(by_loop(latent, domain, n_neighbors), abs=1e-6)
+    assert batch_entropy_mixing(latent, domain, n_neighbors=n_neighbors) == pytest.approx(
+        compute_by_loop(latent, domain, n_neighbors), abs=1e-6
+    )
 
 
 def test_cells_at_the_same_place_are_not_their_own_neighbours() -> None:
@@ -46,19 +48,19 @@ def test_cells_at_the_same_place_are_not_their_own_neighbours() -> None:
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.9, 0.1], [0.6, 0.3, 0.1]])
-def test_perfect_mixing_is_near_one_whatever_the_sizes(shares: list[float]) -> None:
+def test_perfect_mixing_scores_near_one_for_all_sizes_of_domains(shares: list[float]) -> None:
     rng = np.random.default_rng(0)
     domain = rng.choice(len(shares), 1500, p=shares)
     assert 0.95 < batch_entropy_mixing(rng.normal(size=(1500, 2)).astype(np.float32), domain) <= 1
 
 
-def test_neighbourhoods_that_are_all_cells_are_mixed_perfectly(latent: NDArray[np.float32]) -> None:
-    # The cell itself is missing from its neighbourhood: not exactly 1.
+def test_neighbourhoods_of_all_cells_score_near_one(latent: NDArray[np.float32]) -> None:
+    # The score is not exactly 1, since a neighbourhood lacks the cell itself.
     assert batch_entropy_mixing(latent, np.arange(120) % 2, n_neighbors=119) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [[150, 150], [101, 400, 130]])
-def test_separated_domains_are_not_mixed(sizes: list[int]) -> None:
+def test_separate_domains_score_zero(sizes: list[int]) -> None:
     domain = np.repeat(np.arange(len(sizes)), sizes)
     latent = np.random.default_rng(0).normal(size=(sum(sizes), 2)) + 1000 * domain[:, None]
     assert batch_entropy_mixing(latent.astype(np.float32), domain) == 0
@@ -75,7 +77,7 @@ def test_one_domain_is_an_error(latent: NDArray[np.float32]) -> None:
 
 
 @pytest.mark.parametrize("n_parts", [1, 3, 120])
-def test_metric_fed_in_parts_is_the_score_of_the_whole(latent: NDArray[np.float32], n_parts: int) -> None:
+def test_the_metric_of_parts_is_the_score_of_the_whole(latent: NDArray[np.float32], n_parts: int) -> None:
     domain = np.random.default_rng(0).integers(3, size=120)
     metric = BatchEntropyMixing(n_neighbors=20)
     for _ in range(2):

@@ -26,7 +26,7 @@ LABEL = pd.Categorical(np.repeat(["x", "y", "z"], 50))
 CLUSTER = pd.Categorical(np.repeat(["0", "1"], [60, 90]))
 
 
-def test_with_labels_all_scores_are_found(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+def test_labels_give_all_scores(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     found = scores(latent, domain=domain, cluster=CLUSTER, label=LABEL)
     assert set(found) == {"entropy_mixing", "ari", "nmi", "silhouette", "total"}
     assert found["entropy_mixing"] == batch_entropy_mixing(latent, domain)
@@ -38,7 +38,7 @@ def test_with_labels_all_scores_are_found(latent: NDArray[np.float32], domain: p
     assert all(type(value) is float for value in found.values())
 
 
-def test_without_labels_the_silhouette_is_of_the_clusters(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+def test_the_silhouette_without_labels_is_that_of_the_clusters(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     found = scores(latent, domain=domain, cluster=CLUSTER)
     assert set(found) == {"entropy_mixing", "silhouette", "total"}
     assert found["silhouette"] == pytest.approx(silhouette_score(latent, CLUSTER), abs=1e-6)
@@ -46,14 +46,14 @@ def test_without_labels_the_silhouette_is_of_the_clusters(latent: NDArray[np.flo
 
 
 @pytest.mark.parametrize("label", [LABEL, None], ids=["labels", "no labels"])
-def test_one_domain_is_scored_by_biology_alone(latent: NDArray[np.float32], label: pd.Categorical | None) -> None:
+def test_the_total_of_one_domain_has_no_entropy_mixing(latent: NDArray[np.float32], label: pd.Categorical | None) -> None:
     found = scores(latent, domain=pd.Categorical(["a"] * N, categories=["a", "b"]), cluster=CLUSTER, label=label)
     assert "entropy_mixing" not in found
     terms = [(found["silhouette"] + 1) / 2] + ([found["ari"], found["nmi"]] if label is not None else [])
     assert found["total"] == pytest.approx(np.mean(terms))
 
 
-def test_cells_without_a_label_are_left_out_of_the_labels_scores(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+def test_scores_of_labels_ignore_cells_without_a_label(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     known = np.random.default_rng(2).random(N) < 0.7
     label = pd.Categorical(np.where(known, LABEL, None))
     found = scores(latent, domain=domain, cluster=CLUSTER, label=label)
@@ -63,7 +63,7 @@ def test_cells_without_a_label_are_left_out_of_the_labels_scores(latent: NDArray
     assert found["entropy_mixing"] == batch_entropy_mixing(latent, domain)
 
 
-def test_one_cluster_without_labels_leaves_mixing_alone(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
+def test_one_cluster_without_labels_has_only_entropy_mixing(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     assert set(scores(latent, domain=domain, cluster=pd.Categorical(["0"] * N))) == {"entropy_mixing"}
 
 

@@ -18,22 +18,22 @@ GROUP = np.repeat([0, 1, 2], 30)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 10])
-def test_is_the_mean_of_the_widths_by_sklearn(latent: NDArray[np.float32], shift: int) -> None:
+def test_the_score_is_the_mean_of_the_widths_by_sklearn(latent: NDArray[np.float32], shift: int) -> None:
     latent += shift * GROUP[:, None]
     expected = silhouette_samples(latent, GROUP).mean()
     assert silhouette(latent, GROUP) == pytest.approx(expected, abs=1e-6)
     assert silhouette(latent, np.array(["x", "y", "z"])[GROUP]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_compact_groups_far_apart_score_one(latent: NDArray[np.float32]) -> None:
+def test_distant_compact_groups_score_near_one(latent: NDArray[np.float32]) -> None:
     assert silhouette(latent + 1e4 * GROUP[:, None], GROUP) > 0.99
 
 
-def test_many_cells_are_sampled_by_the_seed(latent: NDArray[np.float32]) -> None:
+def test_the_seed_determines_the_sample_of_many_cells(latent: NDArray[np.float32]) -> None:
     latent += GROUP[:, None]
-    sampled = [silhouette(latent, GROUP, max_cells=60, seed=seed) for seed in (0, 0, 1)]
-    assert sampled[0] == sampled[1] != sampled[2]
-    assert sampled[0] == pytest.approx(silhouette(latent, GROUP), abs=0.1)
+    found = [silhouette(latent, GROUP, max_cells=60, seed=seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert found[0] == pytest.approx(silhouette(latent, GROUP), abs=0.1)
 
 
 @pytest.mark.parametrize(("group", "n"), [(np.zeros(90), 1), (np.arange(90), 90)])
@@ -43,7 +43,7 @@ def test_too_few_or_too_many_groups_are_an_error(latent: NDArray[np.float32], gr
 
 
 @pytest.mark.parametrize("n_parts", [1, 3, 90])
-def test_metric_fed_in_parts_is_the_score_of_the_whole(latent: NDArray[np.float32], n_parts: int) -> None:
+def test_the_metric_of_parts_is_the_score_of_the_whole(latent: NDArray[np.float32], n_parts: int) -> None:
     metric = Silhouette()
     for _ in range(2):
         for rows in np.array_split(np.random.default_rng(0).permutation(90), n_parts):

@@ -67,32 +67,33 @@ def train(module: ScalexModule, data: ScalexDataModule, **kwargs: Any) -> Traine
     return trainer
 
 
-def some_of(batch: CellBatch, rows: Tensor | slice) -> CellBatch:
+def select_rows(batch: CellBatch, rows: Tensor | slice) -> CellBatch:
     return CellBatch(SparseRows.of(batch.rows.csr()[np.arange(len(batch.row_C))[rows]]), batch.domain_C[rows], batch.row_C[rows])
 
 
-def latents(module: ScalexModule, batch: CellBatch) -> Tensor:
+def embed(module: ScalexModule, batch: CellBatch) -> Tensor:
+    """Return the latents of a minibatch."""
     (found,) = module.embed([batch])
     return found.latent_CZ
 
 
-def test_a_cells_latent_does_not_depend_on_the_cells_beside_it() -> None:
+def test_the_latent_of_a_cell_depends_on_that_cell_alone() -> None:
     module = make_module().eval()
     batch = make_batch(300)
-    whole = latents(module, batch)
+    whole = embed(module, batch)
     for size in (1, 2, 7, MIN_ROWS, 250):
-        assert torch.equal(latents(module, some_of(batch, slice(size))), whole[:size])
+        assert torch.equal(embed(module, select_rows(batch, slice(size))), whole[:size])
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(latents(module, some_of(batch, order)), whole[order])
+    assert torch.equal(embed(module, select_rows(batch, order)), whole[order])
 
 
-def test_embedding_is_the_same_in_train_and_eval_mode() -> None:
+def test_latents_are_the_same_in_train_and_eval_mode() -> None:
     module = make_module()
     batch = make_batch(80)
-    assert torch.equal(latents(module.train(), batch), latents(module.eval(), batch))
+    assert torch.equal(embed(module.train(), batch), embed(module.eval(), batch))
 
 
-def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chunks() -> None:
+def test_domain_statistics_are_those_of_all_cells_of_a_domain_for_every_chunk_size() -> None:
     embedded = []
     for chunk_size in (37, 200):
         data = make_data(chunk_size=chunk_size)
@@ -112,15 +113,15 @@ def test_domain_statistics_are_those_of_all_cells_of_the_domain_whatever_the_chu
         np.testing.assert_allclose(embedded[1][own], expected, atol=1e-4)
 
 
-def counted(batch: CellBatch) -> MinibatchCounts:
+def count_cells(batch: CellBatch) -> MinibatchCounts:
     return MinibatchCounts.of(batch.domain_C, 2)
 
 
 def test_loss_is_reconstruction_plus_weighted_kl() -> None:
     module = make_module()
     batch = make_batch(50)
-    losses = module.losses(batch, counted(batch), torch.Generator().manual_seed(3), 0.7)
-    logits, posterior = module.vae(batch.rows.dense(), batch.domain_C, torch.Generator().manual_seed(3), counted(batch))
+    losses = module.losses(batch, count_cells(batch), torch.Generator().manual_seed(3), 0.7)
+    logits, posterior = module.vae(batch.rows.dense(), batch.domain_C, torch.Generator().manual_seed(3), count_cells(batch))
     reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.rows.dense()) * 40
     normal = torch.distributions.Normal
     q = normal(posterior.mean_CZ, torch.exp(0.5 * posterior.logvar_CZ))
@@ -130,7 +131,7 @@ def test_loss_is_reconstruction_plus_weighted_kl() -> None:
     torch.testing.assert_close(losses.total, reconstruction + 0.7 * kl)
 
 
-def test_kl_weight_grows_over_the_warmup_and_then_stays() -> None:
+def test_kl_weight_grows_during_the_warmup_only() -> None:
     module = make_module(kl_weight=0.5, kl_warmup=10)
     assert [module.kl_weight(step) for step in (0, 4, 9, 10, 1000)] == [0.05, 0.25, 0.5, 0.5, 0.5]
     assert make_module(kl_weight=0.5).kl_weight(0) == 0.5
@@ -155,10 +156,10 @@ def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
     np.testing.assert_allclose(rates, expected)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_the_seed_determines_the_weights() -> None:
     trained = []
     for seed in (1, 1, 2):
-        torch.manual_seed(len(trained))  # whatever was drawn before
+        torch.manual_seed(len(trained))  # The global random state does not matter.
         module = ScalexModule(n_hidden=8, seed=seed)
         train(module, make_data(seed=seed), max_steps=7)
         trained.append(module.vae.heads.weight.detach())
@@ -166,7 +167,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert not torch.equal(trained[0], trained[2])
 
 
-def test_training_leaves_the_global_random_state_of_torch_alone() -> None:
+def test_a_new_module_leaves_the_global_random_state_of_torch_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -174,7 +175,7 @@ def test_training_leaves_the_global_random_state_of_torch_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_minibatch_and_the_value() -> None:
+def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     module = ScalexModule(n_hidden=8, lr=1e30, batch_size=50)
     with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) at epoch 0, minibatch \d+, step \d+ .*Lower model.lr"):
         train(module, make_data(batch_size=50), max_steps=50)
@@ -188,9 +189,9 @@ def test_training_lowers_the_loss_with_every_sampling(sampling: Any) -> None:
     batch = CellBatch(SparseRows.of(data.inputs()), torch.from_numpy(data.domain), torch.arange(len(data.domain)))
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"), data)
     with torch.no_grad():
-        before = module.losses(batch, counted(batch), torch.Generator().manual_seed(0), 0.5).total
+        before = module.losses(batch, count_cells(batch), torch.Generator().manual_seed(0), 0.5).total
         train(module, data, max_steps=60)
-        after = module.train().losses(batch, counted(batch), torch.Generator().manual_seed(0), 0.5).total
+        after = module.train().losses(batch, count_cells(batch), torch.Generator().manual_seed(0), 0.5).total
     assert after < before
 
 
@@ -211,7 +212,7 @@ def test_gradients_are_clipped_in_every_precision(precision: Any) -> None:
     assert after == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_domain_of_one_cell_is_trained_with() -> None:
+def test_a_domain_may_have_a_single_cell() -> None:
     adata = demo_cells(120, 400, 2)
     adata.obs["batch"] = ["single"] + ["rest"] * 119
     cells = AnnDataSource(path=adata).open()
@@ -234,52 +235,53 @@ def test_a_domain_of_one_cell_is_trained_with() -> None:
         ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(kwargs: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScalexModule(**kwargs)
 
 
-def test_the_network_is_asked_for_too_early() -> None:
+def test_an_untrained_module_has_no_network() -> None:
     with pytest.raises(RuntimeError, match="no network yet"):
         _ = ScalexModule().vae
 
 
 class TestCheckpoint:
     @pytest.fixture
-    def saved(self, tmp_path: Path) -> Path:
+    def trained_file(self, tmp_path: Path) -> Path:
+        """Return the file of a trained model."""
         module = ScalexModule(n_hidden=8)
         trainer = train(module, make_data(), max_steps=3)
         trainer.save_checkpoint(tmp_path / "model.ckpt")
         return tmp_path / "model.ckpt"
 
-    def test_is_plain_and_sufficient(self, saved: Path) -> None:
-        torch.load(saved, weights_only=True)
-        module = ScalexModule.from_checkpoint(saved)
+    def test_is_plain_and_sufficient(self, trained_file: Path) -> None:
+        torch.load(trained_file, weights_only=True)
+        module = ScalexModule.from_checkpoint(trained_file)
         data = make_data()
         assert module.trained_on is not None
         assert module.trained_on.domains == data.preprocessor.domains
         assert list(module.trained_on.preprocessor.features) == list(data.preprocessor.features)
         latent = []
-        for loaded in (module, ScalexModule.load_from_checkpoint(saved, weights_only=True).eval()):
+        for loaded in (module, ScalexModule.load_from_checkpoint(trained_file, weights_only=True).eval()):
             with torch.inference_mode():
-                latent.append(latents(loaded, make_batch(70)))
+                latent.append(embed(loaded, make_batch(70)))
         assert torch.equal(*latent)
 
-    def test_weights_that_do_not_fit_are_named(self, saved: Path) -> None:
-        checkpoint = torch.load(saved, weights_only=True)
+    def test_names_weights_that_do_not_fit(self, trained_file: Path) -> None:
+        checkpoint = torch.load(trained_file, weights_only=True)
         checkpoint["state_dict"]["net.heads.extra"] = checkpoint["state_dict"].pop("net.heads.weight")
-        torch.save(checkpoint, saved)
+        torch.save(checkpoint, trained_file)
         with pytest.raises(ValueError, match=r"(?s)do not fit.*net\.heads\.weight.*net\.heads\.extra"):
-            ScalexModule.from_checkpoint(saved)
+            ScalexModule.from_checkpoint(trained_file)
 
-    def test_of_another_format_is_refused(self, saved: Path) -> None:
-        checkpoint = torch.load(saved, weights_only=True)
+    def test_is_refused_if_its_format_is_another(self, trained_file: Path) -> None:
+        checkpoint = torch.load(trained_file, weights_only=True)
         checkpoint["trained_on"]["format"] = 99
-        torch.save(checkpoint, saved)
+        torch.save(checkpoint, trained_file)
         with pytest.raises(ValueError, match="saved in format 99 by scalex 0; this version reads format 2"):
-            ScalexModule.from_checkpoint(saved)
+            ScalexModule.from_checkpoint(trained_file)
 
-    def test_that_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
+    def test_is_refused_if_it_is_no_checkpoint_of_scalex(self, tmp_path: Path) -> None:
         path = tmp_path / "x.ckpt"
         with pytest.raises(FileNotFoundError, match="No such checkpoint"):
             ScalexModule.from_checkpoint(path)
@@ -287,7 +289,7 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="not a checkpoint of scalex"):
             ScalexModule.from_checkpoint(path)
 
-    def test_runs_nothing_of_the_senders(self, tmp_path: Path) -> None:
+    def test_runs_no_code_that_it_contains(self, tmp_path: Path) -> None:
         class Hostile:
             def __reduce__(self) -> Any:
                 return Path.touch, (tmp_path / "ran",)
@@ -302,8 +304,8 @@ class TestCheckpoint:
         assert not (tmp_path / "ran").exists()
 
 
-class Watched(Callback):
-    """The targets the module has after each step, and whether its loss was comparable at the end of each epoch."""
+class RecordTargets(Callback):
+    """Record the targets after each step, and whether the loss is comparable at the end of each epoch."""
 
     def __init__(self) -> None:
         self.targets: list[torch.Tensor | None] = []
@@ -316,19 +318,19 @@ class Watched(Callback):
         self.comparable.append(pl_module.loss_is_comparable)
 
 
-def test_targets_are_made_when_they_are_due() -> None:
-    watched = Watched()
+def test_targets_change_at_the_steps_of_the_corrections() -> None:
+    record = RecordTargets()
     data = make_data(batch_size=50)
     module = ScalexModule(n_hidden=16, n_latent=3, lr=1e-3, batch_size=50, correct_at=[0.25, 0.6])
-    train(module, data, max_epochs=5, callbacks=[watched])
-    # 4 steps an epoch: the 5th step and the 12th are the first ones with new targets.
-    changed = [i for i, (was, now) in enumerate(zip([None, *watched.targets], watched.targets, strict=False)) if was is not now]
+    train(module, data, max_epochs=5, callbacks=[record])
+    # An epoch has 4 steps: the 5th step and the 12th are the first ones with new targets.
+    changed = [i for i, (was, now) in enumerate(zip([None, *record.targets], record.targets, strict=False)) if was is not now]
     assert changed == [5, 12]
-    assert watched.comparable == [False, False, False, True, True]
-    assert watched.targets[-1].shape == (200, 3)
+    assert record.comparable == [False, False, False, True, True]
+    assert record.targets[-1].shape == (200, 3)
 
 
-def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_corrected_when_drawn_have_the_targets_of_cells_corrected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scalex.model.correction.MAX_CELLS", 60)
     monkeypatch.setattr("scalex.model.correction_plan.MAX_CELLS", 60)
     monkeypatch.setattr("scalex.model.correction.MIN_DOMAIN_CELLS", 10)
@@ -344,64 +346,64 @@ def test_few_cells_that_are_drawn_are_corrected_when_they_are(monkeypatch: pytes
         batch = CellBatch(SparseRows.of(data.inputs()[rows.numpy()]), torch.from_numpy(data.domain)[rows], rows)
         targets[n_draws] = module.correction._targets(batch.rows.dense(), batch), module.correction.variance_Z
     torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
-    # That of a sample.
+    # The one variance is that of a sample.
     torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
 
 
 @pytest.mark.parametrize(("n_due", "step", "expected"), [(1, 50, 10 * 25), (2, 75, 10 * 25), (1, 51, 10 * 24)])
-def test_cells_drawn_until_the_next_correction(n_due: int, step: int, expected: int) -> None:
+def test_draws_are_counted_until_the_next_correction(n_due: int, step: int, expected: int) -> None:
     assert CorrectionPlan([0.5, 0.75], 0).count_draws(n_due, step, 100, 10) == expected
 
 
-def test_all_cells_are_corrected_where_they_are_few_or_drawn_often() -> None:
+def test_all_cells_are_embedded_if_they_are_few_or_drawn_often() -> None:
     plan = CorrectionPlan([0.5, 0.8], 0)
-    # 100 steps of 1,000 cells: 30,000 are drawn between the corrections, 20,000 after the second.
+    # In 100 steps of 1,000 cells, 30,000 are drawn between the corrections and 20,000 after the second.
     assert [plan.count_embeddings(100, 1000, n) for n in (20_000, 20_001, 30_000, 30_001)] == [2, 1, 1, 0]
     assert CorrectionPlan([0.5, 0.8], 0, use_labels=True).count_embeddings(100, 1000, 30_001) == 2
     assert CorrectionPlan([], 0).count_embeddings(100, 1000, 30_001) == 0
 
 
 @pytest.mark.parametrize("use_labels", [False, True])
-def test_corrections_get_what_they_need(monkeypatch: pytest.MonkeyPatch, use_labels: bool) -> None:
-    given = []
+def test_corrections_get_seed_labels_and_attraction(monkeypatch: pytest.MonkeyPatch, use_labels: bool) -> None:
+    calls = []
 
-    def spy(latent: torch.Tensor, domain: torch.Tensor, **options: Any) -> torch.Tensor:
-        given.append(options)
+    def record(latent: torch.Tensor, domain: torch.Tensor, **options: Any) -> torch.Tensor:
+        calls.append(options)
         return latent
 
-    monkeypatch.setattr("scalex.model.correction_plan.correction_targets", spy)
+    monkeypatch.setattr("scalex.model.correction_plan.correction_targets", record)
     data = make_data(batch_size=50, label=pd.Categorical(np.resize(["b", None, "a"], 200)))
     options = {"n_hidden": 16, "n_latent": 3, "batch_size": 50, "seed": 5, "use_labels": use_labels}
     train(ScalexModule(correct_at=[0.2, 0.4, 0.8], **options), data, max_epochs=5)
-    # The first correction alone attracts.
-    assert [one["attract"] for one in given] == [True, False, False]
-    assert {one["seed"] for one in given} == {5}
-    for one in given:
+    # Only the first correction attracts.
+    assert [one["attract"] for one in calls] == [True, False, False]
+    assert {one["seed"] for one in calls} == {5}
+    for one in calls:
         assert one["label_N"] is None if not use_labels else one["label_N"].tolist() == np.resize([1, -1, 0], 200).tolist()
 
 
-def test_labels_are_asked_for_where_there_are_none() -> None:
+def test_corrections_by_label_need_labels() -> None:
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], use_labels=True)
     with pytest.raises(ValueError, match=r"model.use_labels=true, but no cell has a label: .*dataset.label_key"):
         train(module, make_data(batch_size=50), max_epochs=1)
 
 
-def test_the_encoder_is_drawn_to_the_targets() -> None:
+def test_correction_loss_is_the_scaled_distance_to_the_targets() -> None:
     module = make_module(correction_weight=7.0, correct_at=[0.5])
     batch = make_batch(50)
     rows = CellBatch(batch.rows, batch.domain_C, batch.row_C.flip(0))
-    without = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
+    without = module.losses(rows, count_cells(rows), torch.Generator().manual_seed(3), 0.7)
     assert without.correction == 0
     target = torch.rand(50, 3)
     module.correction.load_plain({"latent_NZ": target, "variance_Z": torch.tensor([1.0, 4.0, 0.25]), "n_corrected": 1}, module.vae)
-    losses = module.losses(rows, counted(rows), torch.Generator().manual_seed(3), 0.7)
+    losses = module.losses(rows, count_cells(rows), torch.Generator().manual_seed(3), 0.7)
     mean = module.vae.posterior(batch.rows.dense()).mean_CZ
     expected = sum(((mean[i] - target[49 - i]) ** 2 / torch.tensor([1.0, 4.0, 0.25])).sum() for i in range(50)) / 50
     torch.testing.assert_close(losses.correction, expected)
     torch.testing.assert_close(losses.total, without.total + 7 * expected)
 
 
-def test_corrected_domains_are_closer_than_those_left_alone() -> None:
+def test_corrections_bring_domains_closer() -> None:
     embedded = []
     for correct_at in (None, [0.5]):
         data = make_data(batch_size=50)
@@ -410,11 +412,11 @@ def test_corrected_domains_are_closer_than_those_left_alone() -> None:
         )
         train(module, data, max_epochs=60)
         embedded.append(torch.cat([part.latent_CZ for part in module.embed(data.batches())]).numpy())
-    far = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in embedded]
-    assert far[1] < 0.7 * far[0]
+    distance = [np.linalg.norm((z[data.domain == 0].mean(0) - z[data.domain == 1].mean(0)) / z.std(0)) for z in embedded]
+    assert distance[1] < 0.7 * distance[0]
 
 
-def test_corrections_ask_for_the_cells() -> None:
+def test_corrections_need_the_training_cells() -> None:
     data = make_data(batch_size=50)
     module = ScalexModule(n_hidden=16, n_latent=3, batch_size=50, correct_at=[0.5], max_steps=4)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), "0"))

@@ -11,17 +11,17 @@ from scalex.nn import DomainBatchNorm
 
 
 class LoopOfBatchNorms(nn.Module):
-    """The plain way: a BatchNorm1d per domain, each applied to its own rows."""
+    """A BatchNorm1d per domain, each applied to the rows of its domain."""
 
-    def __init__(self, stacked: DomainBatchNorm) -> None:
+    def __init__(self, norms: DomainBatchNorm) -> None:
         super().__init__()
-        n_domains, n_features = stacked.weight.shape
-        self.norms = nn.ModuleList(nn.BatchNorm1d(n_features, eps=stacked.eps, momentum=stacked.momentum) for _ in range(n_domains))
+        n_domains, n_features = norms.weight.shape
+        self.norms = nn.ModuleList(nn.BatchNorm1d(n_features, eps=norms.eps, momentum=norms.momentum) for _ in range(n_domains))
         for d, norm in enumerate(self.norms):
-            norm.weight.data.copy_(stacked.weight[d])
-            norm.bias.data.copy_(stacked.bias[d])
-            norm.running_mean.copy_(stacked.running_mean[d])
-            norm.running_var.copy_(stacked.running_var[d])
+            norm.weight.data.copy_(norms.weight[d])
+            norm.bias.data.copy_(norms.bias[d])
+            norm.running_mean.copy_(norms.running_mean[d])
+            norm.running_var.copy_(norms.running_var[d])
 
     def forward(self, x: Tensor, domain: Tensor) -> Tensor:
         out = torch.zeros_like(x)
@@ -31,14 +31,14 @@ class LoopOfBatchNorms(nn.Module):
             out[domain == d] = norm(x[domain == d])
         return out
 
-    def stacked(self, name: str) -> Tensor:
+    def stack(self, name: str) -> Tensor:
         return torch.stack([getattr(norm, name) for norm in self.norms])
 
-    def gradient(self, name: str) -> Tensor:
+    def stack_gradients(self, name: str) -> Tensor:
         return torch.stack([p.grad if (p := getattr(norm, name)).grad is not None else torch.zeros_like(p) for norm in self.norms])
 
 
-def random_norm(n_features: int, n_domains: int, **options: float) -> DomainBatchNorm:
+def make_norm(n_features: int, n_domains: int, **options: float) -> DomainBatchNorm:
     norm = DomainBatchNorm(n_features, n_domains, **options)
     generator = torch.Generator().manual_seed(n_domains)
     for values in (norm.weight, norm.bias, norm.running_mean):
@@ -64,7 +64,7 @@ MINIBATCHES = {
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_equals_a_loop_of_batch_norms(n_domains: int, domains: list[int], training: bool, options: dict[str, float]) -> None:
     torch.manual_seed(0)
-    norm = random_norm(5, n_domains, **options).train(training)
+    norm = make_norm(5, n_domains, **options).train(training)
     loop = LoopOfBatchNorms(norm).train(training)
     domain = torch.tensor(domains)
     for _ in range(3):
@@ -79,14 +79,14 @@ def test_equals_a_loop_of_batch_norms(n_domains: int, domains: list[int], traini
         (out_loop * towards).sum().backward()
         torch.testing.assert_close(x.grad, x_loop.grad, rtol=1e-4, atol=1e-4)
         for name in ("weight", "bias"):
-            torch.testing.assert_close(getattr(norm, name).grad, loop.gradient(name), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(getattr(norm, name).grad, loop.stack_gradients(name), rtol=1e-4, atol=1e-4)
         for name in ("running_mean", "running_var"):
-            torch.testing.assert_close(getattr(norm, name), loop.stacked(name), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(getattr(norm, name), loop.stack(name), rtol=1e-5, atol=1e-6)
 
 
-def test_trains_as_a_loop_of_batch_norms_does() -> None:
+def test_training_is_that_of_a_loop_of_batch_norms() -> None:
     generator = torch.Generator().manual_seed(1)
-    norm = random_norm(4, 3)
+    norm = make_norm(4, 3)
     loop = LoopOfBatchNorms(norm)
     sgd, sgd_loop = torch.optim.SGD(norm.parameters(), lr=0.1), torch.optim.SGD(loop.parameters(), lr=0.1)
     for _ in range(10):
@@ -97,21 +97,21 @@ def test_trains_as_a_loop_of_batch_norms_does() -> None:
             module(x, domain).square().mean().backward()
             optimizer.step()
     for name in ("weight", "bias", "running_mean", "running_var"):
-        torch.testing.assert_close(getattr(norm, name).data, loop.stacked(name).data, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(getattr(norm, name).data, loop.stack(name).data, rtol=1e-4, atol=1e-5)
     x, domain = torch.randn(9, 4, generator=generator), torch.arange(9) % 3
     torch.testing.assert_close(norm.eval()(x, domain), loop.eval()(x, domain), rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_of_the_input_agrees_with_finite_differences() -> None:
-    # float64 is brought to float32 on the way in, so that the steps are large and the tolerance is wide.
-    norm = random_norm(3, 3)
+def test_the_gradient_of_the_input_agrees_with_finite_differences() -> None:
+    # The norm computes in float32, so that the steps are large and the tolerance is wide.
+    norm = make_norm(3, 3)
     domain = torch.tensor([0, 0, 1, 1, 1, 2])
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: norm(x, domain).tanh(), (x,), eps=1e-2, atol=2e-2, rtol=2e-2)
 
 
-def test_a_domain_with_one_cell_uses_its_running_statistics_and_keeps_them() -> None:
-    norm = random_norm(4, 2)
+def test_a_domain_with_one_cell_uses_and_keeps_its_running_statistics() -> None:
+    norm = make_norm(4, 2)
     before = norm.running_mean.clone(), norm.running_var.clone()
     x = torch.randn(4, 4)
     out = norm(x, torch.tensor([0, 1, 0, 0]))
@@ -122,8 +122,8 @@ def test_a_domain_with_one_cell_uses_its_running_statistics_and_keeps_them() -> 
     assert (norm.running_mean[0] != before[0][0]).all()
 
 
-def test_a_domain_that_is_absent_keeps_its_statistics_and_gets_a_gradient_of_zero() -> None:
-    norm = random_norm(4, 3)
+def test_an_absent_domain_keeps_its_statistics_and_has_a_gradient_of_zero() -> None:
+    norm = make_norm(4, 3)
     before = norm.running_mean.clone(), norm.running_var.clone()
     norm(torch.randn(6, 4), torch.tensor([0, 0, 0, 2, 2, 2])).sum().backward()
     assert torch.equal(norm.running_mean[1], before[0][1])
@@ -134,15 +134,15 @@ def test_a_domain_that_is_absent_keeps_its_statistics_and_gets_a_gradient_of_zer
     assert (norm.bias.grad[[0, 2]] == 3).all()
 
 
-def test_domains_do_not_see_each_other() -> None:
+def test_domains_do_not_affect_each_other() -> None:
     x, domain = torch.randn(8, 4), torch.tensor([0, 1] * 4)
     other = x + 100 * domain[:, None]
     own = domain == 0
-    assert torch.equal(random_norm(4, 2)(x, domain)[own], random_norm(4, 2)(other, domain)[own])
+    assert torch.equal(make_norm(4, 2)(x, domain)[own], make_norm(4, 2)(other, domain)[own])
 
 
-def test_eval_mode_leaves_the_statistics_alone() -> None:
-    norm = random_norm(4, 2).eval()
+def test_eval_mode_keeps_the_statistics() -> None:
+    norm = make_norm(4, 2).eval()
     before = copy.deepcopy(norm.state_dict())
     norm(torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1]))
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
@@ -150,7 +150,7 @@ def test_eval_mode_leaves_the_statistics_alone() -> None:
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_half_precision_is_normalized_in_float32(training: bool) -> None:
-    norm = random_norm(4, 2).train(training)
+    norm = make_norm(4, 2).train(training)
     x = torch.randn(6, 4).bfloat16().requires_grad_()
     out = norm(x, torch.tensor([0, 0, 0, 1, 1, 1]))
     out.sum().backward()
@@ -159,7 +159,7 @@ def test_half_precision_is_normalized_in_float32(training: bool) -> None:
 
 
 def test_given_statistics_replace_the_running_ones() -> None:
-    norm = random_norm(3, 2)
+    norm = make_norm(3, 2)
     x, domain = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
     mean, var = torch.randn(2, 3), torch.rand(2, 3) + 0.5
     out = norm.normalize(x, domain, mean, var)

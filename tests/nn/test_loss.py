@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from scalex.nn import Posterior, kl_divergence, reconstruction_loss
 
 
-def test_reconstruction_loss_is_the_cross_entropy_of_the_sigmoid() -> None:
+def test_reconstruction_loss_is_the_cross_entropy_of_the_sigmoid_of_the_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, x = torch.randn(7, 11, generator=generator), torch.rand(7, 11, generator=generator)
     expected = F.binary_cross_entropy(torch.sigmoid(logits), x, reduction="sum")

@@ -36,8 +36,8 @@ def domain(demo_in_memory: InMemoryCells) -> NDArray[np.int64]:
     return demo_in_memory.domain.codes.astype(np.int64)
 
 
-def by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np.int64]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Model input and normalized expression, cell by cell."""
+def process_by_hand(preprocessor: Preprocessor, values: pd.DataFrame, domain: NDArray[np.int64]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return model input and normalized expression, computed cell by cell."""
     rows, inputs = [], []
     for (_, cell), code in zip(values.iterrows(), domain, strict=True):
         normalized = cell.astype(np.float64)
@@ -80,7 +80,7 @@ def test_a_query_is_processed_as_by_hand(preprocessor: Preprocessor, demo_in_mem
         query = query.iloc[:, rng.permutation(500)[:300]]
     elif case == "larger values":
         query = query.mul(rng.integers(1, 50, 500).astype(np.float32), axis=1)
-    expected_inputs, expected_normalized = by_hand(preprocessor, query, domain)
+    expected_inputs, expected_normalized = process_by_hand(preprocessor, query, domain)
     transform = preprocessor.for_features(query.columns)
     rows = sparse.csr_matrix(query.to_numpy())
     inputs, normalized = transform(rows, domain), transform.normalized(rows)
@@ -90,12 +90,12 @@ def test_a_query_is_processed_as_by_hand(preprocessor: Preprocessor, demo_in_mem
         assert found.has_sorted_indices
         np.testing.assert_allclose(found.toarray(), expected.to_numpy(), rtol=2e-5)
     assert 0 <= inputs.min() <= inputs.max() <= 1
-    # What is binary has no larger values.
+    # Binary values do not become larger.
     assert case != "larger values" or preprocessor.binarize or inputs.max() == 1
 
 
 @pytest.mark.parametrize("case", ["subset", "order", "one by one", "chunks"])
-def test_a_cells_result_depends_on_that_cell_alone(
+def test_the_result_for_a_cell_depends_on_that_cell_alone(
     preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64], case: str
 ) -> None:
     rng = np.random.default_rng(0)
@@ -132,19 +132,19 @@ def test_a_value_above_the_frozen_maximum_becomes_one(preprocessor: Preprocessor
         assert np.count_nonzero(found) == 1
 
 
-def test_a_query_without_any_feature_is_zero(preprocessor: Preprocessor) -> None:
+def test_a_query_without_known_features_is_zero(preprocessor: Preprocessor) -> None:
     found = preprocessor.for_features(pd.Index(["x", "y"]))(sparse.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 1, -1]))
     assert found.shape == (3, len(preprocessor.features))
     assert found.nnz == 0
 
 
-def test_the_rows_are_not_changed(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
+def test_the_rows_do_not_change(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
     before = demo_in_memory.matrix.copy()
     preprocessor.for_features(demo_in_memory.var.index)(demo_in_memory.matrix, domain)
     np.testing.assert_array_equal(demo_in_memory.matrix.data, before.data)
 
 
-def saved_and_loaded(plain: dict[str, Any]) -> dict[str, Any]:
+def save_and_load(plain: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
     torch.save(plain, file)
     file.seek(0)
@@ -152,8 +152,10 @@ def saved_and_loaded(plain: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]) -> None:
-    loaded = Preprocessor.from_plain(saved_and_loaded(preprocessor.to_plain()))
+def test_the_plain_form_can_be_saved_in_a_checkpoint(
+    preprocessor: Preprocessor, demo_in_memory: InMemoryCells, domain: NDArray[np.int64]
+) -> None:
+    loaded = Preprocessor.from_plain(save_and_load(preprocessor.to_plain()))
     names, rows = demo_in_memory.var.index, demo_in_memory.matrix
     for given in (domain, np.full(300, -1)):
         found, expected = loaded.for_features(names)(rows, given), preprocessor.for_features(names)(rows, given)
@@ -165,32 +167,32 @@ def test_plain_form_goes_through_a_checkpoint(preprocessor: Preprocessor, demo_i
     assert one == other
 
 
-def test_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
+def test_the_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
     for name in ("maximum", "mean"):
         before = getattr(preprocessor, name).copy()
         preprocessor.to_plain()[name].zero_()
         np.testing.assert_array_equal(getattr(preprocessor, name), before)
 
 
-def test_for_features_that_are_lacking_the_mean_input_is_to_be_seen(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
+def test_the_fill_value_of_missing_features_is_their_mean_input(preprocessor: Preprocessor, demo_in_memory: InMemoryCells) -> None:
     names = demo_in_memory.var.index
     assert preprocessor.for_features(names).fill_value is None
     assert preprocessor.for_features(names[::-1].append(pd.Index(["x"]))).fill_value is None
-    gone = preprocessor.features[[3, 8, 40]]
-    lacking = preprocessor.for_features(names.drop(gone)).fill_value
-    assert lacking is not None
-    assert lacking.dtype == np.float32
-    expected = np.where(preprocessor.features.isin(gone), preprocessor.mean, 0)
+    missing = preprocessor.features[[3, 8, 40]]
+    fill_value = preprocessor.for_features(names.drop(missing)).fill_value
+    assert fill_value is not None
+    assert fill_value.dtype == np.float32
+    expected = np.where(preprocessor.features.isin(missing), preprocessor.mean, 0)
     assert (expected > 0).sum() == 3
-    np.testing.assert_array_equal(lacking, expected)
+    np.testing.assert_array_equal(fill_value, expected)
 
 
-def test_detected_features_are_those_that_the_preprocessor_knows(demo_in_memory: InMemoryCells) -> None:
+def test_detected_features_are_counted_among_the_known_ones(demo_in_memory: InMemoryCells) -> None:
     preprocessor = RECIPES["counts"].fit(demo_in_memory).preprocessor
     values = demo_in_memory.matrix[:20].toarray()
     values[:, 7] = 0
     rows = sparse.hstack([sparse.csr_matrix(values), sparse.csr_matrix(np.full((20, 2), 5, np.float32))], format="csr")
-    rows.data[rows.data == values[0].max()] = 0  # zeros that are stored are not detected
+    rows.data[rows.data == values[0].max()] = 0  # Stored zeros are not detected.
     names = demo_in_memory.var.index.append(pd.Index(["x", "y"]))
     expected = np.count_nonzero(rows.toarray()[:, :500], axis=1)
     np.testing.assert_array_equal(preprocessor.for_features(names).count_detected(rows), expected)

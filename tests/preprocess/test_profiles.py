@@ -16,21 +16,21 @@ def test_the_command_line_has_the_same_profiles() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_is_not_given_is_the_default_of_the_profile(profile: str) -> None:
-    made = make_recipe(profile, min_features=DEFAULT_MIN_FEATURES, target_sum=None, n_top_features=None, keep_mt=False)
-    assert made == PROFILES[profile]()
+def test_a_missing_option_is_the_default_of_the_profile(profile: str) -> None:
+    recipe = make_recipe(profile, min_features=DEFAULT_MIN_FEATURES, target_sum=None, n_top_features=None, keep_mt=False)
+    assert recipe == PROFILES[profile]()
 
 
-def test_what_is_given_counts() -> None:
+def test_a_given_option_replaces_the_default_of_the_profile() -> None:
     assert make_recipe("ATAC", min_features=600, keep_mt=True) == PROFILES["ATAC"](min_features=600)
 
 
-def test_a_profile_that_is_not_there() -> None:
+def test_an_unknown_profile_is_an_error() -> None:
     for name in ("DNA", "none"):
         with pytest.raises(ValueError, match=f"profile='{name}': allowed are RNA, ATAC, ADT; for values that are ready use processed"):
             check_profile(name)
 
 
-def test_all_proteins_are_used() -> None:
+def test_the_profile_adt_refuses_a_choice_of_features() -> None:
     with pytest.raises(ValueError, match=r"n_top_features=10: with profile='ADT' all proteins are used\. Leave it out"):
         make_recipe("ADT", n_top_features=10)

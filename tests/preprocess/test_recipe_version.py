@@ -1,4 +1,4 @@
-"""The inputs that the preprocessing of this version makes: caches hold them, named after `scalex.preprocess.recipe.VERSION`."""
+"""Tests that `scalex.preprocess.recipe.VERSION`, which names caches of inputs, is raised whenever inputs change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scalex.cells import InMemoryCells
 from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Recipe, RnaRecipe
 from scalex.preprocess.recipe import VERSION
 
-# If inputs change on purpose, raise VERSION and put what `summary` gives here.
+# If inputs change on purpose, raise VERSION and store the results of `summarize` here.
 EXPECTED: dict[int, dict[str, tuple[str, float]]] = {
     1: {
         "rna": ("g0 g2 g4 g9 g10 g15 g17 g19", 4.303616),
@@ -32,8 +32,8 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def summary(recipe: Recipe, cells: InMemoryCells) -> tuple[str, float]:
-    """The names of the inputs, and a sum of all inputs in which each has another weight."""
+def summarize(recipe: Recipe, cells: InMemoryCells) -> tuple[str, float]:
+    """Return the names of the inputs, and a sum of all inputs in which each has another weight."""
     preprocessor, rows = recipe.fit(cells)
     inputs = preprocessor.for_features(cells.var.index)(cells.read(rows), cells.domain.codes[rows].astype(np.int64)).toarray()
     weight = np.sin(1 + np.outer(rows, np.ones(inputs.shape[1])) + 30 * np.arange(inputs.shape[1]))
@@ -45,5 +45,5 @@ def test_inputs_are_those_of_this_version(name: str, make_cells: Callable[..., I
     cell, feature = np.mgrid[:24, :20]
     counts = (cell * 7 + feature * 5 + cell * feature) % 11 * ((cell + feature) % 3 > 0)
     cells = make_cells(counts, [f"d{i % 2}" for i in range(24)])
-    names, total = summary(RECIPES[name], cells)
+    names, total = summarize(RECIPES[name], cells)
     assert (names, total) == (EXPECTED[VERSION][name][0], pytest.approx(EXPECTED[VERSION][name][1], rel=1e-4))

@@ -22,7 +22,7 @@ def values() -> NDArray[np.float32]:
 
 @pytest.fixture
 def domain() -> NDArray[np.int64]:
-    """Domain 3 has one cell, domain 1 none."""
+    """Return domains, of which domain 3 has one cell and domain 1 none."""
     domain = np.random.default_rng(1).choice([0, 2], 50)
     domain[17] = 3
     return domain
@@ -39,7 +39,7 @@ def assert_equal(one: FeatureStatistics, other: FeatureStatistics) -> None:
         assert getattr(one, field).dtype == getattr(other, field).dtype
 
 
-def test_agree_with_numpy_on_dense_values(statistics: FeatureStatistics, values: NDArray[np.float32], domain: NDArray[np.int64]) -> None:
+def test_statistics_agree_with_numpy(statistics: FeatureStatistics, values: NDArray[np.float32], domain: NDArray[np.int64]) -> None:
     with np.errstate(invalid="ignore"):
         mean, variance = statistics.mean_and_variance()
     for d in range(N_DOMAINS):
@@ -55,21 +55,21 @@ def test_agree_with_numpy_on_dense_values(statistics: FeatureStatistics, values:
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 7, 50])
-def test_merged_from_random_parts_are_those_of_the_whole(
+def test_the_sum_of_random_parts_is_the_whole(
     statistics: FeatureStatistics, values: NDArray[np.float32], domain: NDArray[np.int64], n_parts: int
 ) -> None:
     parts = np.array_split(np.random.default_rng(n_parts).permutation(50), n_parts)
-    merged = [FeatureStatistics.of(sparse.csr_matrix(values[rows]), domain[rows], N_DOMAINS) for rows in parts]
-    assert_equal(functools.reduce(operator.add, merged, FeatureStatistics.zeros(N_DOMAINS, 8)), statistics)
+    statistics_of_parts = [FeatureStatistics.of(sparse.csr_matrix(values[rows]), domain[rows], N_DOMAINS) for rows in parts]
+    assert_equal(functools.reduce(operator.add, statistics_of_parts, FeatureStatistics.zeros(N_DOMAINS, 8)), statistics)
 
 
-def test_no_cells_are_the_zero_of_the_sum(statistics: FeatureStatistics) -> None:
-    nothing = FeatureStatistics.of(sparse.csr_matrix((0, 8), dtype=np.float32), np.empty(0, np.int64), N_DOMAINS)
-    assert_equal(nothing, FeatureStatistics.zeros(N_DOMAINS, 8))
-    assert_equal(statistics + nothing, statistics)
+def test_statistics_of_no_cells_add_nothing(statistics: FeatureStatistics) -> None:
+    empty = FeatureStatistics.of(sparse.csr_matrix((0, 8), dtype=np.float32), np.empty(0, np.int64), N_DOMAINS)
+    assert_equal(empty, FeatureStatistics.zeros(N_DOMAINS, 8))
+    assert_equal(statistics + empty, statistics)
 
 
-def test_parts_are_those_of_the_part_of_the_values(
+def test_selected_statistics_are_those_of_the_selected_values(
     statistics: FeatureStatistics, values: NDArray[np.float32], domain: NDArray[np.int64]
 ) -> None:
     features, domains = np.array([5, 0]), np.array([True, False, True, False])
@@ -78,5 +78,5 @@ def test_parts_are_those_of_the_part_of_the_values(
     assert_equal(statistics.select_domains(domains), FeatureStatistics.of(sparse.csr_matrix(values[kept]), domain[kept] // 2, 2))
 
 
-def test_pooled_are_those_of_one_domain(statistics: FeatureStatistics, values: NDArray[np.float32]) -> None:
+def test_pooled_statistics_are_those_of_one_domain(statistics: FeatureStatistics, values: NDArray[np.float32]) -> None:
     assert_equal(statistics.pool(), FeatureStatistics.of(sparse.csr_matrix(values), np.zeros(50, np.int64), 1))

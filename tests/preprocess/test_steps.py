@@ -19,7 +19,7 @@ def values() -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("wanted", [list("abcde"), list("edcba"), list("bd"), list("xbya"), list("xy")])
-def test_packing_is_a_reindexing_by_name(values: NDArray[np.float32], wanted: list[str]) -> None:
+def test_packing_reindexes_by_name(values: NDArray[np.float32], wanted: list[str]) -> None:
     expected = pd.DataFrame(values, columns=list("abcde")).reindex(columns=wanted, fill_value=0).to_numpy()
     position = steps.match(pd.Index(wanted), pd.Index(list("abcde")))
     packed = steps.pack(sparse.csr_matrix(values), position, len(wanted))
@@ -28,7 +28,7 @@ def test_packing_is_a_reindexing_by_name(values: NDArray[np.float32], wanted: li
     assert all((np.diff(packed[i].indices) > 0).all() for i in range(6))
 
 
-def test_stored_zeros_are_left_out() -> None:
+def test_packing_drops_stored_zeros() -> None:
     rows = sparse.csr_matrix((np.array([1.0, 0, 2]), np.array([0, 1, 2]), np.array([0, 2, 3])), shape=(2, 3))
     packed = steps.pack(rows, np.arange(3), 3)
     assert packed.nnz == 2
@@ -37,7 +37,7 @@ def test_stored_zeros_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("counted", [None, [True, True, False, True, True]])
-def test_each_row_is_brought_to_the_target(values: NDArray[np.float32], counted: list[bool] | None) -> None:
+def test_packing_scales_each_row_to_the_target(values: NDArray[np.float32], counted: list[bool] | None) -> None:
     mask = None if counted is None else np.array(counted)
     total = (values if mask is None else values[:, mask]).sum(1)
     packed = steps.pack(sparse.csr_matrix(values), np.arange(5), 5, counted=mask, target=100.0).toarray()
@@ -47,7 +47,7 @@ def test_each_row_is_brought_to_the_target(values: NDArray[np.float32], counted:
 
 
 @pytest.mark.parametrize("per_domain", [False, True], ids=["global", "domain"])
-def test_scale_divides_and_clips(values: NDArray[np.float32], per_domain: bool) -> None:
+def test_scaling_divides_and_clips(values: NDArray[np.float32], per_domain: bool) -> None:
     maximum = np.array([[1, 2, 0, 4, 5], [3, 0, 1, 2, 9]], np.float32)
     domain = np.array([0, 1, 0, 1, 1, 0])
     scaled = steps.scale(sparse.csr_matrix(values), maximum if per_domain else maximum[0], domain).toarray()
@@ -59,7 +59,7 @@ def test_scale_divides_and_clips(values: NDArray[np.float32], per_domain: bool) 
 
 
 @pytest.mark.parametrize(("value", "sound"), [(-1, False), (np.nan, False), (np.inf, False), (-np.inf, False), (3e38, True), (0.5, True)])
-def test_rows_are_checked(values: NDArray[np.float32], value: float, sound: bool) -> None:
+def test_check_rows_finds_bad_and_fractional_values(values: NDArray[np.float32], value: float, sound: bool) -> None:
     values[[0, 4], 1] = value
     rows = sparse.csr_matrix(values)
     found, n_fractional = check_rows(rows.data, rows.indptr)
@@ -68,9 +68,9 @@ def test_rows_are_checked(values: NDArray[np.float32], value: float, sound: bool
 
 
 @pytest.mark.parametrize("counted", [[1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [0, 0, 0, 0, 0]])
-def test_row_totals(values: NDArray[np.float32], counted: list[int]) -> None:
+def test_sum_rows_returns_totals_and_numbers_of_detected_features(values: NDArray[np.float32], counted: list[int]) -> None:
     rows = sparse.csr_matrix(values)
-    # A stored zero is no detected feature.
+    # A stored zero is not a detected feature.
     rows.data[0] = 0
     total, n_detected = sum_rows(rows.data, rows.indices, rows.indptr, np.array(counted, np.float32))
     np.testing.assert_array_equal(total, rows.toarray() @ np.array(counted))

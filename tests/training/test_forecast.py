@@ -17,7 +17,7 @@ from scalex.training.forecast import log_forecast
 
 
 @pytest.mark.parametrize(("options", "n_epochs"), [({"max_steps": 30}, 5.0), ({"max_steps": 10**6, "max_epochs": 2}, 2.0)])
-def test_the_forecast_counts_the_reads_and_leaves_no_trace(
+def test_the_forecast_counts_the_reads_and_keeps_the_weights(
     demo: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, int], n_epochs: float
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -29,9 +29,8 @@ def test_the_forecast_counts_the_reads_and_leaves_no_trace(
     before = {name: value.clone() for name, value in module.state_dict().items()}
     log_forecast(module, data, torch.device("cpu"))
     per_cell = demo.X.nnz / 300
-    # The correction and the embedding read all cells once each.
+    # The correction and the embedding each read all cells once.
     assert f"300 cells with {per_cell:,.0f} values each are read {n_epochs + 2:.1f} times" in caplog.text
     assert f"{n_epochs:.1f} epochs at most" in caplog.text
     assert re.search(r"This takes about \d+ (s|min|h) of training and \d+ s of reading", caplog.text)
-    # The trial leaves no trace.
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -1,4 +1,4 @@
-"""Continued training: what a trained model keeps, what it gets for new domains, and when the result does not count."""
+"""Tests of continued training: what the model keeps, what new domains start from, and when the result is refused."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from scalex.training.fit import fit
 from scalex.training.growth import grow
 
 
-class Watch(Callback):
-    """The weights and the learning rates with which the training begins."""
+class RecordStart(Callback):
+    """Record the weights and the learning rates at the start of the training."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
@@ -42,32 +42,34 @@ class Watch(Callback):
         self.n_groups = len(trainer.optimizers[0].param_groups)
 
 
-def grow_to(folder: Path, reference: Reference, query: Any, module: ScalexModule | None = None, **options: Any) -> tuple[AnnData, Watch]:
-    watch = Watch()
+def grow_to(
+    folder: Path, reference: Reference, query: Any, module: ScalexModule | None = None, **options: Any
+) -> tuple[AnnData, RecordStart]:
+    start = RecordStart()
     trainer = Trainer(
         accelerator="cpu",
         max_steps=20,
-        callbacks=[Checkpoint(folder), LatentExport(folder), watch],
+        callbacks=[Checkpoint(folder), LatentExport(folder), start],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
     module = module or ScalexModule(lr=1e-3, batch_size=64)
-    return grow(reference, AnnDataSource(path=query), module, trainer, folder=folder, **options), watch
+    return grow(reference, AnnDataSource(path=query), module, trainer, folder=folder, **options), start
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(folder / "checkpoint" / "best.ckpt", weights_only=True)["state_dict"]
     return state
 
 
-def new_domains(trained: Any) -> AnnData:
-    """Cells of two new domains, whose names come before and after the old ones', and of an old one."""
+def make_query(trained: Any) -> AnnData:
+    """Return cells of two new domains, whose names sort before and after those of the old domains, and of one old domain."""
     query: AnnData = trained.query.copy()
     query.obs["batch"] = pd.Categorical(np.where(np.arange(query.n_obs) < 70, "a new one", "domain2"))
     query.obs.loc[query.obs_names[-20:], "batch"] = np.nan
@@ -79,7 +81,7 @@ def new_domains(trained: Any) -> AnnData:
 class Grown(NamedTuple):
     folder: Path
     adata: AnnData
-    watch: Watch
+    start: RecordStart
     query: AnnData
     old_folder: dict[str, str]
 
@@ -92,19 +94,19 @@ def reference(trained: Any) -> Reference:
 @pytest.fixture(scope="module")
 def grown(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     folder = tmp_path_factory.mktemp("grown") / "second"
-    before = hashes(trained.folder)
-    query = new_domains(trained)
-    adata, watch = grow_to(folder, reference, query, allowed_fall=2)
-    return Grown(folder, adata, watch, query, before)
+    before = hash_files(trained.folder)
+    query = make_query(trained)
+    adata, start = grow_to(folder, reference, query, allowed_fall=2)
+    return Grown(folder, adata, start, query, before)
 
 
-def kept(grown: Grown, trained: Any) -> AnnData:
-    """The new cells that are rich enough."""
+def keep_rich_cells(grown: Grown, trained: Any) -> AnnData:
+    """Return the new cells with enough features."""
     return grown.query[np.diff(grown.query.X.indptr) >= trained.min_features].copy()
 
 
-def test_old_cells_come_first_and_new_ones_that_are_rich_enough_follow(grown: Grown, trained: Any, reference: Reference) -> None:
-    n_old, new = reference.cells.n_obs, kept(grown, trained)
+def test_new_cells_with_enough_features_follow_the_old_ones(grown: Grown, trained: Any, reference: Reference) -> None:
+    n_old, new = reference.cells.n_obs, keep_rich_cells(grown, trained)
     adata = ad.read_h5ad(grown.folder / "adata.h5ad")
     assert 0 < new.n_obs < grown.query.n_obs
     assert list(adata.obs_names) == [*reference.cells.obs_names, *new.obs_names]
@@ -115,11 +117,11 @@ def test_old_cells_come_first_and_new_ones_that_are_rich_enough_follow(grown: Gr
     np.testing.assert_array_equal(adata.obsm["latent"], grown.adata.obsm["latent"])
 
 
-def test_the_old_folder_is_as_it_was(grown: Grown, trained: Any) -> None:
-    assert hashes(trained.folder) == grown.old_folder
+def test_the_old_folder_does_not_change(grown: Grown, trained: Any) -> None:
+    assert hash_files(trained.folder) == grown.old_folder
 
 
-def test_preprocessing_stays_and_new_domains_come_after_the_old(grown: Grown, reference: Reference) -> None:
+def test_preprocessing_stays_and_new_domains_follow_the_old_ones(grown: Grown, reference: Reference) -> None:
     after, before = Reference.load(grown.folder).trained_on, reference.trained_on
     assert before.domains == ("domain0", "domain1")
     assert after.domains == ("domain0", "domain1", "a new one", "domain2")
@@ -129,11 +131,11 @@ def test_preprocessing_stays_and_new_domains_come_after_the_old(grown: Grown, re
         assert one[name] == other[name]
     assert torch.equal(one["mean"], other["mean"])
     assert torch.equal(one["maximum"][:2], other["maximum"])
-    # With global scaling nothing is larger than the largest of the old cells.
+    # With global scaling, the maxima stay those of the old cells.
     assert torch.equal(one["maximum"].max(0).values, other["maximum"].max(0).values)
 
 
-def test_replayed_cells_have_the_inputs_of_their_training_to_the_last_bit(grown: Grown, trained: Any, reference: Reference) -> None:
+def test_old_cells_have_exactly_the_inputs_of_their_training(grown: Grown, trained: Any, reference: Reference) -> None:
     exported, n_old = trained.exported, reference.cells.n_obs
     adata = ad.read_h5ad(grown.folder / "adata.h5ad")
     assert list(adata.var_names) == list(exported.var_names)
@@ -142,27 +144,27 @@ def test_replayed_cells_have_the_inputs_of_their_training_to_the_last_bit(grown:
 
 
 def test_new_cells_have_the_inputs_of_a_projection(grown: Grown, trained: Any, reference: Reference) -> None:
-    expected = reference.project(kept(grown, trained), repeat=True)
+    expected = reference.project(keep_rich_cells(grown, trained), repeat=True)
     found = ad.read_h5ad(grown.folder / "adata.h5ad")[reference.cells.n_obs :]
     np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(found.raw.X.toarray(), expected.raw.X.toarray())
 
 
-def test_old_weights_are_the_start(grown: Grown, trained: Any) -> None:
-    before = weights_of(trained.folder)
-    started = grown.watch.weights
+def test_training_starts_from_the_old_weights(grown: Grown, trained: Any) -> None:
+    before = read_weights(trained.folder)
+    started = grown.start.weights
     assert started.keys() == before.keys()
     for name, value in before.items():
         per_domain = name.startswith("net.output_norm.")
         assert started[name].shape[0] == (4 if per_domain else value.shape[0])
         assert torch.equal(started[name][: len(value)], value), name
-    after = weights_of(grown.folder)
+    after = read_weights(grown.folder)
     assert not torch.equal(after["net.heads.weight"], before["net.heads.weight"])
 
 
 def test_new_domains_start_from_the_statistics_of_their_cells(grown: Grown, trained: Any, reference: Reference) -> None:
-    before = {name.removeprefix("net."): value.double().numpy() for name, value in weights_of(trained.folder).items()}
-    projected = reference.project(kept(grown, trained), repeat=True)
+    before = {name.removeprefix("net."): value.double().numpy() for name, value in read_weights(trained.folder).items()}
+    projected = reference.project(keep_rich_cells(grown, trained), repeat=True)
     for code, domain in ((2, "a new one"), (3, "domain2")):
         own = projected[projected.obs["domain"] == domain]
         decoded = own.obsm["latent"].astype(np.float64) @ before["output_weight"]
@@ -175,10 +177,10 @@ def test_new_domains_start_from_the_statistics_of_their_cells(grown: Grown, trai
         }
         assert own.n_obs > 40
         for name, value in expected.items():
-            np.testing.assert_allclose(grown.watch.weights[f"net.output_norm.{name}"][code], value, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(grown.start.weights[f"net.output_norm.{name}"][code], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_new_domain_of_one_cell_has_a_start(reference: Reference) -> None:
+def test_a_new_domain_may_have_a_single_cell(reference: Reference) -> None:
     before = reference.trained_on
     preprocessor = before.preprocessor
     module = ScalexModule()
@@ -192,20 +194,20 @@ def test_a_new_domain_of_one_cell_has_a_start(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_the_encoder_learns_at_its_own_rate(reference: Reference, trained: Any, tmp_path: Path, schedule: Any) -> None:
+def test_the_encoder_has_its_own_learning_rate(reference: Reference, trained: Any, tmp_path: Path, schedule: Any) -> None:
     module = ScalexModule(lr=1e-3, schedule=schedule, max_steps=20)
-    _, watch = grow_to(tmp_path, reference, trained.query, module, encoder_lr=0.25, allowed_fall=2)
-    assert watch.n_groups == 2
-    # One cycle begins at a 25th of the highest rate.
+    _, start = grow_to(tmp_path, reference, trained.query, module, encoder_lr=0.25, allowed_fall=2)
+    assert start.n_groups == 2
+    # The schedule one_cycle starts at a 25th of the highest rate.
     lr = 1e-3 if schedule == "constant" else 1e-3 / 25
-    encoder = {name for name in watch.rate_of if name.startswith(("net.hidden", "net.heads"))}
+    encoder = {name for name in start.rate_of if name.startswith(("net.hidden", "net.heads"))}
     assert len(encoder) == 5
-    for name, rate in watch.rate_of.items():
+    for name, rate in start.rate_of.items():
         assert rate == pytest.approx(lr * (0.25 if name in encoder else 1)), name
     assert Reference.load(tmp_path).module.hparams["encoder_lr"] == 0.25
 
 
-def test_an_encoder_that_hardly_learns_hardly_moves_the_old_cells(reference: Reference, trained: Any, tmp_path: Path) -> None:
+def test_a_slower_encoder_moves_the_old_cells_less(reference: Reference, trained: Any, tmp_path: Path) -> None:
     moved = {}
     for encoder_lr in (1e-6, 1.0):
         folder = tmp_path / str(encoder_lr)
@@ -214,7 +216,7 @@ def test_an_encoder_that_hardly_learns_hardly_moves_the_old_cells(reference: Ref
     assert moved[1e-6] < moved[1.0]
 
 
-def test_growth_json_says_how_far_the_old_cells_moved_and_their_scores(grown: Grown, reference: Reference) -> None:
+def test_growth_json_holds_the_scores_and_movement_of_the_old_cells(grown: Grown, reference: Reference) -> None:
     growth = json.loads((grown.folder / "growth.json").read_text())
     n_old = reference.cells.n_obs
     assert (growth["n_old"], growth["n_new"]) == (n_old, grown.adata.n_obs - n_old)
@@ -234,14 +236,14 @@ def test_growth_json_says_how_far_the_old_cells_moved_and_their_scores(grown: Gr
             cluster=pd.Categorical(obs["leiden"]),
             label=obs["cell_type"].values,
         )
-        # Those that do not depend on the clusters, which are found anew.
+        # The other scores depend on the clusters, which are found again.
         assert growth[name]["entropy_mixing"] == pytest.approx(by_hand["entropy_mixing"], abs=1e-6)
         assert growth[name]["silhouette"] == pytest.approx(by_hand["silhouette"], abs=1e-6)
         assert {"ari", "nmi", "total"} <= growth[name].keys()
     assert (growth["allowed_fall"], growth["accepted"]) == (2, True)
 
 
-def test_what_is_accepted_is_the_next_version(grown: Grown, reference: Reference) -> None:
+def test_an_accepted_run_is_the_next_version(grown: Grown, reference: Reference) -> None:
     second = Reference.load(grown.folder)
     assert [(v["folder"], v["action"], v["n_cells"]) for v in second.lineage] == [
         ("run", "trained", reference.cells.n_obs),
@@ -254,10 +256,10 @@ def test_what_is_accepted_is_the_next_version(grown: Grown, reference: Reference
     np.testing.assert_array_equal(projected[both].obsm["latent"], grown.adata[both].obsm["latent"])
 
 
-def test_what_harms_the_old_cells_does_not_replace_the_reference(
+def test_a_run_that_harms_the_old_cells_does_not_replace_the_reference(
     reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = hashes(trained.folder)
+    before = hash_files(trained.folder)
     grow_to(tmp_path, reference, trained.query, allowed_fall=-2)
     assert "The old cells' score fell by" in caplog.text
     assert "this run does not replace the reference. Lower model.lr or growth.encoder_lr, or allow more." in caplog.text
@@ -267,10 +269,12 @@ def test_what_harms_the_old_cells_does_not_replace_the_reference(
         ValueError, match=r"is not a reference: it is the continued training of one .* scores fell too far \(growth\.json\)"
     ):
         Reference.load(tmp_path)
-    assert hashes(trained.folder) == before
+    assert hash_files(trained.folder) == before
 
 
-def test_the_log_says_what_it_did(reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_reports_cells_domains_and_movement(
+    reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     grow_to(tmp_path, reference, trained.query, allowed_fall=2)
     assert f"Goes on from {trained.folder}: {reference.cells.n_obs} cells, and " in caplog.text
@@ -279,7 +283,7 @@ def test_the_log_says_what_it_did(reference: Reference, trained: Any, tmp_path: 
     assert "The old cells moved by " in caplog.text
 
 
-def test_cells_of_known_domains_alone_add_no_domain(reference: Reference, trained: Any, tmp_path: Path) -> None:
+def test_cells_of_known_domains_add_no_domain(reference: Reference, trained: Any, tmp_path: Path) -> None:
     query = trained.query.copy()
     query.obs["batch"] = "domain0"
     grow_to(tmp_path, reference, query, allowed_fall=2)
@@ -305,7 +309,7 @@ def test_a_model_that_cannot_start_from_another_is_an_error(reference: Reference
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_expression_is_an_error_that_names_the_one_with_it(reference: Reference, trained: Any, tmp_path: Path) -> None:
+def test_a_folder_without_expression_is_an_error_that_names_the_folder_with_it(reference: Reference, trained: Any, tmp_path: Path) -> None:
     (tmp_path / "projected").mkdir()
     project_to(tmp_path / "projected", reference, AnnDataSource(path=trained.query[:30].copy()), append=True)
     without = Reference.load(tmp_path / "projected")
@@ -315,7 +319,7 @@ def test_a_folder_without_expression_is_an_error_that_names_the_one_with_it(refe
         grow_to(tmp_path / "grown", without, trained.query)
 
 
-def test_a_reference_whose_cells_stayed_in_their_files_says_why_it_cannot_grow_and_how_it_could(trained: Any, tmp_path: Path) -> None:
+def test_a_reference_of_cells_in_files_grows_only_with_exported_expression(trained: Any, tmp_path: Path) -> None:
     trained.cells.write_h5ad(tmp_path / "cells.h5ad")
     source = AnnDataSource(path=tmp_path / "cells.h5ad", batch_key="batch", backed=True)
 
@@ -332,16 +336,16 @@ def test_a_reference_whose_cells_stayed_in_their_files_says_why_it_cannot_grow_a
     assert adata.n_obs == trained.cells.n_obs + trained.query.n_obs
 
 
-def test_a_continued_training_that_is_killed_before_its_cells_are_written_can_be_resumed(
+def test_a_continued_training_killed_before_its_cells_are_written_can_be_resumed(
     reference: Reference, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: Any) -> None:
+    def kill(*_: Any) -> None:
         raise KeyboardInterrupt
 
     folder = tmp_path / "run"
     whole, _ = grow_to(tmp_path / "whole", reference, trained.query, allowed_fall=2)
     with monkeypatch.context() as patch:
-        patch.setattr(LatentExport, "_write", killed)
+        patch.setattr(LatentExport, "_write", kill)
         with pytest.raises(KeyboardInterrupt):
             grow_to(folder, reference, trained.query, allowed_fall=2)
     assert json.loads((folder / "growth.json").read_text())["accepted"]

@@ -20,7 +20,7 @@ from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
 
 
-def trained(files: list[Path], folder: Path, cache: Path | None, source: dict[str, Any] | None = None, **recipe: Any) -> AnnData:
+def train(files: list[Path], folder: Path, cache: Path | None, source: dict[str, Any] | None = None, **recipe: Any) -> AnnData:
     trainer = Trainer(
         accelerator="cpu", max_steps=20, callbacks=[Checkpoint(folder), LatentExport(folder)], logger=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -40,43 +40,43 @@ def files(demo: AnnData, tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of rows that are read from the sources, at each read."""
+def n_rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of rows that the reads of the sources have returned so far."""
     rows: list[int] = []
     read = BackedCells.read
 
-    def counted(self: BackedCells, asked: Any) -> Any:
-        found = read(self, asked)
+    def count(self: BackedCells, wanted: Any) -> Any:
+        found = read(self, wanted)
         rows.append(found.shape[0])
         return found
 
-    monkeypatch.setattr(BackedCells, "read", counted)
+    monkeypatch.setattr(BackedCells, "read", count)
     return rows
 
 
-def test_results_are_those_without_a_cache_and_later_runs_start_from_it(
-    files: list[Path], tmp_path: Path, reads: list[int], caplog: pytest.LogCaptureFixture
+def test_later_runs_read_the_cache_and_give_the_results_without_one(
+    files: list[Path], tmp_path: Path, n_rows_read: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = trained(files, tmp_path / "plain", None)
+    expected = train(files, tmp_path / "plain", None)
     caplog.set_level(logging.INFO)
-    first = trained(files, tmp_path / "first", tmp_path / "cache")
+    first = train(files, tmp_path / "first", tmp_path / "cache")
     assert "Writes the inputs of" in caplog.text
     (path,) = (tmp_path / "cache").iterdir()
     written = path.stat().st_mtime_ns
     caplog.clear()
-    reads.clear()
-    second = trained(files, tmp_path / "second", tmp_path / "cache")
+    n_rows_read.clear()
+    second = train(files, tmp_path / "second", tmp_path / "cache")
     assert "Writes the inputs of" not in caplog.text
     assert path.stat().st_mtime_ns == written
-    # A look at some cells is all that the sources are asked for.
-    assert sum(reads) <= 300
+    # Only a look at some cells reads the sources.
+    assert sum(n_rows_read) <= 300
     for found in (first, second):
         np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
         assert list(found.obs_names) == list(expected.obs_names)
 
 
-def test_the_file_is_an_anndata(files: list[Path], tmp_path: Path) -> None:
-    adata = trained(files, tmp_path / "run", tmp_path / "cache")
+def test_the_cache_is_an_anndata(files: list[Path], tmp_path: Path) -> None:
+    adata = train(files, tmp_path / "run", tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
     cached = ad.read_h5ad(path)
     assert cached.shape == adata.shape
@@ -87,71 +87,71 @@ def test_the_file_is_an_anndata(files: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["source", "recipe", "features file"])
-def test_other_cells_or_options_have_another_file(files: list[Path], tmp_path: Path, change: str) -> None:
+def test_other_cells_or_options_have_another_cache(files: list[Path], tmp_path: Path, change: str) -> None:
     cache, recipe = tmp_path / "cache", {}
     names = list(ad.read_h5ad(files[0]).var_names)
     if change == "features file":
         recipe["n_top_features"] = str(tmp_path / "names.txt")
         (tmp_path / "names.txt").write_text("\n".join(names[:80]))
-    trained(files, tmp_path / "one", cache, **recipe)
+    train(files, tmp_path / "one", cache, **recipe)
     if change == "source":
         os.utime(files[0], (1, 1))
     elif change == "recipe":
         recipe["target_sum"] = 500.0
     else:
         (tmp_path / "names.txt").write_text("\n".join(names[5:80]))
-    trained(files, tmp_path / "other", cache, **recipe)
+    train(files, tmp_path / "other", cache, **recipe)
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize(("chosen", "n_files"), [({}, 1), ({"n_obs": 200}, 2)])
-def test_the_seed_counts_where_cells_are_chosen_with_it(files: list[Path], tmp_path: Path, chosen: dict[str, int], n_files: int) -> None:
+@pytest.mark.parametrize(("selection", "n_files"), [({}, 1), ({"n_obs": 200}, 2)])
+def test_the_seed_matters_if_it_chooses_the_cells(files: list[Path], tmp_path: Path, selection: dict[str, int], n_files: int) -> None:
     for seed in (1, 2):
-        trained(files, tmp_path / str(seed), tmp_path / "cache", chosen | {"seed": seed})
+        train(files, tmp_path / str(seed), tmp_path / "cache", selection | {"seed": seed})
     assert len(list((tmp_path / "cache").iterdir())) == n_files
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "without preprocessing"])
-def test_a_damaged_file_is_made_again(files: list[Path], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    expected = trained(files, tmp_path / "one", tmp_path / "cache")
+def test_a_damaged_cache_is_written_again(files: list[Path], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    expected = train(files, tmp_path / "one", tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
     whole = path.read_bytes()
-    # The first run may have it open still.
+    # The first run may still have the file open.
     path.unlink()
     if damage == "without preprocessing":
         ad.AnnData(np.zeros((3, 2), np.float32)).write_h5ad(path)
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
-    found = trained(files, tmp_path / "other", tmp_path / "cache")
+    found = train(files, tmp_path / "other", tmp_path / "cache")
     assert "cannot be read" in caplog.text
     np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
 
 
-def test_a_full_disk_leaves_no_file(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
+def test_a_full_disk_leaves_no_cache(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scalex.training.input_cache.BlockWriter.finish", full)
+    monkeypatch.setattr("scalex.training.input_cache.BlockWriter.finish", fail)
     with pytest.raises(OSError, match=r"The disk has no space left for .*inputs-"):
-        trained(files, tmp_path / "run", tmp_path / "cache")
+        train(files, tmp_path / "run", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     shutil.rmtree(tmp_path / "cache")
 
 
-def test_a_cache_is_for_cells_in_files(files: list[Path], tmp_path: Path) -> None:
+def test_a_cache_needs_cells_in_files(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cache is for cells that stay in their files: set backed=true"):
         AnnDataSource(path=files, cache=tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pd.Index, np.array, list])
-def test_long_lists_of_names_that_differ_in_one_have_different_keys(kind: Any) -> None:
+def test_long_lists_that_differ_in_one_name_have_different_keys(kind: Any) -> None:
     names = [f"gene{i}" for i in range(2000)]
     other = [*names[:1000], "another", *names[1001:]]
     keys = {RnaRecipe(n_top_features=kind(given)).identity() for given in (names, other)}
     assert len(keys) == 2
 
 
-def test_the_same_names_have_the_same_key_however_they_are_given(tmp_path: Path) -> None:
+def test_the_same_names_in_another_type_have_the_same_key(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a\nb\n")
     given: list[Any] = [["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Index(["a", "b"]), str(tmp_path / "names.txt")]
     assert len({RnaRecipe(n_top_features=names).identity() for names in given}) == 1
@@ -159,10 +159,10 @@ def test_the_same_names_have_the_same_key_however_they_are_given(tmp_path: Path)
     assert RnaRecipe(target_sum=np.float32(500)).identity() == RnaRecipe(target_sum=500.0).identity()
 
 
-def test_many_names_of_sources_have_different_keys(files: list[Path]) -> None:
-    def key(names: Any) -> str:
+def test_other_names_of_sources_have_another_key(files: list[Path]) -> None:
+    def find_key(names: Any) -> str:
         cells = AnnDataSource(path=files, backed=True, batch_categories=names).open()
         assert isinstance(cells, BackedCells)
         return cells.identity
 
-    assert key(["a", "b"]) == key(np.array(["a", "b"])) != key(["a", "c"])
+    assert find_key(["a", "b"]) == find_key(np.array(["a", "b"])) != find_key(["a", "c"])
