@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from commands import run_command
 
 from scalex.cells.stores import STORES
@@ -47,6 +49,10 @@ def test_the_examples_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not example["from_store"].in_memory
     np.testing.assert_array_equal(example["from_store"].read(slice(3, 9)).toarray(), example["query"].X[3:9].toarray())
     assert type(example["reference"].module) is example["LinearModule"]
+    for text, part in zip(read_blocks("yaml"), (example["SpotRecipe"], example["LinearModule"]), strict=False):
+        target, *settings = yaml.safe_load(text).items()
+        assert target[1].endswith(f".{part.__name__}")
+        assert dict(settings) == {name: parameter.default for name, parameter in inspect.signature(part).parameters.items()}
     query, linear = example["query"], example["reference"].module
     np.testing.assert_array_equal(example["projected"].obsm["latent"][-50:], example["latent"])
     transform = linear.trained_on.preprocessor.for_features(query.var_names)
@@ -59,7 +65,7 @@ def test_the_examples_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_added_tracker_gets_the_losses(tmp_path: Path) -> None:
     (tmp_path / "more" / "logger").mkdir(parents=True)
-    (text,) = read_blocks("yaml")
+    text = read_blocks("yaml")[-1]
     (tmp_path / "more" / "logger" / "csv_logs.yaml").write_text(text)
     settings = ["dataset.n_cells=200", "model=small", "model.max_steps=3", "callbacks=[latent_export]", "trainer=cpu", "output=run"]
     process = run_command("train.py", f"hydra.searchpath=[file://{tmp_path / 'more'}]", "logger=csv_logs", *settings, cwd=tmp_path)

@@ -232,7 +232,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NASTY]
     assert yaml.safe_load((tmp_path / NASTY / "config.yaml").read_text())["output"] == NASTY
     again = run_command("train.py", *settings, format_override("output", NASTY), cwd=tmp_path)
-    assert f"resume a stopped run with {format_for_shell('resume', NASTY)}\n" in again.stderr
+    assert f"resume a stopped training with python train.py {format_for_shell('resume', NASTY)}\n" in again.stderr
     assert "is finished" in run_command("train.py", format_override("resume", NASTY), cwd=tmp_path).stderr
 
 

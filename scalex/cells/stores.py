@@ -34,7 +34,7 @@ def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -
     NotBackableError
         If the cells cannot be read in runs of rows.
     """
-    name = ".zarr" if path.is_dir() and is_zarr_folder(path) else path.name
+    name = ".zarr" if path.is_dir() and is_zarr_folder(path) else path.name.lower()
     for extension, open_cells in STORES.items():
         if name.endswith(extension):
             return open_cells(path, layer, source, cache)

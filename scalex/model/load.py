@@ -46,7 +46,11 @@ def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Mod
         module = classes[name](**checkpoint["hyper_parameters"])
         module.on_load_checkpoint(checkpoint)
     except (KeyError, IndexError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint of scalex ({type(error).__name__}: {error}).") from error
+        # torch's text for a file that it refuses to unpickle advises to load it nevertheless.
+        reason = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} is not a checkpoint of scalex ({reason}). It may be truncated or damaged: copy it again from its origin."
+        ) from error
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

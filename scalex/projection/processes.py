@@ -57,8 +57,7 @@ def connect(trainer: Trainer) -> Iterator[distributed.ProcessGroup | None]:
         if "gloo" not in str(error):
             raise
         raise ConnectionError(
-            f"Another of the {trainer.world_size} processes that project together has stopped. Its message, if any, is above. "
-            "Project again into a new folder."
+            f"Another of the {trainer.world_size} processes has stopped. Its message, if any, is above. Project again into a new folder."
         ) from error
     finally:
         if distributed.is_initialized():

@@ -57,7 +57,7 @@ class EpochTable(Logger):
         if "train/loss" not in metrics:
             return
         if not self._rows and self.path.exists():
-            earlier = pd.read_csv(self.path)
+            earlier = pd.read_csv(self.path, float_precision="round_trip")
             # Epochs after the last checkpoint are trained again.
             self._rows = earlier[earlier["epoch"] < metrics["epoch"]].to_dict("records")
         first = {"epoch": int(metrics["epoch"]), "step": step}

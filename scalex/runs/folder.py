@@ -49,7 +49,7 @@ def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
     if results and not resume:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output=, or "
-            f"resume a stopped run with {format_for_shell('resume', folder)}"
+            f"resume a stopped training with python train.py {format_for_shell('resume', folder)}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

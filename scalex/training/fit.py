@@ -150,7 +150,7 @@ def check_callbacks(trainer: Trainer) -> LatentExport:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     export = next((callback for callback in callbacks if isinstance(callback, LatentExport)), None)
     if export is None:
-        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        names = ", ".join(type(callback).__name__ for callback in callbacks) or "none"
         raise ValueError(
             f"The trainer has no LatentExport, which exports the latents. Its callbacks: {names}. Add it to them; on the "
             "command line: callbacks=[latent_export,...]."
@@ -213,7 +213,7 @@ def _explain_lost_process(trainer: Trainer) -> Iterator[None]:
         if trainer.world_size == 1 or not (isinstance(error, DistBackendError) or "gloo" in str(error)):
             raise
         raise ConnectionError(
-            f"Another of the {trainer.world_size} processes has stopped. Its message, if it had time for one, is above. Go on "
+            f"Another of the {trainer.world_size} processes has stopped. Its message, if any, is above. Resume "
             f"from the last checkpoint with {format_for_shell('resume', trainer.default_root_dir)}"
         ) from error
 

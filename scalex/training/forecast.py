@@ -60,8 +60,8 @@ def log_forecast(module: Model, data: ScalexDataModule, device: torch.device) ->
     training = n_steps * max(_measure_step(module, data, batch_size, device), batch_size * per_cell)
     embedding = n_embedded * n_cells * per_cell
     logger.info(
-        "This takes about %s of training and %s of reading for corrections and embedding at the speed of a short trial, without the "
-        "corrections themselves, neighbours, UMAP and scores",
+        "Estimated time: %s of training and %s of reading for corrections and embedding, not counting the corrections themselves, "
+        "neighbours, UMAP and scores",
         _format_time(training), _format_time(embedding),
     )  # fmt: skip
 

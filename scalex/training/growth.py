@@ -92,8 +92,8 @@ def grow(
     check_callbacks(trainer)
     if trainer.world_size > 1:
         raise ValueError("Continued training runs in one process: use trainer=auto (or cpu, gpu) instead of trainer=ddp.")
-    query = open_query(reference, source, chunk_size)
     open_expression(reference)
+    query = open_query(reference, source, chunk_size)
     cells = GrownCells.of(reference, query, _choose_rows(query, chunk_size), label)
     before = reference.trained_on.preprocessor
     after = _with_domains(before, cells, chunk_size)
@@ -115,7 +115,7 @@ def grow(
     n_old = reference.cells.n_obs
     module.start_from(reference.module, data.inputs()[n_old:], data.domain[n_old:])
     logger.info(
-        "Goes on from %s: %s cells, and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(cells.kept):,}",
+        "Continues from %s with its %s cells and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(cells.kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
 
@@ -178,7 +178,7 @@ def _write_growth(reference: FinishedRun, adata: AnnData, folder: Path, allowed_
         "accepted": accepted,
     }
     logger.info(
-        "The old cells moved by %.2f (median; 1 = %s). Their total score was %.3f and is %.3f", numbers["moved"]["median"],
+        "The old cells moved by %.2f (median; 1 = %s). Their total score went from %.3f to %.3f", numbers["moved"]["median"],
         numbers["unit"], before["total"], after["total"],
     )  # fmt: skip
     if accepted:

@@ -94,6 +94,12 @@ def test_cells_on_disk_equal_cells_in_memory(annotated: AnnData, tmp_path: Path,
     assert_same(*open_both(write(annotated, tmp_path), batch_key="batch"))
 
 
+def test_an_extension_may_be_in_upper_case(demo: AnnData, tmp_path: Path) -> None:
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    path = (tmp_path / "cells.h5ad").rename(tmp_path / "CELLS.H5AD")
+    assert not AnnDataSource(path=path, backed=True).open().in_memory
+
+
 def test_a_layer_is_read_from_disk(annotated: AnnData, tmp_path: Path) -> None:
     annotated.layers["double"] = annotated.X * 2
     backed, in_memory = open_both(write(annotated, tmp_path), layer="double", batch_key="batch,stage")

@@ -110,7 +110,7 @@ def test_if_one_process_stops_the_other_names_the_reason_and_ends(query: list[st
     )[stopped]
     tasks = start_tasks("project.py", *query, *TOGETHER, "output=out", cwd=tmp_path, before=before)
     outputs = [task.end(-9 if number == stopped else 1) for number, task in enumerate(tasks)]
-    assert "ConnectionError: Another of the 2 processes that project together has stopped. " in outputs[1 - stopped]
+    assert "ConnectionError: Another of the 2 processes has stopped. " in outputs[1 - stopped]
     assert not (tmp_path / "out" / "adata.h5ad").exists()
 
 

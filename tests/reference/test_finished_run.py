@@ -246,7 +246,10 @@ class TestHostileFolder:
         changed = OrderedDict(torch.load(folder / "checkpoint" / "best.ckpt", weights_only=True))
         changed[where] = Hostile(tmp_path / "run")
         torch.save(changed, folder / "checkpoint" / "best.ckpt")
-        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex \(UnpicklingError"):
+        with pytest.raises(
+            ValueError,
+            match=r"best\.ckpt is not a checkpoint of scalex \(UnpicklingError\)\. It may be truncated or damaged: copy it again",
+        ):
             Reference.load(folder)
         assert not (tmp_path / "run").exists()
 

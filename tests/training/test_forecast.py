@@ -32,5 +32,5 @@ def test_the_forecast_counts_the_reads_and_keeps_the_weights(
     # The correction and the embedding each read all cells once.
     assert f"300 cells with {per_cell:,.0f} values each are read {n_epochs + 2:.1f} times" in caplog.text
     assert f"{n_epochs:.1f} epochs at most" in caplog.text
-    assert re.search(r"This takes about \d+ (s|min|h) of training and \d+ s of reading", caplog.text)
+    assert re.search(r"Estimated time: \d+ (s|min|h) of training and \d+ s of reading", caplog.text)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
