@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.quality.runs import LabelsHidden, Model, Projected
-from benchmarks.quality.sets import LabelledCells, cut_at_random, only_in
+from benchmarks.quality.sets import LabelledCells, cut_at_random, restrict_types
 from benchmarks.quality.store import Figures, Method, Store
 from benchmarks.tables import mean_and_spread
 
@@ -90,7 +90,7 @@ def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: S
     for method in methods:
         found: list[Figures] = []
         for one, other in permutations(types, 2):
-            cells = only_in(shared, {one: "inDrop4", other: "celseq"})
+            cells = restrict_types(shared, {one: "inDrop4", other: "celseq"})
             figures = [figure | {"unshared": _mean_of_types(figure, (one, other))} for figure in store.all_figures(cells, method)]
             if figures:
                 rows.append(
