@@ -169,7 +169,7 @@ REAL = [name for name in SETS if name != MADE]
 def embed_pair(name: str, training: Training, seed: int, left_out: str | None) -> EmbeddedPair:
     """Train on the reference, perhaps without one type, and embed the query with frozen preprocessing and network. Results are stored."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # The option is not the demo cells, for which a training is shorter.
+        # The plan is that of cells in files, since a training on demo cells is shorter.
         plan = OmegaConf.to_container(compose("train", [*training.overrides, f"seed={seed}", "dataset=h5ad"]).model, resolve=True)
     assert isinstance(plan, dict)
     path = training.folder / f"{_hash_settings([name, plan, left_out, source_hash()])}.npz"
@@ -374,7 +374,7 @@ def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="scalex", help="an option of conf/model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED", help="types are left out with the first")
@@ -383,12 +383,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
     parser.add_argument("--fresh", action="store_true", help="train again what has been trained")
-    return parse_arguments(parser, given, seeds=[0], sets=[MADE])
+    return parse_arguments(parser, argv, seeds=[0], sets=[MADE])
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train on each reference, transfer its labels to the query, and show two tables."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     # Lightning advises worker processes, but one thread is measured.

@@ -93,18 +93,18 @@ class Training:
         return self.batch_size / float(line.removeprefix(SECONDS))
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the table to")
     parser.add_argument("--rounds", type=int, default=3, help="times that each speed is measured")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(BATCH_SIZES), help="sizes of minibatches")
     parser.add_argument("--measure", type=int, nargs=2, help=argparse.SUPPRESS)
-    return parse_arguments(parser, given, rounds=0, sizes=[64])
+    return parse_arguments(parser, argv, rounds=0, sizes=[64])
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, or train as one of the measured processes."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     if arguments.measure is not None:
         seconds = Training(*arguments.measure, arguments.tiny).seconds_per_step()
         if is_first():

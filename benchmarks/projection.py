@@ -216,7 +216,7 @@ def _measure_peak(folder: Path, query: Path, *, tiny: bool) -> float:
 BENCHMARKS = {f.__name__: f for f in (speed, memory)}
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
@@ -225,12 +225,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=10_000, help="cells to embed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="cells whose projection's memory is compared")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files")
-    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[200])
+    return parse_arguments(parser, argv, rounds=0, cells=600, sizes=[200])
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the selected benchmarks and show a table for each."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     keep_freed_memory()

@@ -285,7 +285,7 @@ def _describe_bf16_support() -> str:
 BENCHMARKS: dict[str, Benchmark] = {f.__name__: f for f in (training, step, dsbn, precision, gather)}
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
@@ -295,12 +295,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=4000, help="cells to train on")
     parser.add_argument("--gather-cells", type=int, default=100_000, help="cells to gather minibatches from")
     parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
-    return parse_arguments(parser, given, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
+    return parse_arguments(parser, argv, rounds=0, steps=2, cells=600, gather_cells=1000, features=100)
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the selected benchmarks and show a table for each."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     keep_freed_memory()

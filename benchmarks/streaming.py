@@ -346,7 +346,7 @@ def _format_median(values: NDArray[np.float64]) -> str:
 BENCHMARKS = {f.__name__: f for f in (reading, fitting, memory, plan)}
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help="some of the benchmarks")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
@@ -357,12 +357,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan-cells", type=int, default=10_000_000, help="cells whose order is made")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, for its memory")
     parser.add_argument("--scratch", type=Path, help="folder for large temporary files: 9 GB for a million cells")
-    return parse_arguments(parser, given, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
+    return parse_arguments(parser, argv, rounds=0, cells=600, sizes=[400], steps=2, plan_cells=10_000)
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the selected benchmarks and show a table for each."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     torch.set_num_threads(1)
     about = provenance(tiny=arguments.tiny)
     keep_freed_memory()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.quality.runs import LabelsHidden, Model, Projected
-from benchmarks.quality.sets import LabelledCells, cut_at_random, only_in
+from benchmarks.quality.sets import LabelledCells, cut_at_random, restrict_types
 from benchmarks.quality.store import Figures, Method, Store
 from benchmarks.tables import mean_and_spread
 
@@ -90,7 +90,7 @@ def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: S
     for method in methods:
         found: list[Figures] = []
         for one, other in permutations(types, 2):
-            cells = only_in(shared, {one: "inDrop4", other: "celseq"})
+            cells = restrict_types(shared, {one: "inDrop4", other: "celseq"})
             figures = [figure | {"unshared": _mean_of_types(figure, (one, other))} for figure in store.all_figures(cells, method)]
             if figures:
                 rows.append(
@@ -161,16 +161,16 @@ def check_labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter
     rows = []
     for name in sets:
         cells = read(name)
-        given: list[Method] = [Model(WITHOUT_LABELS, seeds)]
+        methods: list[Method] = [Model(WITHOUT_LABELS, seeds)]
         for domain in sorted(cells.adata.obs["batch"].unique()):
-            given += [LabelsHidden(scvi_interpreter, domain, (0,))] if scvi_interpreter else []
-            given.append(LabelsHidden(Model(WITH_LABELS, seeds), domain, seeds))
-        for method in given:
+            methods += [LabelsHidden(scvi_interpreter, domain, (0,))] if scvi_interpreter else []
+            methods.append(LabelsHidden(Model(WITH_LABELS, seeds), domain, seeds))
+        for method in methods:
             figures = store.all_figures(cells, method)
             if figures:
-                shown = f"{method.name}, no labels" if isinstance(method, Model) else method.name
+                title = f"{method.name}, no labels" if isinstance(method, Model) else method.name
                 texts = [mean_and_spread(_values(figures, key)) for key in ("total", "bio", "batch", "wrong")]
-                rows.append([name, shown, str(len(figures)), *texts, mean_and_spread(_values(figures, "training"), 1)])
+                rows.append([name, title, str(len(figures)), *texts, mean_and_spread(_values(figures, "training"), 1)])
     columns = ["set", "method", "seeds", "total", "bio", "batch", "wrong neighbours", "training, s"]
     note = "Scored are all cells, those whose type was given and those whose type was hidden."
     return Section("quality, labels: known types of all domains but one", columns, rows, note)

@@ -1,4 +1,4 @@
-"""How far cells of other types have come among a cell's neighbours."""
+"""Over-correction: the share of other types among the neighbours of a cell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RARE = 0.02
 
 
 def wrong_neighbors(latent: NDArray[np.float32], label: NDArray[np.str_], n_neighbors: int = 30) -> NDArray[np.float64]:
-    """Share of each cell's nearest neighbours that are of another type, beyond what cannot be avoided; 0 at best, 1 as by chance.
+    """Return each cell's share of nearest neighbours of another type, scaled so that 0 is the possible minimum and 1 is chance.
 
     Of k neighbours of a cell of a type with n cells among N, u = max(0, k - (n - 1)) / k must be of another type, and by chance
     c = (N - n) / (N - 1) are. With w of another type, the cell has (w - u) / (c - u).
@@ -24,16 +24,16 @@ def wrong_neighbors(latent: NDArray[np.float32], label: NDArray[np.str_], n_neig
     label
         (n_cells,) type of each cell.
     n_neighbors
-        k; all other cells where there are fewer.
+        k. If there are fewer other cells, all of them are used.
 
     Returns
     -------
-    (n_cells,) float64, not a number for the only cell of its type, and where there is one type.
+    (n_cells,) float64, NaN for the only cell of its type and if there is one type.
     """
     n_cells = len(label)
     k = min(n_neighbors, n_cells - 1)
     _, code, size = np.unique(label, return_inverse=True, return_counts=True)
-    # Without an argument, a cell is not a neighbour of its own.
+    # Without an argument, a cell is not its own neighbour.
     neighbor = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)
     wrong = (code[neighbor] != code[:, None]).mean(1)
     others = size[code] - 1
@@ -46,7 +46,7 @@ def wrong_neighbors(latent: NDArray[np.float32], label: NDArray[np.str_], n_neig
 
 
 def over_correction(latent: NDArray[np.float32], label: NDArray[np.str_], n_neighbors: int = 30) -> dict[str, float]:
-    """Means of `wrong_neighbors`.
+    """Return means of `wrong_neighbors`.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def over_correction(latent: NDArray[np.float32], label: NDArray[np.str_], n_neig
     Returns
     -------
     dict
-        "wrong" (mean over cells), "wrong, types" (mean over types), "wrong, rare" and "wrong, rare types" (the same of types with less than
-        2 % of the cells), and "wrong: TYPE" for each type. Cells without a value do not count; not a number where there are none.
+        "wrong" (mean over cells), "wrong, types" (mean over types), "wrong, rare" and "wrong, rare types" (the same for types with less
+        than 2 % of the cells), and "wrong: TYPE" for each type. Cells without a value do not count; a mean of none is NaN.
     """
     beyond = wrong_neighbors(latent, label, n_neighbors)
     types, size = np.unique(label, return_counts=True)

@@ -166,28 +166,28 @@ def embed_by_harmony(cells: LabelledCells) -> Embedding:
 
 def embed_by_scvi(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
     """Return the latents of scVI for counts of the variable features."""
-    given = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
-    found = _run_script(given, interpreter, "scvi.py", str(seed))
+    adata = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
+    found = _run_script(adata, interpreter, "scvi.py", str(seed))
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
 def embed_by_scanvi(cells: LabelledCells, label: pd.Series, *, interpreter: str, seed: int) -> Embedding:
     """Return the latents of scANVI, which also learns from labels; cells with a missing label are of unknown type."""
-    given = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
-    given = ad.AnnData(given.X, obs=given.obs.assign(label=label.astype(object).fillna("unknown")), var=given.var)
-    found = _run_script(given, interpreter, "scvi.py", str(seed), "labels")
+    adata = cells.adata if cells.kind == "adt" else _select_variable(cells.adata)
+    adata = ad.AnnData(adata.X, obs=adata.obs.assign(label=label.astype(object).fillna("unknown")), var=adata.var)
+    found = _run_script(adata, interpreter, "scvi.py", str(seed), "labels")
     return Embedding(found["names"], found["latent"], training_seconds=float(found["seconds"]))
 
 
 def embed_by_published(cells: LabelledCells, *, interpreter: str, seed: int) -> Embedding:
     """Return the latents of the published package; proteins are centred log-ratios minus the minimum of each protein."""
     proteins = cells.kind == "adt"
-    given = cells.adata
+    adata = cells.adata
     if proteins:
-        ratio = centred_log_ratio(given.X)
-        given = ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=given.obs, var=given.var)
+        ratio = centred_log_ratio(adata.X)
+        adata = ad.AnnData(sparse.csr_matrix(ratio - ratio.min(0)), obs=adata.obs, var=adata.var)
     arguments = [str(seed), str(cells.min_features), *(["processed"] if proteins else [])]
-    found = _run_script(given, interpreter, "published.py", *arguments)
+    found = _run_script(adata, interpreter, "published.py", *arguments)
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 
@@ -215,12 +215,12 @@ def _normalize(counts: ad.AnnData) -> ad.AnnData:
     return normalized
 
 
-def _run_script(given: ad.AnnData, interpreter: str, script: str, *arguments: str) -> dict[str, NDArray[Any]]:
+def _run_script(adata: ad.AnnData, interpreter: str, script: str, *arguments: str) -> dict[str, NDArray[Any]]:
     """Return the arrays that one of the scripts writes for the cells."""
     with TemporaryDirectory() as folder:
         cells, latents = Path(folder) / "cells.h5ad", Path(folder) / "latents.npz"
         # Older versions of anndata can read annotation as text.
-        simple = ad.AnnData(sparse.csr_matrix(given.X), obs=given.obs.astype(str), var=given.var[[]])
+        simple = ad.AnnData(sparse.csr_matrix(adata.X), obs=adata.obs.astype(str), var=adata.var[[]])
         simple.write_h5ad(cells)
         # With -I, the interpreter finds its own packages instead of the scripts of the same names.
         command = [interpreter, "-I", str(SCRIPTS / script), str(cells), str(latents), *arguments]

@@ -87,15 +87,15 @@ def make_compact_rows(found: Results) -> list[list[str]]:
     """Return a row for each set and method, and then the means over the tuned sets, over the untouched sets and over all."""
     rows = []
     for name, by_method in found.items():
-        shown = name if SETS[name].tuned else f"{name} (untouched)"
+        title = name if SETS[name].tuned else f"{name} (untouched)"
         for method, figures in by_method.items():
             texts = (mean_and_spread([one[key] for one in figures], digits) for key, (_, digits) in COMPACT.items())
-            rows.append([shown, method, str(len(figures)), *texts])
-    for kind, wanted in (("tuned ", (True,)), ("untouched ", (False,)), ("", (True, False))):
-        chosen = {name: by_method for name, by_method in found.items() if SETS[name].tuned in wanted}
-        for method in dict.fromkeys(method for by_method in chosen.values() for method in by_method):
-            means = [{key: np.mean([one[key] for one in by[method]]) for key in COMPACT} for by in chosen.values() if method in by]
-            of_all = "" if len(means) == len(chosen) else f" of {len(chosen)}"
+            rows.append([title, method, str(len(figures)), *texts])
+    for kind, tuned in (("tuned ", (True,)), ("untouched ", (False,)), ("", (True, False))):
+        sets = {name: by_method for name, by_method in found.items() if SETS[name].tuned in tuned}
+        for method in dict.fromkeys(method for by_method in sets.values() for method in by_method):
+            means = [{key: np.mean([one[key] for one in by[method]]) for key in COMPACT} for by in sets.values() if method in by]
+            of_all = "" if len(means) == len(sets) else f" of {len(sets)}"
             rows.append([f"mean of {len(means)}{of_all} {kind}sets", method, "", *_format_means(means)])
     return rows
 
@@ -119,7 +119,7 @@ def _format_means(means: Sequence[dict[str, np.floating]]) -> list[str]:
     return texts
 
 
-def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     models = "options of conf/model, each perhaps with settings: 'scalex model.n_latent=20'"
     parser.add_argument("--models", nargs="*", default=["scalex"], metavar="MODEL", help=models)
@@ -136,7 +136,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to; pictures lie beside it")
     # numba compiles for half a minute before the first UMAP.
-    return parse_arguments(parser, given, seeds=[0], sets=TINY_SETS, umaps=[])
+    return parse_arguments(parser, argv, seeds=[0], sets=TINY_SETS, umaps=[])
 
 
 def _make_store(arguments: argparse.Namespace, scratch: Path) -> Store:
@@ -157,9 +157,9 @@ def _about(arguments: argparse.Namespace) -> str:
     return f"{about}; runs of our models may be of earlier code (--keep-old-code)" if arguments.keep_old_code else about
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run and score what is not stored yet, and show tables and plots."""
-    arguments = _arguments(given)
+    arguments = _arguments(argv)
     torch.set_num_threads(1)
     # Lightning advises worker processes, but one thread is measured.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
@@ -194,8 +194,8 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
         show("quality, each metric", f"{about}\n\n{table}", arguments.output)
         if arguments.output is not None:
             draw_totals(found, arguments.output.with_name(f"{arguments.output.stem}_totals.png"))
-            drawn = arguments.umaps if arguments.umaps is not None else [*(peer.name for peer in others), *arguments.models[:1]]
-            methods = [method for method in every if method.name in drawn]
+            names = arguments.umaps if arguments.umaps is not None else [*(peer.name for peer in others), *arguments.models[:1]]
+            methods = [method for method in every if method.name in names]
             draw_umaps(store, cells, methods, arguments.output.with_name(f"{arguments.output.stem}_umaps.png"))
     models = [Model(name, tuple(arguments.check_seeds)) for name in arguments.models]
     quick: list[Method] = [*(peer for peer in others if peer.short in QUICK_PEERS), *models]

@@ -1,4 +1,4 @@
-"""Scores of embeddings, and a file that remembers figures that took long."""
+"""Scores of embeddings, and a file that stores them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 
 from benchmarks.quality.over_correction import over_correction
 
-__all__ = ["BATCH_METRICS", "BIO_METRICS", "Remembered", "score", "stand_in"]
+__all__ = ["BATCH_METRICS", "BIO_METRICS", "ScoreFile", "score", "stand_in"]
 
 AGGREGATES = {"Total": "total", "Bio conservation": "bio", "Batch correction": "batch"}
 BIO_METRICS = {
@@ -27,14 +27,14 @@ BIO_METRICS = {
 }
 BATCH_METRICS = {"bras": "BRAS", "ilisi_knn": "iLISI", "kbet_per_label": "kBET", "graph_connectivity": "graph connectivity"}
 
-# Starts of k-means for the steady total.
+# Number of starts of k-means for the steady total.
 N_STARTS = 10
 
 
 def score(latent: NDArray[np.float32], domain: pd.Series, label: pd.Series) -> dict[str, float]:
-    """All of scib-metrics but the comparison of principal components, and `over_correction`.
+    """Return all scores of scib-metrics except the comparison of principal components, and `over_correction`.
 
-    The first call for an array of some shape takes much longer than the later ones, for which jax has compiled.
+    The first call for a shape of array takes much longer than later ones, since jax compiles.
 
     Parameters
     ----------
@@ -46,50 +46,50 @@ def score(latent: NDArray[np.float32], domain: pd.Series, label: pd.Series) -> d
     Returns
     -------
     dict
-        "bio" and "batch", means of the metrics in `BIO_METRICS` and `BATCH_METRICS`; "total", which is 0.6 bio + 0.4 batch; "steady
-        bio" and "steady total", the same with NMI and ARI as means over `N_STARTS` starts of k-means, since the single one of scib-metrics
-        can move a total by .02; each metric by itself; and what `over_correction` gives.
+        "bio" and "batch", the means of the metrics in `BIO_METRICS` and `BATCH_METRICS`; "total", which is 0.6 bio + 0.4 batch; "steady
+        bio" and "steady total", the same with NMI and ARI as means over `N_STARTS` starts of k-means, since the single start of
+        scib-metrics can change a total by .02; each metric by itself; and the results of `over_correction`.
 
     References
     ----------
     Luecken et al., Benchmarking atlas-level data integration in single-cell genomics, Nature Methods 19:41 (2022).
     """
-    # Here, since they compile for a minute and need not be there for `stand_in`.
+    # The imports are here, since they take long and `stand_in` does not need them.
     import jax
     from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
 
     names = [f"cell-{i}" for i in range(len(latent))]
     obs = pd.DataFrame({"domain": domain.to_numpy(str), "label": label.to_numpy(str)}, index=names).astype("category")
-    # It tells which labels are isolated.
+    # The logger prints which labels are isolated.
     logging.getLogger("scib_metrics").setLevel(logging.WARNING)
     benchmarker = Benchmarker(
         AnnData(obs=obs, obsm={"latent": latent}),
         batch_key="domain",
         label_key="label",
         embedding_obsm_keys=["latent"],
-        # Only the comparison of principal components, which is off, looks at an embedding from before the integration;
-        # without one, all genes would be read and a PCA be made of them.
+        # Only the comparison of principal components, which is off, uses an embedding from before the integration, but
+        # without one, a PCA of all genes would be computed.
         pre_integrated_embedding_obsm_key="latent",
         bio_conservation_metrics=BioConservation(),
         batch_correction_metrics=BatchCorrection(pcr_comparison=False),
         n_jobs=1,
         progress_bar=False,
     )
-    # It looks for garbage before each metric, which takes half the time among the many objects of jax and torch.
+    # The benchmarker collects garbage before each metric, which takes half the time with the many objects of jax and torch.
     with patch("scib_metrics.benchmark._core.gc"):
         benchmarker.benchmark()
     found = benchmarker.get_results(min_max_scale=False, clean_names=False).loc["latent"]
     scores = {ours: float(found[theirs]) for theirs, ours in (AGGREGATES | BIO_METRICS | BATCH_METRICS).items()}
-    bio = scores | _of_clusters(latent, label.to_numpy(str))
+    bio = scores | _score_clusters(latent, label.to_numpy(str))
     scores["steady bio"] = float(np.mean([bio[name] for name in BIO_METRICS.values()]))
     scores["steady total"] = 0.6 * scores["steady bio"] + 0.4 * scores["batch"]
-    # Of cells in other numbers nothing serves again, and what is kept of many sets is more than the system allows.
+    # The caches are useless for other numbers of cells, and those of many sets exceed the limits of the system.
     jax.clear_caches()
     return scores | over_correction(latent, label.to_numpy(str))
 
 
 def stand_in(latent: NDArray[np.float32], domain: pd.Series, label: pd.Series) -> dict[str, float]:
-    """Figures of the names that `score` gives, in milliseconds and without scib-metrics: silhouettes in the place of its metrics.
+    """Return figures with the names of `score` within milliseconds, from silhouettes instead of scib-metrics.
 
     Parameters
     ----------
@@ -104,8 +104,8 @@ def stand_in(latent: NDArray[np.float32], domain: pd.Series, label: pd.Series) -
     return scores | over_correction(latent, label.to_numpy(str))
 
 
-def _of_clusters(latent: NDArray[np.float32], label: NDArray[np.str_]) -> dict[str, float]:
-    """NMI and ARI of the labels with as many clusters of k-means, means over its starts."""
+def _score_clusters(latent: NDArray[np.float32], label: NDArray[np.str_]) -> dict[str, float]:
+    """Return NMI and ARI of the labels with as many clusters of k-means, as means over its starts."""
     from scib_metrics.utils import KMeans
 
     n_types = len(np.unique(label))
@@ -114,13 +114,13 @@ def _of_clusters(latent: NDArray[np.float32], label: NDArray[np.str_]) -> dict[s
     return {name: float(np.mean([score(label, cluster) for cluster in clusters])) for name, score in scores.items()}
 
 
-class Remembered:
-    """Figures in a JSON file, each under a key that says what it depends on.
+class ScoreFile:
+    """Figures in a JSON file, under keys that name what they depend on.
 
     Parameters
     ----------
     path
-        The file; made when the first figure is put in.
+        The file, which is created with the first figures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,15 +128,15 @@ class Remembered:
         self._figures = self._read()
 
     def get(self, key: str) -> dict[str, float] | None:
-        """The figures under `key`, if there are any."""
+        """Return the figures under `key`, or None if there are none."""
         return self._figures.get(key)
 
     def put(self, key: str, figures: dict[str, float]) -> None:
-        """Remember figures, in the file too."""
-        # Another process may have put something there.
+        """Store figures under `key`, also in the file."""
+        # Another process may have changed the file.
         self._figures = self._read() | {key: figures}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Replaced whole, so that a run that is stopped loses nothing.
+        # The file is replaced at once, so that a stopped run loses nothing.
         unfinished = self._path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(self._figures, indent=2) + "\n")
         unfinished.replace(self._path)

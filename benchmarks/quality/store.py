@@ -88,7 +88,7 @@ class Store:
         self._fresh = fresh
         self._score = score
         self._ran: set[Path] = set()
-        self._scores = scoring.Remembered(folder / "scores.json")
+        self._scores = scoring.ScoreFile(folder / "scores.json")
 
     def embedding(self, cells: LabelledCells, method: Method, seed: int) -> Embedding | None:
         """Return the embedding of the cells by `method`, or None if it is not stored and cannot be computed."""

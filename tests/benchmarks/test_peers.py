@@ -94,14 +94,14 @@ class Scvi:
 
 
 @pytest.fixture
-def scvi(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_scvi(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("scvi")
     module.settings, module.model = SimpleNamespace(seed=None), SimpleNamespace(SCVI=Scvi, SCANVI=Scvi)
     monkeypatch.setitem(sys.modules, "scvi", module)
     monkeypatch.setattr(Scvi, "trainings", [])
 
 
-@pytest.mark.usefixtures("scvi")
+@pytest.mark.usefixtures("fake_scvi")
 @pytest.mark.parametrize("options", [(), ("labels",)])
 def test_scvi_script_writes_latents(options: tuple[str, ...], cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adata = ad.read_h5ad(cells)
@@ -116,7 +116,7 @@ def test_scvi_script_writes_latents(options: tuple[str, ...], cells: Path, tmp_p
     assert sys.modules["scvi"].settings.seed == 3
 
 
-@pytest.mark.usefixtures("scvi")
+@pytest.mark.usefixtures("fake_scvi")
 def test_scvi_query_script_writes_latents_of_both_sides(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ad.read_h5ad(cells)[:50].copy().write_h5ad(tmp_path / "query.h5ad")
     run_script("scvi_query.py", cells, tmp_path / "query.h5ad", tmp_path / "latents.npz", 0, monkeypatch=monkeypatch)
@@ -157,7 +157,7 @@ class PublishedVae:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_published(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scalex.net", "scalex.net.vae", "scalex.net.utils"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr(sys.modules["scalex.net.vae"], "VAE", PublishedVae, raising=False)
@@ -165,7 +165,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scalex.data, "SingleCellDataset", lambda adata: torch.from_numpy(adata.X.toarray()), raising=False)
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("fake_published")
 @pytest.mark.parametrize(("name", "arguments"), [("published_loop.py", (10, 5)), ("published_embed.py", ())])
 def test_published_scripts_print_their_speed(
     name: str, arguments: tuple[int, ...], cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

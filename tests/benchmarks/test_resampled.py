@@ -28,9 +28,9 @@ def test_peak_memory_is_that_of_the_command() -> None:
 
 
 def test_a_failed_command_raises_with_its_output() -> None:
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(subprocess.CalledProcessError) as error:
         peak_memory([sys.executable, "-c", "raise ValueError('why')"])
-    assert "ValueError: why" in caught.value.stderr
+    assert "ValueError: why" in error.value.stderr
 
 
 def test_a_script_runs_in_this_process_with_its_arguments(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, Remembered, score, stand_in
+from benchmarks.quality.scoring import BATCH_METRICS, BIO_METRICS, ScoreFile, score, stand_in
 
 
 def make_embedding() -> tuple[np.ndarray, pd.Series, pd.Series]:
@@ -35,10 +35,10 @@ def test_the_stand_in_has_the_names_of_the_scores() -> None:
     assert found["batch"] == pytest.approx(np.mean([found[name] for name in BATCH_METRICS.values()]))
 
 
-def test_another_instance_finds_stored_scores(tmp_path: Path) -> None:
-    one, other = (Remembered(tmp_path / "folder" / "scores.json") for _ in range(2))
+def test_score_files_share_their_figures(tmp_path: Path) -> None:
+    one, other = (ScoreFile(tmp_path / "folder" / "scores.json") for _ in range(2))
     assert one.get("a") is None
     one.put("a", {"total": 0.5})
     other.put("b", {"total": 0.7})
-    assert Remembered(tmp_path / "folder" / "scores.json").get("a") == {"total": 0.5}
+    assert ScoreFile(tmp_path / "folder" / "scores.json").get("a") == {"total": 0.5}
     assert other.get("a") == {"total": 0.5}

@@ -42,8 +42,8 @@ def test_tables_and_spreads_are_formatted() -> None:
     assert mean_and_spread([]) == mean_and_spread([0.5, float("nan")]) == ""
 
 
-@pytest.mark.parametrize(("given", "cells"), [([], 9), (["--tiny"], 2), (["--tiny", "--cells", "5"], 5)])
-def test_tiny_replaces_only_defaults(given: list[str], cells: int) -> None:
+@pytest.mark.parametrize(("argv", "cells"), [([], 9), (["--tiny"], 2), (["--tiny", "--cells", "5"], 5)])
+def test_tiny_replaces_only_defaults(argv: list[str], cells: int) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", type=int, default=9)
-    assert parse_arguments(parser, given, cells=2).cells == cells
+    assert parse_arguments(parser, argv, cells=2).cells == cells

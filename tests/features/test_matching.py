@@ -9,28 +9,28 @@ from scalex.features.matching import FeatureMatch, match_features
 P53, GAPDH, MOUSE = "ENSG00000141510", "ENSG00000111640", "ENSMUSG00000059552"
 
 
-def match(known: list[str], given: list[str]) -> FeatureMatch:
+def match(known: list[str], query: list[str]) -> FeatureMatch:
     """Return the match of lists of names."""
-    return match_features(pd.Index(known), pd.Index(given))
+    return match_features(pd.Index(known), pd.Index(query))
 
 
 def test_names_are_matched_in_any_order() -> None:
     rng = np.random.default_rng(0)
     known = [f"gene{i}" for i in range(200)]
-    given = [str(name) for name in rng.permutation([*known[20:150], *(f"new{i}" for i in range(40))])]
-    found = match(known, given)
-    assert list(found.position) == [known.index(name) if name in known else -1 for name in given]
-    assert list(found.found) == [name in given for name in known]
+    query = [str(name) for name in rng.permutation([*known[20:150], *(f"new{i}" for i in range(40))])]
+    found = match(known, query)
+    assert list(found.position) == [known.index(name) if name in known else -1 for name in query]
+    assert list(found.found) == [name in query for name in known]
     assert found.position.dtype == np.int64
     assert found[2:] == (0, 0, [])
 
 
 @pytest.mark.parametrize(
-    ("known", "given"),
+    ("known", "query"),
     [(P53, f"{P53}.18"), (f"{P53}.18", P53), (f"{P53}.17", f"{P53}.18"), (f"{MOUSE}.13", f"{MOUSE}.7"), (f"{P53}.18_PAR_Y", P53)],
 )
-def test_versions_of_ensembl_identifiers_do_not_matter(known: str, given: str) -> None:
-    found = match(["a", known, "b"], ["b", given, "c"])
+def test_versions_of_ensembl_identifiers_do_not_matter(known: str, query: str) -> None:
+    found = match(["a", known, "b"], ["b", query, "c"])
     assert list(found.position) == [2, 1, -1]
     assert list(found.found) == [False, True, True]
     assert (found.n_without_version, found.n_repeated) == (1, 0)
@@ -47,8 +47,8 @@ def test_equal_names_match_before_names_without_versions() -> None:
 @pytest.mark.parametrize("name", ["AC012345.1", "RP11-34P13.7", "NM_001126112.3", "ENSG001.2", "Y_RNA.1"])
 def test_only_ensembl_identifiers_have_versions(name: str) -> None:
     plain = name.rpartition(".")[0]
-    for known, given in ((name, plain), (plain, name)):
-        found = match([known], [given])
+    for known, query in ((name, plain), (plain, name)):
+        found = match([known], [query])
         assert list(found.position) == [-1]
         assert not found.found.any()
 
@@ -95,9 +95,9 @@ def test_many_names_match_as_in_a_dictionary() -> None:
     rng = np.random.default_rng(1)
     known = [f"ENSG{i:011d}" + (f".{i % 9}" if i % 2 else "") for i in range(3000)]
     numbers = rng.permutation(4000)
-    given = [f"ENSG{i:011d}" + (f".{i % 5}" if i % 3 else "") for i in numbers]
-    found = match(known, given)
+    query = [f"ENSG{i:011d}" + (f".{i % 5}" if i % 3 else "") for i in numbers]
+    found = match(known, query)
     position = {i: i for i in range(3000)}
     assert list(found.position) == [position.get(int(i), -1) for i in numbers]
     assert found.found.all()
-    assert found.n_without_version == sum(name not in given for name in known)
+    assert found.n_without_version == sum(name not in query for name in known)

@@ -346,7 +346,7 @@ def test_cells_corrected_when_drawn_have_the_targets_of_cells_corrected_at_once(
         batch = CellBatch(SparseRows.of(data.inputs()[rows.numpy()]), torch.from_numpy(data.domain)[rows], rows)
         targets[n_draws] = module.correction._targets(batch.rows.dense(), batch), module.correction.variance_Z
     torch.testing.assert_close(targets[199][0], targets[200][0], atol=1e-4, rtol=1e-3)
-    # The one variance is that of a sample.
+    # The first variance is that of a sample.
     torch.testing.assert_close(targets[199][1], targets[200][1], atol=0, rtol=0.5)
 
 

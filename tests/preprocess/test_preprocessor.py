@@ -157,8 +157,8 @@ def test_the_plain_form_can_be_saved_in_a_checkpoint(
 ) -> None:
     loaded = Preprocessor.from_plain(save_and_load(preprocessor.to_plain()))
     names, rows = demo_in_memory.var.index, demo_in_memory.matrix
-    for given in (domain, np.full(300, -1)):
-        found, expected = loaded.for_features(names)(rows, given), preprocessor.for_features(names)(rows, given)
+    for codes in (domain, np.full(300, -1)):
+        found, expected = loaded.for_features(names)(rows, codes), preprocessor.for_features(names)(rows, codes)
         np.testing.assert_array_equal(found.toarray(), expected.toarray())
     one, other = loaded.to_plain(), preprocessor.to_plain()
     assert torch.equal(one.pop("maximum"), other.pop("maximum"))

@@ -247,16 +247,16 @@ def test_a_missing_file_of_names_is_an_error(demo_in_memory: InMemoryCells, tmp_
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-2.5, r"-2\.5")])
+@pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-2.5, r"-2\.5")])
 @pytest.mark.parametrize("chunk_size", [20_000, 4])
 def test_the_error_for_bad_values_names_the_first(
-    make_cells: MakeCells, recipe: Recipe, value: float, shown: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+    make_cells: MakeCells, recipe: Recipe, value: float, text: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scalex.preprocess.fitting.CHUNK_SIZE", chunk_size)
     values = np.tile([[1.0, 0, 3, 2]], (10, 1))
     values[3] = 0
     values[5, 2] = value
-    message = rf"1 values are negative, infinite or not a number; the first is {shown} in cell c5, feature g2\. .*preprocess=none"
+    message = rf"1 values are negative, infinite or not a number; the first is {text} in cell c5, feature g2\. .*preprocess=none"
     with pytest.raises(ValueError, match=message):
         recipe.fit(make_cells(values))
 
@@ -299,9 +299,9 @@ def test_the_error_for_no_kept_feature_names_a_lower_limit(make_cells: MakeCells
 
 
 def test_the_error_for_empty_cells_names_no_lower_limit(make_cells: MakeCells) -> None:
-    with pytest.raises(ValueError, match="All 4 cells are empty") as caught:
+    with pytest.raises(ValueError, match="All 4 cells are empty") as error:
         RnaRecipe(min_features=0).fit(make_cells(np.zeros((4, 3))))
-    assert "min_cells=0" not in str(caught.value)
+    assert "min_cells=0" not in str(error.value)
 
 
 def test_the_error_for_no_feature_with_an_allowed_name_names_the_option(make_cells: MakeCells) -> None:
