@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +245,6 @@ def test_real_cells_are_integrated(find_real: Any) -> None:
     adata = run_scalex(path, min_features=600, max_iteration=60, lr=3e-3, eval=True, assess=True)
     assert adata.shape == (1021, 2000)
     assert adata.uns["scalex"]["scores"]["nmi"] > 0.5
-    assert os.environ.get("SCALEX_DATA", "") in str(path)
 
 
 class TestProjection:
@@ -315,7 +313,7 @@ def test_cells_may_stay_in_their_files(demo: AnnData, tmp_path: Path) -> None:
     assert list(adata.obs_names) == [name for half in halves for name in half.obs_names]
     # The same cells are projected from memory.
     found = scalex.Reference.load(tmp_path / "run").embed(demo[adata.obs_names].copy(), batch_key="batch")
-    assert found.shape == adata.obsm["latent"].shape
+    np.testing.assert_allclose(found, adata.obsm["latent"], atol=1e-5)
 
 
 def test_functions_of_scanpy_work_on_the_result(demo: AnnData) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from datetime import date
 from importlib.metadata import version
@@ -57,6 +58,5 @@ def test_provenance_of_an_empty_checkout_names_no_commit(tmp_path: Path) -> None
     assert provenance(tmp_path).startswith("unknown commit, torch ")
 
 
-def test_the_hash_of_the_source_is_short_and_constant() -> None:
-    assert source_hash() == source_hash()
-    assert len(source_hash()) == 8
+def test_the_hash_of_the_source_is_short() -> None:
+    assert re.fullmatch("[0-9a-f]{8}", source_hash())
