@@ -283,7 +283,7 @@ class TestProjection:
         np.testing.assert_array_equal(found.obsm["latent"], expected)
 
     def test_needs_a_reference(self, trained: Any, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="is not a reference: it has no"):
+        with pytest.raises(FileNotFoundError, match="is not a reference: it lacks"):
             run_scalex(trained.query, projection=tmp_path)
 
 

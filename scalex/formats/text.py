@@ -236,7 +236,8 @@ def _warn_if_transposed(path: Path, cells: pd.Index, features: pd.Index, transpo
     logger.info("%s: read with %s: %s cells x %s features", path, orientation, f"{len(cells):,}", f"{len(features):,}")
     if is_transposed and not is_correct:
         logger.warning(
-            "%s looks transposed: its cells are named %s and its features %s. It was read with %s. If that is wrong, use transpose=%s.",
+            "%s looks transposed: its cells are named %s, ... and its features %s, .... It was read with %s. "
+            "If that is wrong, use transpose=%s.",
             path, ", ".join(map(str, cells[:3])), ", ".join(map(str, features[:3])), orientation, str(not transpose).lower(),
         )  # fmt: skip
 
