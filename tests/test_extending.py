@@ -59,6 +59,9 @@ def test_the_examples_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     inputs = transform(query.X.tocsr(), np.full(50, -1)).toarray() + transform.fill_value
     expected = inputs @ linear.encoder.weight.detach().numpy().T + linear.encoder.bias.detach().numpy()
     np.testing.assert_allclose(example["latent"], expected, atol=1e-5)
+    decoded = expected @ linear.decoder.weight.detach().numpy().T + linear.decoder.bias.detach().numpy()
+    unit = linear.trained_on.preprocessor.maximum.max(0)
+    np.testing.assert_allclose(example["projected"].layers["impute"][-50:], decoded * unit, rtol=1e-4, atol=1e-4)
     assert example["module"].hparams["likelihood"] == "gaussian"
     assert (tmp_path / "gaussian" / "adata.h5ad").exists()
 
