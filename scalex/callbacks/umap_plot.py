@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from matplotlib.figure import Figure
 
 from scalex.callbacks.result import Output, Result, place_others
+from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
 
@@ -61,7 +62,7 @@ class UmapPlot(Output):
         show: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.label_key = label_key
+        self.label_key = rename_column(label_key)
         self.n_neighbors = n_neighbors
         self.min_dist = min_dist
         self.seed = seed

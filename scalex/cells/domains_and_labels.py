@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from scalex.features.annotation import rename_column
 from scalex.features.names import format_names
 
 __all__ = ["find_domains", "find_labels", "split_batch_key"]
@@ -16,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 def split_batch_key(batch_key: str) -> list[str]:
-    """Return the columns that `batch_key` names."""
-    return [column.strip() for column in batch_key.split(",")]
+    """Return the columns that `batch_key` names, under the names by which they are written."""
+    return [rename_column(column.strip()) for column in batch_key.split(",")]
 
 
 def find_labels(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
@@ -58,6 +59,10 @@ def find_domains(
     ValueError
         If a cell has no domain.
     """
+    keys = split_batch_key(batch_key or source_key)
+    for key in keys:
+        if key not in columns and {f"{key}-1", f"{key}-2"} <= set(columns):
+            raise ValueError(f"obs has several columns named {key!r}, with different values: rename those that do not hold the domains.")
     if batch_key is None:
         if not several and source_key not in obs:
             logger.warning(
@@ -66,7 +71,6 @@ def find_domains(
             )  # fmt: skip
             return pd.Categorical(["all"] * len(obs))
         batch_key = source_key
-    keys = split_batch_key(batch_key)
     for column in keys:
         if column not in obs:
             raise KeyError(f"batch_key={column!r} is not in obs. Columns: {format_names(columns, 20)}.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells.one_source import OneSource
-from scalex.features.joining import make_writable
+from scalex.features.annotation import make_writable, use_categories
 from scalex.features.names import format_names, make_unique
 
 __all__ = ["InMemoryCells", "MemoryTable", "open_anndata"]
@@ -76,8 +76,8 @@ class MemoryTable:
     """
 
     def __init__(self, obs: pd.DataFrame, source: str, *, is_joined: bool = False) -> None:
-        table = make_unique(obs, "cell", source)
-        self._obs = make_writable(table) if is_joined else table
+        table = make_writable(make_unique(obs, "cell", source), f"obs of {source}")
+        self._obs = use_categories(table) if is_joined else table
         self.columns = list(self._obs.columns)
         self.n_rows = len(self._obs)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pandas.api.types import is_object_dtype, is_string_dtype, union_categoricals
 
 from scalex.cells.protocol import Table
-from scalex.features.joining import make_writable
+from scalex.features.annotation import use_categories
 from scalex.h5ad.common_columns import conform
 
 __all__ = ["JoinedTable", "read_column", "split_by_source"]
@@ -102,7 +102,7 @@ class JoinedTable:
             return dtype
         tables = (table for table in self._tables if name in table.columns)
         values = [value for table in tables for chunk in table.iter_column(name) for value in chunk.dropna().astype(object).unique()]
-        return make_writable(pd.DataFrame({name: pd.Series(values, dtype=object)}))[name].dtype
+        return use_categories(pd.DataFrame({name: pd.Series(values, dtype=object)}))[name].dtype
 
     def _make_source_column(self, i: int, n_rows: int) -> pd.Categorical:
         return pd.Categorical.from_codes(np.full(n_rows, i), categories=self._names)

@@ -25,6 +25,7 @@ from scalex.cells.joined_obs import read_column
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Cells, Store
 from scalex.cells.stores import open_store
+from scalex.features.annotation import make_writable, rename_column
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
 from scalex.formats import ReadOptions, find_sources, name_source, read_cells, split_h5mu_path
@@ -144,7 +145,7 @@ class AnnDataSource:
         in_files = self.backed or all(isinstance(source, ad.AnnData) and source.isbacked for source in sources)
         # Sources are opened one by one, and each keeps only its matrix in memory.
         stores: list[Store] = [self._open_source(source, name, in_files, several) for source, name in zip(sources, names, strict=True)]
-        column = self.var_names_from
+        column = None if self.var_names_from is None else rename_column(self.var_names_from)
         if column is not None and not any(column in store.var for store in stores):
             columns = dict.fromkeys(str(name) for store in stores for name in store.var.columns)
             raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(columns, 20)}.")
@@ -154,7 +155,8 @@ class AnnDataSource:
         if n_cells == 0 or n_features == 0:
             raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {n_features}.")
         table = store.table
-        keys = {self.label_key, *split_batch_key(self.batch_key or self.source_key)}
+        label_key = rename_column(self.label_key)
+        keys = {label_key, *split_batch_key(self.batch_key or self.source_key)}
         obs = pd.DataFrame({name: read_column(table, name) for name in table.columns if name in keys}, index=range(n_cells))
         domain = find_domains(
             obs,
@@ -164,7 +166,7 @@ class AnnDataSource:
             columns=table.columns,
             get_name=lambda row: table.read_names(slice(row, row + 1))[0],
         )
-        label = find_labels(obs, self.label_key)
+        label = find_labels(obs, label_key)
         rows = self._sample(domain)
         if rows is not None:
             domain, label = domain[rows].remove_unused_categories(), None if label is None else label[rows].remove_unused_categories()
@@ -189,7 +191,8 @@ class AnnDataSource:
                 adata = source.to_memory() if source.isbacked else source
             store = open_anndata(adata, self.layer, name, is_joined=several)
             logger.info("Read %s: %s x %s", name, *(f"{n:,}" for n in store.matrix.shape))
-        var = rename_by_column(store.var, column=self.var_names_from, source=name, several=several)
+        column = None if self.var_names_from is None else rename_column(self.var_names_from)
+        var = rename_by_column(make_writable(store.var, f"var of {name}"), column=column, source=name, several=several)
         return replace(store, var=make_unique(var, "feature", name))
 
     def _open_in_file(self, source: Path | ad.AnnData, name: str, several: bool) -> OneSource | None:

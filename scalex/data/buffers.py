@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scalex.data.sampling import count_minibatches, draw_minibatches
 from scalex.nn.batch import Sampling
 
 __all__ = ["Buffer", "plan_buffers"]
@@ -56,7 +57,8 @@ def plan_buffers(
 ) -> Iterator[Buffer]:
     """Yield the buffers of one epoch, in the order of use.
 
-    The number, sizes and domains of an epoch's minibatches are those of `scalex.data.draw_minibatches`.
+    The number, sizes and domains of an epoch's minibatches are those of `scalex.data.draw_minibatches`. If one buffer holds them all,
+    their rows are, too.
 
     Parameters
     ----------
@@ -71,6 +73,12 @@ def plan_buffers(
     process, n_processes
         Index of this process, and number of processes. Each gets its share of each minibatch, and reads only those rows.
     """
+    if count_minibatches(domain, batch_size, sampling) <= buffer_minibatches:
+        # One buffer holds all rows, so that minibatches can be those of cells in memory.
+        drawn = [np.array_split(rows, n_processes)[process] for rows in draw_minibatches(domain, batch_size, sampling, rng)]
+        rows = np.unique(np.concatenate(drawn))
+        yield Buffer(rows, [np.searchsorted(rows, one) for one in drawn])
+        return
     if sampling == "shuffle":
         groups = [_plan_group([_shuffle_runs(np.arange(len(domain)), run_rows, rng)], batch_size)]
     else:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex.features.annotation import use_categories
 from scalex.features.mismatch import explain_mismatch
 from scalex.features.names import format_names, is_ensembl, strip_version
 from scalex.features.peaks import MatchPeaks, merge_overlapping
 
-__all__ = ["harmonize_names", "check_joinable", "join_features", "rename_features", "make_writable"]
+__all__ = ["harmonize_names", "check_joinable", "join_features", "rename_features"]
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def join_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: 
     joined = features[0].reindex(order)
     for var in features[1:]:
         joined = joined.combine_first(var.reindex(order))
-    joined = make_writable(joined).loc[order]
+    joined = use_categories(joined).loc[order]
     joined["n_sources"] = sum(joined.index.isin(var.index).astype(int) for var in features)
     smallest = min(len(var) for var in features)
     if len(joined) < smallest / 5:
@@ -129,13 +130,3 @@ def join_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: 
             logger.warning("%s lacks %.0f %% of the joined features. They are 0 in its cells; join=inner drops them.", name, 100 * absent)
     return joined
 
-
-def make_writable(table: pd.DataFrame) -> pd.DataFrame:
-    """Convert columns of objects to types that .h5ad can hold. Joining leaves objects where sources lack a column or differ in its type."""
-    table = table.copy()
-    for name, column in table.items():
-        if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "boolean":
-            table[name] = column.astype("boolean")
-        elif column.dtype == object:
-            table[name] = pd.Categorical(column.where(column.isna(), column.astype(str)))
-    return table

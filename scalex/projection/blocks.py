@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.data import CellBatch
+from scalex.features.annotation import rename_column
 from scalex.model.imputation import check_domains
 from scalex.projection.query import Query
 from scalex.projection.report import Tally
@@ -127,6 +128,7 @@ def _find_label(reference: FinishedRun, label: str | None) -> str | None:
     """
     if label is None:
         return None
+    label = rename_column(label)
     if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any():
         return label
     if label != DEFAULT_LABEL:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import AnnDataSource
+from scalex.features.annotation import rename_column
 from scalex.model.module import Statistics
 from scalex.projection.project import embed, project
 from scalex.reference.finished_run import FinishedRun
@@ -125,6 +126,7 @@ class Reference(FinishedRun):
         KeyError
             If the reference has no such labels. The message lists those it has.
         """
+        label = rename_column(label)
         self.check_label(label)
         obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
         return obs[[f"{label}_{name}" for name in LABEL_COLUMNS]].set_axis(list(LABEL_COLUMNS), axis=1)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scalex.features.annotation import make_writable
 from scalex.model.base import Model
 from scalex.model.models import load_model
 from scalex.model.trained_on import TrainedOn
@@ -104,6 +105,8 @@ class FinishedRun:
         with _open_adata(self.folder / "adata.h5ad") as file:
             optional = [name for name in ("varm", "obsp", "uns") if name in file]
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", *optional)}
+        # A user may have written the file again with other versions of anndata and pandas.
+        parts |= {name: make_writable(parts[name], f"{name} of {self.folder}") for name in ("obs", "var")}
         obs = parts["obs"]
         for name in obs.select_dtypes(object):
             # Text of an earlier query, in which "" stands for a missing value.
@@ -115,7 +118,7 @@ class FinishedRun:
         """Annotation of the kept features."""
         with _open_adata(self.folder / "adata.h5ad") as file:
             if isinstance(file.get("raw"), h5py.Group):
-                return ad.io.read_elem(file["raw/var"])
+                return make_writable(ad.io.read_elem(file["raw/var"]), f"raw/var of {self.folder}")
         return pd.DataFrame(index=self.trained_on.preprocessor.kept_features)
 
     @property
