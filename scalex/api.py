@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ __all__ = ["SCALEX", "label_transfer"]
 
 
 def SCALEX(  # noqa: N802 -- the signature and the name are given
-    data_list: str | Path | AnnData | Sequence[str | Path | AnnData] | None = None,
+    data_list: str | Path | AnnData | Sequence[str | Path | AnnData] | Mapping[str, str | Path | AnnData] | None = None,
     batch_categories: Sequence[str] | None = None,
     profile: str = "RNA",
     batch_name: str = "batch",
@@ -73,6 +73,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     feature_type: str | None = None,
     var_names_from: str | None = None,
     match_peaks: MatchPeaks = "exact",
+    counts_layer: str | None = None,
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
@@ -82,9 +83,9 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     Parameters
     ----------
     data_list
-        An AnnData, a path, or a list of them. Each file and each AnnData is a source. Paths are .h5ad files, zarr stores, text (.csv, .tsv,
-        .txt, also with .gz), 10x folders of .mtx files, 10x .h5, ``file.h5mu/modality``, .loom, globs (``data/*.h5ad``) and names of files
-        in ``~/.scalex/``.
+        An AnnData, a path, or a list or dict of them. Each file and each AnnData is a source, which a dict names. Paths are .h5ad files,
+        zarr stores, text (.csv, .tsv, .txt, also with .gz), 10x folders of .mtx files, 10x .h5, ``file.h5mu/modality``, .loom, globs
+        (``data/*.h5ad``) and names of files in ``~/.scalex/``.
     batch_categories
         Names of the sources. None: the files' names without ending; 0, 1, ... for AnnData objects.
     profile
@@ -111,7 +112,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     fraction, n_obs
         Use a random share or a random number of the cells, with the same share of each domain.
     use_layer
-        A layer or an entry of obsm to use as the input. Its values are only scaled.
+        A layer or an entry of obsm to use as the input. Its values are only scaled. "raw", the matrix of `.raw`, is an exception: it is
+        taken for counts, as by `counts_layer`.
     backed
         Leave cells in their .h5ad files and zarr stores, and read them in runs of rows, so that memory does not grow with the matrix. The
         result then has latents and annotation, but no expression.
@@ -157,6 +159,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Of "ATAC": see `AtacRecipe`.
     cell_type
         Column of obs with labels, for plots and scores.
+    counts_layer
+        The layer that holds the counts, or "raw" for the matrix of `.raw` with its own features. It is preprocessed in place of X.
     transpose, feature_type, var_names_from, match_peaks
         Options of reading and joining files; see `AnnDataSource`.
 
@@ -184,9 +188,10 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
     source = AnnDataSource(
         path=data_list, batch_key=None if batch_name == "batch" else batch_name, batch_categories=batch_categories, source_key=batch_key,
-        join=join, layer=use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type, var_names_from=var_names_from,
-        match_peaks=match_peaks, fraction=fraction, n_obs=n_obs, seed=seed, backed=backed,
+        join=join, layer=counts_layer or use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type,
+        var_names_from=var_names_from, match_peaks=match_peaks, fraction=fraction, n_obs=n_obs, seed=seed, backed=backed,
     )  # fmt: skip
+    is_ready = processed or (counts_layer is None and use_layer not in ("X", "raw"))
     statistics: Statistics = "running" if eval else "domain"
     folder = None if outdir is None else new_folder(outdir)
     with ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
@@ -194,7 +199,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
             options = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics, "chunk_size": chunk_size}
             return _project(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
         recipe = make_recipe(
-            "none" if processed or use_layer != "X" else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,
+            "none" if is_ready else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,
             n_top_features=n_top_features, keep_mt=keep_mt, binarize=binarize, normalization=normalization,
         )  # fmt: skip
         module = ScalexModule(lr=lr, batch_size=batch_size, max_steps=max_iteration, statistics=statistics, seed=seed)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 
 import scalex
 
@@ -202,11 +203,41 @@ def test_few_cells_have_no_umap(demo: AnnData) -> None:
     assert adata.n_obs == 10
 
 
-def test_annotation_that_cannot_be_written_is_an_error_before_the_training(demo: AnnData, tmp_path: Path) -> None:
+def test_annotation_that_cannot_be_written_is_converted(demo: AnnData, tmp_path: Path) -> None:
+    plain = run_scalex(demo)
     demo.obs["mixed"] = [1, "a"] * 150
-    with pytest.raises(ValueError, match="column 'mixed' of obs or var cannot be written"):
-        run_scalex(demo, outdir=tmp_path / "out")
-    assert not (tmp_path / "out" / "checkpoint").exists()
+    demo.obs["batch"] = demo.obs["batch"].astype("string")
+    demo.obs.index.name = "batch"
+    found = run_scalex(demo, outdir=tmp_path / "out")
+    for adata in (found, ad.read_h5ad(tmp_path / "out" / "adata.h5ad")):
+        np.testing.assert_array_equal(adata.obsm["latent"], plain.obsm["latent"])
+        assert list(adata.obs["mixed"]) == ["1", "a"] * 150
+        assert list(adata.obs["batch"]) == list(plain.obs["batch"])
+
+
+def test_counts_in_raw_and_in_layers_are_those_of_x(demo: AnnData, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = run_scalex(demo)
+    demo.raw = demo
+    demo.layers["counts"] = demo.X.copy()
+    demo.X = sparse.csr_matrix(np.log1p(demo.X.toarray() / 10))
+    for options in ({"use_layer": "raw"}, {"counts_layer": "raw"}, {"counts_layer": "counts"}):
+        np.testing.assert_array_equal(run_scalex(demo, **options).obsm["latent"], plain.obsm["latent"])
+    assert capsys.readouterr().err == ""
+    run_scalex(demo)
+    shown = capsys.readouterr().err
+    assert "The values look normalized" in shown
+    assert "Whole numbers, as counts are, are in raw and counts. To use them: dataset.layer=raw (SCALEX: counts_layer='raw')" in shown
+    run_scalex(demo, use_layer="counts")
+    assert "All values are whole numbers, as counts are, but they are only scaled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["path", "object"])
+def test_cells_in_their_file_get_the_latents_of_cells_in_memory(demo: AnnData, tmp_path: Path, how: str) -> None:
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    given = tmp_path / "cells.h5ad" if how == "path" else ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    backed = run_scalex(given, backed=how == "path")
+    assert backed.X is None
+    np.testing.assert_array_equal(backed.obsm["latent"], run_scalex(demo).obsm["latent"])
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(demo: AnnData, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from lightning import Callback, Trainer
 
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
-from scalex.h5ad.common_columns import check_writable
 from scalex.h5ad.scratch_table import ScratchTable
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import Model
@@ -61,18 +60,14 @@ class LatentExport(Callback):
         self.path = None if folder is None else Path(folder) / "adata.h5ad"
 
     def check(self, data: ScalexDataModule) -> None:
-        """Check before the training that the cells' annotation can be written, and that the domain to decode through exists.
+        """Check before the training that the domain to decode through exists.
 
         Raises
         ------
         ValueError
-            If not. The message names the column or the domain.
+            If it does not. The message names it.
         """
         get_domain_code(self.impute, data.domains)
-        if self.path is not None:
-            # Columns read from a file can be written to a file, so one cell is enough for the check.
-            check_writable(data.cells.read_obs(slice(0, len(data.cells.domain) if data.in_memory else 1)))
-            check_writable(data.cells.var)
 
     @contextmanager
     def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:

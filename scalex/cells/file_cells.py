@@ -10,7 +10,7 @@ import anndata as ad
 import h5py
 
 from scalex.cells.file_obs import FileTable
-from scalex.cells.in_memory import MemoryTable
+from scalex.cells.in_memory import RAW, MemoryTable
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Matrix
 from scalex.h5ad.csc_to_csr import convert_to_rows
@@ -33,7 +33,7 @@ def open_anndata_file(
     open_file
         Function that opens the file.
     layer
-        "X", or the name of a layer.
+        "X", "raw", or the name of a layer.
     source
         Name of the source, for messages.
     cache
@@ -48,10 +48,10 @@ def open_anndata_file(
     ValueError
         If the parts of the file do not fit together.
     """
-    name = layer if layer == "X" else f"layers/{layer}"
     try:
         file = open_file()
-        reason = _find_obstacle(file.open(), name, cache)
+        name, var_name = _find_names(file.open(), layer)
+        reason = _find_obstacle(file.open(), name, var_name, cache)
     except (OSError, KeyError, ValueError):
         reason = "it is not an AnnData in a known format"
     if reason is not None:
@@ -60,20 +60,28 @@ def open_anndata_file(
     if cache is not None and file.open()[name].attrs.get("encoding-type") == "csc_matrix":
         matrix = convert_to_rows(StoredMatrix(file, name), cache)
     if annotation is None:
-        with file.explain_errors("var"):
-            var = ad.io.read_elem(file.open()["var"])
+        with file.explain_errors(var_name):
+            var = ad.io.read_elem(file.open()[var_name])
         store = OneSource(matrix, FileTable(file, source), var, in_memory=False)
     else:
-        store = OneSource(matrix, MemoryTable(annotation.obs, source), annotation.var, in_memory=False)
+        var = annotation.raw.var if var_name == "raw/var" else annotation.var
+        store = OneSource(matrix, MemoryTable(annotation.obs, source), var, in_memory=False)
     if matrix.shape != (store.table.n_rows, len(store.var)):
         raise ValueError(
-            f"{file.path}: {name} is {matrix.shape[0]} x {matrix.shape[1]}, but obs has {store.table.n_rows} rows and var has "
+            f"{file.path}: {name} is {matrix.shape[0]} x {matrix.shape[1]}, but obs has {store.table.n_rows} rows and {var_name} has "
             f"{len(store.var)}. The file is damaged: write it again."
         )
     return store
 
 
-def _find_obstacle(group: Any, name: str, cache: Path | None) -> str | None:
+def _find_names(group: Any, layer: str) -> tuple[str, str]:
+    """Return the names of a matrix and of the annotation of its features in a file."""
+    if layer == RAW and f"layers/{RAW}" not in group:
+        return "raw/X", "raw/var"
+    return layer if layer == "X" else f"layers/{layer}", "var"
+
+
+def _find_obstacle(group: Any, name: str, var_name: str, cache: Path | None) -> str | None:
     """Return why an AnnData in a file cannot be read in runs of rows; None if it can."""
     if name not in group:
         return f"{name} is not in it"
@@ -89,7 +97,7 @@ def _find_obstacle(group: Any, name: str, cache: Path | None) -> str | None:
     if obs.attrs.get("encoding-type") != "dataframe" or "__categories" in obs:
         return "obs is in an old format"
     parts = [] if is_array else [f"{name}/{part}" for part in ("data", "indices", "indptr")]
-    if any(part not in group for part in (*parts, f"var/{group['var'].attrs['_index']}")):
+    if any(part not in group for part in (*parts, f"{var_name}/{group[var_name].attrs['_index']}")):
         return "a part of it is missing"
     names = obs[obs.attrs["_index"]]
     if hasattr(names, "keys") or not (names.dtype.kind in "TU" or h5py.check_string_dtype(names.dtype) is not None):

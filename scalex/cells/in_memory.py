@@ -15,6 +15,9 @@ from scalex.cells.one_source import OneSource
 from scalex.features.annotation import make_writable, use_categories
 from scalex.features.names import format_names, make_unique
 
+# The layer that stands for `.raw`, which has features of its own.
+RAW = "raw"
+
 __all__ = ["InMemoryCells", "MemoryTable", "open_anndata"]
 
 
@@ -122,7 +125,7 @@ def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool)
     adata
         The cells. They are not changed.
     layer
-        "X", or the name of a layer or of an entry of obsm.
+        "X", "raw", or the name of a layer or of an entry of obsm.
     source
         Name of the source, for messages.
     is_joined
@@ -142,12 +145,18 @@ def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool)
             raise ValueError(f"{source}: X is empty. Layers: {format_names(adata.layers)}; choose one with layer=.")
     elif layer in adata.layers:
         matrix = adata.layers[layer]
+    elif layer == RAW and adata.raw is not None:
+        matrix, var = adata.raw.X, adata.raw.var
     elif layer in adata.obsm:
         entry = adata.obsm[layer]
         matrix = entry if sparse.issparse(entry) else np.asarray(entry)
-        var = pd.DataFrame(index=pd.Index([f"{layer}_{i}" for i in range(matrix.shape[1])]))
+        names = entry.columns if isinstance(entry, pd.DataFrame) else [f"{layer}_{i}" for i in range(matrix.shape[1])]
+        var = pd.DataFrame(index=pd.Index(names).astype(str))
     else:
-        raise KeyError(f"layer={layer!r} is not in {source}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}; or X.")
+        raw = "; raw" if adata.raw is not None else ""
+        raise KeyError(
+            f"layer={layer!r} is not in {source}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}{raw}; or X."
+        )
     values = sparse.csr_matrix(matrix, dtype=np.float32)
     if not values.has_canonical_format:
         values = values.copy()

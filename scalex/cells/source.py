@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,17 +14,18 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 
 from scalex.cells.backed import BackedCells, read_rows
 from scalex.cells.domains_and_labels import find_domains, find_labels, split_batch_key
 from scalex.cells.file_cells import NotBackableError
 from scalex.cells.h5ad_cells import open_h5ad
-from scalex.cells.in_memory import InMemoryCells, open_anndata
+from scalex.cells.in_memory import RAW, InMemoryCells, open_anndata
 from scalex.cells.joined import JoinedCells
 from scalex.cells.joined_obs import read_column
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Cells, Store
-from scalex.cells.stores import open_store
+from scalex.cells.stores import list_layers, open_store
 from scalex.features.annotation import make_writable, rename_column
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
@@ -33,6 +34,9 @@ from scalex.formats import ReadOptions, find_sources, name_source, read_cells, s
 __all__ = ["AnnDataSource"]
 
 logger = logging.getLogger(__name__)
+
+# Cells that are tested for counts.
+N_TESTED = 1000
 
 Source: TypeAlias = str | Path | ad.AnnData
 
@@ -45,7 +49,8 @@ class AnnDataSource:
     ----------
     path
         A file or folder of cells (see `scalex.formats.FORMATS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
-        of them. Each file and object is a source. An AnnData that was opened with ``backed="r"`` keeps its matrix in its file.
+        or dict of them. Each file and object is a source, and the keys of a dict are the names of the sources. An AnnData that was opened
+        with ``backed="r"`` keeps its matrix in its file.
     batch_key
         Column of obs that holds the domain of each cell. Several columns, separated by commas, are joined with "_".
         None: several sources are the domains; a single source takes its domains from column `source_key`, or is one domain if it has no
@@ -57,7 +62,7 @@ class AnnDataSource:
     join
         Features that all sources have ("inner"), or that any source has ("outer"; they are 0 in the other sources).
     layer
-        "X", or the name of a layer or of an obsm entry to use as the matrix.
+        "X"; "raw", the matrix of `.raw` with its own features; or the name of a layer or of an obsm entry to use as the matrix.
     transpose
         Text files have a row for each feature and a column for each cell (False), or a row for each cell (True).
     feature_type
@@ -83,7 +88,7 @@ class AnnDataSource:
         stored by columns is kept there by rows.
     """
 
-    path: Source | Sequence[Source]
+    path: Source | Sequence[Source] | Mapping[str, Source]
     batch_key: str | None = None
     batch_categories: Sequence[str] | None = None
     source_key: str = "batch"
@@ -116,8 +121,16 @@ class AnnDataSource:
             raise ValueError(f"memory_gb={self.memory_gb}: it must be above 0.")
         if self.n_obs is not None and self.n_obs < 1:
             raise ValueError(f"n_obs={self.n_obs}: it must be at least 1.")
-        if isinstance(self.path, Sequence) and not isinstance(self.path, str) and len(self.path) == 0:
+        if isinstance(self.path, Mapping):
+            if self.batch_categories is not None:
+                raise ValueError("path is a dict, whose keys name the sources, and batch_categories names them, too: give one of them.")
+            object.__setattr__(self, "batch_categories", [str(name) for name in self.path])
+            object.__setattr__(self, "path", list(self.path.values()))
+        entries = self._list_entries()
+        if not entries:
             raise ValueError("No cells given: path is an empty list.")
+        for entry in entries:
+            _check_entry(entry)
 
     def open(self) -> Cells:
         """Read the sources, join them and find each cell's domain.
@@ -132,7 +145,7 @@ class AnnDataSource:
             If a file is not readable, the sources share no feature, or a cell has no domain.
         """
         sources: list[Path | ad.AnnData] = []
-        for entry in [self.path] if isinstance(self.path, str | Path | ad.AnnData) else self.path:
+        for entry in self._list_entries():
             sources.extend([entry] if isinstance(entry, ad.AnnData) else find_sources(entry))
         several = len(sources) > 1
         if several and self.batch_key is not None and self.source_key in split_batch_key(self.batch_key):
@@ -179,6 +192,18 @@ class AnnDataSource:
         identity = self._identify(paths) if len(paths) == len(sources) else None
         cache = None if self.cache is None or identity is None else Path(self.cache)
         return BackedCells(store, domain, label, rows, self.memory_gb, cache, identity)
+
+    def find_counts(self) -> list[str]:
+        """Return the values of `layer` with which the first cells of the first source are whole numbers, as counts are."""
+        entry = self._list_entries()[0]
+        first = entry if isinstance(entry, ad.AnnData) else find_sources(entry)[0]
+        layers = list_layers(first) if isinstance(first, Path) else [*([] if first.raw is None else [RAW]), *first.layers]
+        return [layer for layer in layers if layer != self.layer and _holds_counts(first, layer)]
+
+    def _list_entries(self) -> list[Source]:
+        """Return the entries of `path`."""
+        # Only lists and their like: a MuData or a table can be iterated over, too.
+        return list(self.path) if isinstance(self.path, Sequence) and not isinstance(self.path, str) else [self.path]
 
     def _open_source(self, source: Path | ad.AnnData, name: str, in_file: bool, several: bool) -> OneSource:
         """Open the cells of one source, in its file if they can stay there, with unique names of features."""
@@ -230,6 +255,33 @@ class AnnDataSource:
         position = ((np.arange(n_sampled) + rng.random()) * (n_cells / n_sampled)).astype(np.int64)
         logger.info("Sampled %s of %s cells", f"{n_sampled:,}", f"{n_cells:,}")
         return np.sort(order[np.minimum(position, n_cells - 1)])
+
+
+def _holds_counts(source: Path | ad.AnnData, layer: str) -> bool:
+    try:
+        store = open_store(source, layer, "") if isinstance(source, Path) else open_anndata(source[:N_TESTED], layer, "", is_joined=False)
+    except NotBackableError:
+        return False
+    values = store.matrix.read(slice(0, min(N_TESTED, store.matrix.shape[0]))).data
+    return len(values) > 0 and bool((values >= 0).all() and (values % 1 == 0).all())
+
+
+def _check_entry(entry: object) -> None:
+    """Check that an entry of `path` is a source.
+
+    Raises
+    ------
+    ValueError
+        If it is another object. The message says how to make a source of it.
+    """
+    if isinstance(entry, str | Path | ad.AnnData):
+        return
+    advice = "Give an AnnData, a path, or a list of them."
+    if isinstance(modalities := getattr(entry, "mod", None), Mapping):
+        advice = f"Give one of its modalities, as in data[{next(iter(modalities), 'rna')!r}]. It has: {format_names(modalities)}."
+    elif isinstance(entry, pd.DataFrame | np.ndarray) or sparse.issparse(entry):
+        advice = "Give anndata.AnnData(...) of it, with a row for each cell, a column for each feature, and their names."
+    raise ValueError(f"Cells cannot be read from {type(entry).__name__}. {advice}")
 
 
 def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:

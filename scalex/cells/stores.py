@@ -7,11 +7,13 @@ from typing import Protocol
 
 from scalex.cells.file_cells import NotBackableError
 from scalex.cells.h5ad_cells import open_h5ad
+from scalex.cells.in_memory import RAW
 from scalex.cells.one_source import OneSource
-from scalex.cells.zarr_cells import open_zarr
+from scalex.cells.zarr_cells import ZarrFile, open_zarr
 from scalex.formats.zarr_store import is_zarr_folder
+from scalex.h5ad.open_file import StoredFile
 
-__all__ = ["STORES", "open_store"]
+__all__ = ["STORES", "list_layers", "open_store"]
 
 
 class StoreOpener(Protocol):
@@ -26,6 +28,15 @@ class StoreOpener(Protocol):
 STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr.zip": open_zarr}
 
 
+def list_layers(path: Path) -> list[str]:
+    """Return "raw", if the store has it, and the names of its layers; nothing for a path that is not a store."""
+    extension = _find_extension(path)
+    if extension is None:
+        return []
+    group = (StoredFile(path) if extension == ".h5ad" else ZarrFile(path)).open()
+    return [*([RAW] if "raw/X" in group else []), *group.get("layers", [])]
+
+
 def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
     """Open cells that stay where they are.
 
@@ -34,8 +45,12 @@ def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -
     NotBackableError
         If the cells cannot be read in runs of rows.
     """
+    extension = _find_extension(path)
+    if extension is None:
+        raise NotBackableError(f"only {', '.join(STORES)} are read in runs of rows")
+    return STORES[extension](path, layer, source, cache)
+
+
+def _find_extension(path: Path) -> str | None:
     name = ".zarr" if path.is_dir() and is_zarr_folder(path) else path.name.lower()
-    for extension, open_cells in STORES.items():
-        if name.endswith(extension):
-            return open_cells(path, layer, source, cache)
-    raise NotBackableError(f"only {', '.join(STORES)} are read in runs of rows")
+    return next((extension for extension in STORES if name.endswith(extension)), None)

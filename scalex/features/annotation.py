@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 RESERVED = "_index"
 # Kinds of objects, as pandas names them, that a NumPy type holds.
 NUMERIC = {"floating": "float64", "mixed-integer-float": "float64", "decimal": "float64"}
+# The nullable types that .h5ad holds, besides booleans.
+INTEGER_TYPES = (
+    pd.Int8Dtype | pd.Int16Dtype | pd.Int32Dtype | pd.Int64Dtype | pd.UInt8Dtype | pd.UInt16Dtype | pd.UInt32Dtype | pd.UInt64Dtype
+)
 
 
 def make_writable(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -79,7 +83,7 @@ def rename_column(column: Any) -> str:
 
 
 def use_categories(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with categories or booleans in place of objects. Joining leaves objects where sources lack a column or differ in it."""
+    """Return a table with categories or booleans in place of objects, which joining leaves where sources lack a column or differ in it."""
     table = table.copy()
     for name, column in table.items():
         if column.dtype == object and infer_dtype(column, skipna=True) == "boolean":
@@ -107,7 +111,7 @@ def _convert(column: pd.Series) -> tuple[Any, str | None]:
         return column.sparse.to_dense(), None
     if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
         return column, None
-    if isinstance(dtype, pd.BooleanDtype) or (hasattr(dtype, "numpy_dtype") and getattr(dtype, "kind", "") in "iu" and not _is_arrow(dtype)):
+    if isinstance(dtype, pd.BooleanDtype | INTEGER_TYPES):
         return column, None
     if isinstance(dtype, pd.Float32Dtype | pd.Float64Dtype):
         return column.astype(dtype.numpy_dtype.name), None
@@ -169,7 +173,3 @@ def _is_plain_text(values: Any) -> bool:
     """Return whether HDF5 can hold all texts."""
     joined = "\n".join(values)
     return "\0" not in joined and joined.encode(errors="ignore").decode() == joined
-
-
-def _is_arrow(dtype: Any) -> bool:
-    return type(dtype).__name__ == "ArrowDtype"

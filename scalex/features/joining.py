@@ -129,4 +129,3 @@ def join_features(features: Sequence[pd.DataFrame], names: Sequence[str], join: 
         if absent > MAX_ABSENT:
             logger.warning("%s lacks %.0f %% of the joined features. They are 0 in its cells; join=inner drops them.", name, 100 * absent)
     return joined
-

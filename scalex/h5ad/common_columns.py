@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_extension_array_dtype, is_numeric_dtype, is_object_dtype
 
-__all__ = ["check_writable", "find_common_types", "conform", "find_free_suffix"]
+__all__ = ["find_common_types", "conform", "find_free_suffix"]
 
 
 def find_common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
@@ -84,22 +82,3 @@ def find_free_suffix(old: pd.Index, read_new: Callable[[], Iterable[pd.Index]]) 
     while any((names.astype(str) + suffix).isin(old).any() for names in read_new()):
         suffix += "-query"
     return suffix
-
-
-def check_writable(table: pd.DataFrame) -> None:
-    """Check that each column can be written to .h5ad.
-
-    Raises
-    ------
-    ValueError
-        If a column cannot be written; the message names it.
-    """
-    with h5py.File("check", "w", driver="core", backing_store=False) as file:
-        for column in table:
-            try:
-                ad.io.write_elem(file, "column", table[[column]])
-            except Exception as error:
-                raise ValueError(
-                    f"The column {column!r} of obs or var cannot be written to .h5ad ({type(error).__name__}): it may mix text and "
-                    "numbers. Convert it, for example with astype(str), or drop it."
-                ) from error

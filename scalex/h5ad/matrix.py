@@ -92,7 +92,7 @@ class StoredMatrix:
     file
         The file, or the path of an .h5ad file.
     name
-        Name of the matrix in the file: "X" or "layers/<name>".
+        Name of the matrix in the file: "X", "raw/X" or "layers/<name>".
 
     Attributes
     ----------

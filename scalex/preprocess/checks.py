@@ -8,7 +8,12 @@ from scipy import sparse
 from scalex.cells import Cells
 from scalex.preprocess.kernels import check_rows
 
-__all__ = ["check_values", "count_fractional"]
+__all__ = ["check_values", "count_fractional", "look_normalized"]
+
+# Logarithms of expression stay below this value, whatever their base and the total before.
+MAX_LOG = 25.0
+# Cells have the same total if the totals differ by at most this share.
+SAME_TOTAL = 0.01
 
 
 def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
@@ -42,3 +47,15 @@ def check_values(rows: sparse.csr_matrix, cells: Cells, first: int) -> int:
 def count_fractional(rows: sparse.csr_matrix) -> int:
     """Return the number of cells with fractional values."""
     return int(check_rows(rows.data, rows.indptr)[1])
+
+
+def look_normalized(rows: sparse.csr_matrix) -> bool:
+    """Return whether values are logarithms of expression, or expression with the same total in each cell.
+
+    Other fractional values are counts: estimated, or corrected for ambient RNA.
+    """
+    total = np.asarray(rows.sum(1)).ravel()
+    total = total[total > 0]
+    if len(total) > 1 and np.ptp(total) <= SAME_TOTAL * total.mean():
+        return True
+    return len(rows.data) > 0 and bool(rows.data.max() < MAX_LOG and np.mean(rows.data % 1 != 0) > 0.5)

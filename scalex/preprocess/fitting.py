@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import Cells
-from scalex.preprocess.checks import check_values
+from scalex.preprocess.checks import check_values, look_normalized
 from scalex.preprocess.kernels import sum_rows
 from scalex.preprocess.normalization import Normalization, compute_idf, compute_row_factors, to_binary
 from scalex.preprocess.preprocessor import Preprocessor, Scaling
@@ -34,6 +34,8 @@ Choose: TypeAlias = Callable[[FeatureStatistics, pd.Index], NDArray[np.int64]]
 
 # Three chunks with all their features are in memory at a time. Chunks of this size reuse freed memory.
 CHUNK_SIZE = 4096
+# Cells whose values tell counts from normalized values.
+N_SAMPLED = 1000
 THREADS = 2
 
 
@@ -86,12 +88,7 @@ def fit_recipe(
     """
     names = cells.var.index[candidates]
     result = _read_once(cells, candidates, min_features, normalization, target_sum, binarize)
-    if result.n_fractional and normalization != "none":
-        logger.warning(
-            "The values look normalized: %s of %s cells have fractional values. If they are, use preprocess=none "
-            "(SCALEX: processed=True).",
-            f"{result.n_fractional:,}", f"{len(cells.domain):,}",
-        )  # fmt: skip
+    _report_kind(cells, result.n_fractional, is_ready=normalization == "none")
     kept_features = _filter_features(result.statistics, min_cells, len(cells.domain))
     statistics, names_left = result.statistics.select_features(kept_features), names[kept_features]
     chosen = choose(statistics, names_left)
@@ -124,6 +121,27 @@ def fit_recipe(
         # The features' factors are known only now, and the sums of logarithms do not give the mean of the weighted values.
         preprocessor = replace(preprocessor, mean=_read_mean_input(cells, preprocessor, result.rows))
     return FittedRecipe(preprocessor, result.rows)
+
+
+def _report_kind(cells: Cells, n_fractional: int, *, is_ready: bool) -> None:
+    """Tell if the values look normalized but are to be normalized, or look like counts but are not."""
+    n_cells = len(cells.domain)
+    sample = cells.read(slice(0, min(N_SAMPLED, n_cells)))
+    if is_ready and not n_fractional and sample.max() > 1:
+        logger.warning(
+            "All values are whole numbers, as counts are, but they are only scaled. If they are counts, use preprocess=rna, atac or adt "
+            "(SCALEX: without processed=True, and counts_layer= in place of use_layer=)."
+        )
+    if is_ready or not n_fractional:
+        return
+    numbers = f"{n_fractional:,}", f"{n_cells:,}"
+    if look_normalized(sample):
+        logger.warning(
+            "The values look normalized: %s of %s cells have fractional values. If they are, use preprocess=none (SCALEX: processed=True).",
+            *numbers,
+        )
+    else:
+        logger.info("%s of %s cells have fractional values, which are taken for corrected or estimated counts", *numbers)
 
 
 def _read_once(

@@ -21,7 +21,7 @@ from scalex.cells import CellSource
 from scalex.data import CellBatch
 from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
-from scalex.h5ad.common_columns import check_writable, conform, find_common_types, find_free_suffix
+from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import AllCells
 from scalex.model.imputation import check_domains, describe_units, get_domain_code
@@ -137,10 +137,7 @@ def project(
     data = query.data
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
-    if repeat:
-        # Columns read from a file can be written to a file, so one cell is enough for the check.
-        check_writable(data.cells.read_obs(slice(0, data.n_cells if data.cells.in_memory else 1)))
-    else:
+    if not repeat:
         own = own.assign(projection=make_projection_column("reference", reference.cells.n_obs))
         types = find_common_types([own, query.read_example_obs()])
         suffix = find_free_suffix(own.index, lambda: (data.cells.read_obs(rows).index for rows in chunks(data.n_cells, 100_000)))

@@ -101,7 +101,7 @@ def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, leas
     transform = reference.trained_on.preprocessor.for_features(cells.var.index)
     _check_features(transform, cells.var, least_found)
     data = Query(cells, transform, chunk_size=chunk_size)
-    _check_counts(reference, cells.read(slice(0, min(N_SAMPLED, data.n_cells))))
+    _check_counts(reference, source, cells.read(slice(0, min(N_SAMPLED, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(
         "Query: %s cells x %s features, %d domain(s), of which %d are new to the model", f"{data.n_cells:,}",
@@ -154,16 +154,20 @@ def _check_features(transform: RowTransform, var: pd.DataFrame, least_found: flo
         logger.warning("%d features of the query match an already matched feature. Only the first match counts.", match.n_repeated)
 
 
-def _check_counts(reference: FinishedRun, values: sparse.csr_matrix) -> None:
+def _check_counts(reference: FinishedRun, source: CellSource, values: sparse.csr_matrix) -> None:
     """Check that a model of counts gets counts, and that a model of processed values gets processed values."""
     n_cells = np.count_nonzero(np.diff(values.indptr))
     fractional = 2 * count_fractional(values) > n_cells
     trained_on = reference.trained_on.preprocessor
     if fractional and not trained_on.fractional:
-        raise ValueError(
-            "The query's values are not whole numbers, but the reference was trained on counts. Give raw counts, for example with "
-            "dataset.layer=counts."
-        )
+        found = source.find_counts() if isinstance(source, AnnDataSource) else []
+        advice = "Give raw counts; no layer of the query holds them."
+        if found:
+            advice = (
+                f"Whole numbers are in {' and '.join(found)}: use dataset.layer={found[0]} (SCALEX: counts_layer={found[0]!r}, Reference: "
+                f"layer={found[0]!r})."
+            )
+        raise ValueError(f"The query's values are not whole numbers, but the reference was trained on counts. {advice}")
     if n_cells and not fractional and trained_on.fractional:
         raise ValueError(
             "The query's values are whole numbers, probably raw counts, but the reference was trained on processed values. Process the "

@@ -33,6 +33,7 @@ class Reference(FinishedRun):
         adata: ad.AnnData | str | Path,
         *,
         batch_key: str | None = None,
+        layer: str = "X",
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> NDArray[np.float32]:
@@ -44,6 +45,8 @@ class Reference(FinishedRun):
             Cells, or the path of an .h5ad file, with values like those of the training cells; see `describe`.
         batch_key
             Column of obs with the domain of each cell. None: "batch", if that column exists.
+        layer
+            The matrix with the values: "X", "raw" or the name of a layer.
         statistics
             Encoder statistics, as in `ScalexModule`. None: the statistics of the reference's own latents.
         chunk_size
@@ -55,13 +58,14 @@ class Reference(FinishedRun):
             If the cells do not fit the model; see `project`.
         """
         with log_to(None):
-            return embed(self, _make_source(adata, batch_key), statistics=statistics, chunk_size=chunk_size)
+            return embed(self, _make_source(adata, batch_key, layer), statistics=statistics, chunk_size=chunk_size)
 
     def project(
         self,
         adata: ad.AnnData | str | Path,
         *,
         batch_key: str | None = None,
+        layer: str = "X",
         repeat: bool = False,
         impute: bool | str | None = None,
         label: str | None = "cell_type",
@@ -72,7 +76,7 @@ class Reference(FinishedRun):
 
         Parameters
         ----------
-        adata, batch_key, statistics, chunk_size
+        adata, batch_key, layer, statistics, chunk_size
             As in `embed`.
         repeat
             Return only the projected cells, without those of the reference.
@@ -89,7 +93,7 @@ class Reference(FinishedRun):
         with log_to(None), h5py.File("projection", "w", driver="core", backing_store=False) as file:
             project(
                 self,
-                _make_source(adata, batch_key),
+                _make_source(adata, batch_key, layer),
                 file,
                 repeat=repeat,
                 impute=impute,
@@ -105,13 +109,14 @@ class Reference(FinishedRun):
         label: str = "cell_type",
         *,
         batch_key: str | None = None,
+        layer: str = "X",
         statistics: Statistics | None = None,
     ) -> pd.DataFrame:
         """Return the type of each cell with its probability, or "unknown" if the reference does not have that type.
 
         Parameters
         ----------
-        adata, batch_key, statistics
+        adata, batch_key, layer, statistics
             As in `embed`.
         label
             Column of the reference's obs.
@@ -128,7 +133,7 @@ class Reference(FinishedRun):
         """
         label = rename_column(label)
         self.check_label(label)
-        obs = self.project(adata, batch_key=batch_key, repeat=True, label=label, statistics=statistics).obs
+        obs = self.project(adata, batch_key=batch_key, layer=layer, repeat=True, label=label, statistics=statistics).obs
         return obs[[f"{label}_{name}" for name in LABEL_COLUMNS]].set_axis(list(LABEL_COLUMNS), axis=1)
 
     def impute(
@@ -137,6 +142,7 @@ class Reference(FinishedRun):
         domain: str | None = None,
         *,
         batch_key: str | None = None,
+        layer: str = "X",
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
@@ -150,6 +156,7 @@ class Reference(FinishedRun):
         return self.project(
             adata,
             batch_key=batch_key,
+            layer=layer,
             repeat=True,
             impute=True if domain is None else domain,
             label=None,
@@ -158,5 +165,5 @@ class Reference(FinishedRun):
         )
 
 
-def _make_source(adata: ad.AnnData | str | Path, batch_key: str | None) -> AnnDataSource:
-    return AnnDataSource(path=adata, batch_key=batch_key)
+def _make_source(adata: ad.AnnData | str | Path, batch_key: str | None, layer: str) -> AnnDataSource:
+    return AnnDataSource(path=adata, batch_key=batch_key, layer=layer)

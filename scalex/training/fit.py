@@ -16,7 +16,7 @@ from torch.distributed import DistBackendError
 
 from scalex.callbacks.latent_export import LatentExport
 from scalex.callbacks.result import Output, Result
-from scalex.cells import Cells, CellSource
+from scalex.cells import AnnDataSource, Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.model.base import Model
 from scalex.model.trained_on import TrainedOn
@@ -108,7 +108,9 @@ def _fit(
         cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
 
     def fit_recipe() -> FittedRecipe:
-        return (None if cache is None else cache.load_fitted()) or recipe.fit(cells)
+        fitted = (None if cache is None else cache.load_fitted()) or recipe.fit(cells)
+        _report_counts(source, fitted)
+        return fitted
 
     # One process fits the recipe and writes the result for the others.
     shared = Path(trainer.default_root_dir) / ".fitted.pt"
@@ -124,6 +126,16 @@ def _fit(
             data.read_inputs_from(cache.open_inputs())
         module.set_trained_on(TrainedOn(fitted.preprocessor, len(fitted.rows), version("scalex")), data)
         return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from)
+
+
+def _report_counts(source: CellSource, fitted: FittedRecipe) -> None:
+    """Name the counts that the source holds besides the fractional values that are used as counts."""
+    used = fitted.preprocessor
+    if used.fractional and used.normalization != "none" and isinstance(source, AnnDataSource) and (found := source.find_counts()):
+        logger.warning(
+            "Whole numbers, as counts are, are in %s. To use them: dataset.layer=%s (SCALEX: counts_layer=%r)",
+            " and ".join(found), found[0], found[0],
+        )  # fmt: skip
 
 
 def _make_data(cells: Cells, fitted: FittedRecipe, module: Model, **options: Any) -> ScalexDataModule:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from mudata import MuData
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, InMemoryCells
@@ -28,6 +30,12 @@ def left(demo: AnnData) -> AnnData:
 def right(demo: AnnData) -> AnnData:
     """Cells of another domain, without the first 100 features."""
     return demo[demo.obs["batch"] == "domain1", SHIFTED].copy()
+
+
+def make_mudata(adata: AnnData) -> MuData:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return MuData({"rna": adata})
 
 
 def open_cells(path: Any, **options: Any) -> InMemoryCells:
@@ -53,6 +61,81 @@ def test_a_file_is_read_as_its_anndata(demo: AnnData, tmp_path: Path) -> None:
         cells = open_cells(path, batch_key="batch")
         pd.testing.assert_frame_equal(to_frame(cells), demo.to_df(), check_names=False)
         assert list(cells.domain) == list(demo.obs["batch"])
+
+
+def test_a_dict_names_its_sources(left: AnnData, right: AnnData) -> None:
+    cells = open_cells({"first": left, "second": right})
+    assert list(cells.domain.categories) == ["first", "second"]
+    pd.testing.assert_frame_equal(cells.obs, open_cells([left, right], batch_categories=["first", "second"]).obs)
+    with pytest.raises(ValueError, match="path is a dict, whose keys name the sources, and batch_categories names them, too"):
+        AnnDataSource(path={"first": left}, batch_categories=["a"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda adata: adata.to_df(), r"cannot be read from DataFrame\. Give anndata\.AnnData\(\.\.\.\) of it"),
+        (lambda adata: adata.X.toarray(), r"cannot be read from ndarray\. Give anndata"),
+        (lambda adata: adata.X, r"cannot be read from csr_matrix\. Give anndata"),
+        (make_mudata, r"from MuData\. Give one of its modalities, as in data\['rna'\]\. It has: rna"),
+        (lambda adata: 3, r"from int\. Give an AnnData, a path, or a list of them"),
+        (lambda adata: [adata, None], r"from NoneType\. Give an AnnData"),
+    ],
+)
+def test_other_objects_are_refused_before_anything_is_read(demo: AnnData, given: Callable[[AnnData], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnnDataSource(path=given(demo))
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_raw_is_a_layer_with_its_own_features(demo: AnnData, tmp_path: Path, backed: bool) -> None:
+    counts = demo.copy()
+    counts.var["own"] = range(counts.n_vars)
+    demo = demo[:, ::2].copy()
+    demo.raw = counts
+    demo.X = sparse.csr_matrix(np.log1p(demo.X.toarray()))
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    for path in (demo, tmp_path / "cells.h5ad", ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")):
+        cells = AnnDataSource(path=path, layer="raw", batch_key="batch", backed=backed).open()
+        assert cells.in_memory == (path is demo or (isinstance(path, Path) and not backed))
+        np.testing.assert_array_equal(cells.read(slice(0, 50)).toarray(), counts.X[:50].toarray())
+        pd.testing.assert_frame_equal(cells.var, counts.var)
+
+
+def test_the_layers_that_hold_counts_are_found(demo: AnnData, tmp_path: Path) -> None:
+    demo.raw = demo
+    demo.layers["counts"] = demo.X.copy()
+    demo.X = demo.layers["half"] = demo.X / 2
+    demo.write_h5ad(tmp_path / "cells.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        demo.write_zarr(tmp_path / "cells.zarr")
+    for path in (demo, tmp_path / "cells.h5ad", [tmp_path / "cells.zarr"]):
+        assert AnnDataSource(path=path).find_counts() == ["raw", "counts"]
+    demo.to_df().T.to_csv(tmp_path / "cells.csv")
+    assert AnnDataSource(path=tmp_path / "cells.csv").find_counts() == []
+
+
+def test_the_names_of_a_table_in_obsm_are_kept(demo: AnnData) -> None:
+    demo.obsm["protein"] = pd.DataFrame({"CD3": 1.0, "CD19": 2.0}, index=demo.obs_names)
+    assert list(open_cells(demo, layer="protein").var.index) == ["CD3", "CD19"]
+
+
+def test_annotation_is_converted_to_what_can_be_written(demo: AnnData) -> None:
+    demo.obs["n/m"] = demo.obs["batch"].astype("string")
+    demo.obs["age"] = [1, "35-40"] * (demo.n_obs // 2)
+    demo.var["found"] = pd.Timestamp("2024")
+    cells = open_cells(demo, batch_key="n/m", label_key="n/m")
+    assert list(cells.domain) == list(cells.label) == list(cells.obs["n|m"]) == list(demo.obs["batch"])
+    assert set(cells.obs["age"]) == {"1", "35-40"}
+    assert set(cells.var["found"]) == {"2024-01-01 00:00:00"}
+
+
+def test_two_columns_of_the_same_name_are_no_domains(demo: AnnData) -> None:
+    demo.obs = pd.concat([demo.obs, pd.DataFrame({"batch": range(demo.n_obs)}, index=demo.obs_names)], axis=1)
+    for batch_key in (None, "batch"):
+        with pytest.raises(ValueError, match="obs has several columns named 'batch', with different values: rename"):
+            open_cells(demo, batch_key=batch_key)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csc_matrix, sparse.csr_array, lambda x: sparse.csr_matrix(x, dtype=np.int64)])

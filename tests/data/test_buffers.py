@@ -36,6 +36,17 @@ def list_minibatches(plan: list[Buffer]) -> list[NDArray[np.int64]]:
     return [buffer.rows[one] for buffer in plan for one in buffer.minibatches]
 
 
+@pytest.mark.parametrize("n_processes", [1, 3])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_minibatches_are_those_in_memory_if_one_buffer_holds_them(domain: NDArray[np.int64], sampling: Any, n_processes: int) -> None:
+    expected = draw_minibatches(domain, 8, sampling, np.random.default_rng(0))
+    for process in range(n_processes):
+        plan = make_plan(domain, 8, sampling, buffer_minibatches=len(expected), process=process, n_processes=n_processes)
+        assert len(plan) == 1
+        for found, rows in zip(list_minibatches(plan), expected, strict=True):
+            np.testing.assert_array_equal(found, np.array_split(rows, n_processes)[process])
+
+
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1000])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_minibatches_have_the_sizes_and_domains_of_those_in_memory(domain: NDArray[np.int64], batch_size: int, sampling: Any) -> None:

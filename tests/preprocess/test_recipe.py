@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,9 +269,34 @@ def test_bad_values_of_dropped_features_are_an_error(make_cells: MakeCells) -> N
 
 def test_fractional_values_give_a_warning(make_cells: MakeCells, caplog: pytest.LogCaptureFixture) -> None:
     values = np.random.default_rng(0).poisson(2, (30, 10)).astype(float)
-    values[:20] += np.where(values[:20] > 0, 0.5, 0)
+    values[:20] = np.log1p(values[:20])
     RnaRecipe(min_features=0).fit(make_cells(values))
     assert "The values look normalized: 20 of 30 cells have fractional values. If they are, use preprocess=none" in caplog.text
+
+
+def test_counts_of_the_same_total_look_normalized(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture) -> None:
+    values = demo_in_memory.matrix / demo_in_memory.matrix.sum(1) * 1e5
+    RnaRecipe(min_features=0).fit(replace(demo_in_memory, matrix=sparse.csr_matrix(values, dtype=np.float32)))
+    assert "The values look normalized: 300 of 300 cells" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.99, 0.5])
+def test_corrected_counts_do_not_look_normalized(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture, share: float) -> None:
+    matrix = demo_in_memory.matrix.copy()
+    rng = np.random.default_rng(0)
+    matrix.data = matrix.data * 30 - rng.random(len(matrix.data), np.float32) * (rng.random(len(matrix.data)) < share)
+    caplog.set_level(logging.INFO)
+    RnaRecipe(min_features=0).fit(replace(demo_in_memory, matrix=matrix))
+    assert "look normalized" not in caplog.text
+    assert "300 of 300 cells have fractional values, which are taken for corrected or estimated counts" in caplog.text
+
+
+def test_counts_that_are_only_scaled_give_a_warning(demo_in_memory: InMemoryCells, caplog: pytest.LogCaptureFixture) -> None:
+    AsIsRecipe().fit(demo_in_memory)
+    assert "All values are whole numbers, as counts are, but they are only scaled" in caplog.text
+    caplog.clear()
+    AsIsRecipe().fit(replace(demo_in_memory, matrix=demo_in_memory.matrix.sign()))
+    assert caplog.text == ""
 
 
 def test_counts_and_values_used_as_they_are_give_no_warning(

@@ -313,10 +313,14 @@ class TestFeatures:
 
 class TestKindOfValues:
     def test_processed_values_for_a_model_of_counts_are_refused(self, reference: Reference, query: AnnData) -> None:
-        with pytest.raises(
-            ValueError, match=r"query's values are not whole numbers, but the reference was trained on counts\. .*dataset\.layer"
-        ):
-            reference.project(process(query))
+        refused = r"query's values are not whole numbers, but the reference was trained on counts\. "
+        processed = process(query)
+        with pytest.raises(ValueError, match=refused + "Give raw counts; no layer of the query holds them"):
+            reference.project(processed)
+        processed.layers["counts"] = query.X
+        with pytest.raises(ValueError, match=refused + r"Whole numbers are in counts: use dataset\.layer=counts .*layer='counts'"):
+            reference.project(processed)
+        np.testing.assert_array_equal(reference.embed(processed, layer="counts"), reference.embed(query))
 
     def test_counts_for_a_model_of_processed_values_are_refused(self, trained_on_processed: Reference, query: AnnData) -> None:
         with pytest.raises(
@@ -795,10 +799,12 @@ def test_training_cells_of_any_profile_get_their_latents(tmp_path: Path, recipe:
     assert grown.layers["impute"].shape == grown.shape
 
 
-def test_a_column_that_cannot_be_written_is_named_before_cells_are_embedded(
-    reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scalex.model.module.embed", lambda *_: pytest.fail("embedded"))
+@pytest.mark.parametrize("repeat", [True, False])
+def test_columns_that_cannot_be_written_are_converted(reference: Reference, query: AnnData, repeat: bool) -> None:
     query.obs["mixed"] = ["text", *range(1, query.n_obs)]
-    with pytest.raises(ValueError, match=r"The column 'mixed' of obs or var cannot be written to \.h5ad .* Convert it"):
-        project_in_memory(reference, query, repeat=True)
+    query.obs["text"] = pd.array(["a", None] * (query.n_obs // 2), dtype="string")
+    found = reference.project(query, repeat=repeat)
+    obs = found.obs[found.obs["projection"] == "query"]
+    assert list(obs["mixed"]) == ["text", *map(str, range(1, query.n_obs))]
+    assert list(obs["text"].astype(object).fillna("")) == ["a", ""] * (query.n_obs // 2)
+    np.testing.assert_array_equal(found.obsm["latent"][-query.n_obs :], reference.embed(query))
