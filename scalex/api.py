@@ -14,10 +14,12 @@ import torch
 from anndata import AnnData
 from lightning import Callback, Trainer
 from numpy.typing import NDArray
+from pydantic import SkipValidation
 
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.model.module import ScalexModule, Statistics
+from scalex.preprocess.fitting import FeatureChoice
 from scalex.preprocess.profiles import DEFAULT_MIN_FEATURES, check_profile, make_recipe
 from scalex.projection.reference import Reference
 from scalex.projection.to_folder import project_to_anndata
@@ -27,43 +29,45 @@ from scalex.runs.epoch_table import EpochTable
 from scalex.runs.folder import new_folder
 from scalex.runs.log import log_to, show_log
 from scalex.system.processes import ignore_launcher
+from scalex.system.settings import Count, Fraction, Number, Positive, Seed, check_call
 from scalex.training.fit import fit
 
 __all__ = ["SCALEX", "label_transfer"]
 
 
+@check_call
 def SCALEX(  # noqa: N802 -- the signature and the name are given
-    data_list: str | Path | AnnData | Sequence[str | Path | AnnData] | Mapping[str, str | Path | AnnData] | None = None,
+    data_list: SkipValidation[str | Path | AnnData | Sequence[str | Path | AnnData] | Mapping[str, str | Path | AnnData] | None] = None,
     batch_categories: Sequence[str] | None = None,
     profile: str = "RNA",
     batch_name: str = "batch",
-    min_features: int = DEFAULT_MIN_FEATURES,
-    min_cells: int = 3,
-    target_sum: float | None = None,
-    n_top_features: int | str | Sequence[str] | None = None,
+    min_features: Number = DEFAULT_MIN_FEATURES,
+    min_cells: Number = 3,
+    target_sum: Positive | None = None,
+    n_top_features: FeatureChoice | None = None,
     join: Literal["inner", "outer"] = "inner",
     batch_key: str = "batch",
     processed: bool = False,
-    fraction: float | None = None,
-    n_obs: int | None = None,
+    fraction: Fraction | None = None,
+    n_obs: Count | None = None,
     use_layer: str = "X",
     backed: bool = False,
-    batch_size: int = 64,
-    lr: float = 0.0002,
-    max_iteration: int = 30000,
-    seed: int = 124,
-    gpu: int = 0,
+    batch_size: Count = 64,
+    lr: Positive = 0.0002,
+    max_iteration: Count = 30000,
+    seed: Seed = 124,
+    gpu: Number = 0,
     outdir: str | Path | None = None,
     projection: str | Path | None = None,
     repeat: bool = False,
     impute: bool | str | None = None,
-    chunk_size: int = 20000,
+    chunk_size: Count = 20000,
     ignore_umap: bool = False,
     verbose: bool = False,
     assess: bool = False,
     show: bool = True,
     eval: bool = False,  # noqa: A002
-    num_workers: int = 4,
+    num_workers: Number = 4,
     *,
     keep_mt: bool = False,
     binarize: bool = False,

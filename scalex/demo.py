@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from annotated_types import Ge
 from scipy import sparse
 
 from scalex.cells import AnnDataSource, Cells
+from scalex.system.settings import Count, Seed, check_call
 
 __all__ = ["DemoSource", "demo_cells"]
 
@@ -17,11 +20,15 @@ TYPES = ("alpha", "beta", "gamma", "delta", "stem", "rare")
 SHARES = np.array([0.22, 0.20, 0.16, 0.12, 0.25, 0.05])
 # Cells of this type lie along a path from one program to another instead of around one point.
 CONTINUOUS = "stem"
+# With fewer, types have no cells or no features of their own.
+NumberOfCells: TypeAlias = Annotated[int, Ge(10)]
+NumberOfFeatures: TypeAlias = Annotated[int, Ge(400)]
 MISSING_IN_LAST = "delta"  # absent from the last domain
 ONLY_IN_FIRST = "rare"  # present only in the first domain
 
 
-def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, *, seed: int = 124) -> AnnData:
+@check_call
+def demo_cells(n_cells: NumberOfCells = 3000, n_features: NumberOfFeatures = 2000, n_domains: Count = 3, *, seed: Seed = 124) -> AnnData:
     """Simulate counts of `n_cells` cells of known types in `n_domains` domains.
 
     The model, for cell c of domain d and feature g::
@@ -48,10 +55,6 @@ def demo_cells(n_cells: int = 3000, n_features: int = 2000, n_domains: int = 3, 
     AnnData
         X: (n_cells, n_features) CSR float32 counts. obs: "batch" (the domain), "cell_type", "path" (NaN but for stem cells).
     """
-    if n_cells < 10 or n_features < 400 or n_domains < 1:
-        raise ValueError(
-            f"n_cells={n_cells}, n_features={n_features}, n_domains={n_domains}: at least 10 cells, 400 features and 1 domain."
-        )
     rng = np.random.default_rng(seed)
     domain = np.sort(rng.integers(n_domains, size=n_cells))
     kind = np.array([rng.choice(len(TYPES), p=_compute_shares(d, n_domains)) for d in domain])
@@ -100,14 +103,15 @@ def _compute_shares(domain: int, n_domains: int) -> np.ndarray:
     return normalized
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class DemoSource:
     """`demo_cells` as a source of cells, with the same parameters."""
 
-    n_cells: int = 3000
-    n_features: int = 2000
-    n_domains: int = 3
-    seed: int = 124
+    n_cells: NumberOfCells = 3000
+    n_features: NumberOfFeatures = 2000
+    n_domains: Count = 3
+    seed: Seed = 124
 
     def open(self) -> Cells:
         """Simulate the cells."""

@@ -8,9 +8,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from tqdm.auto import tqdm
 
+from scalex.system.settings import NonNegative, check_call
+
 __all__ = ["Progress"]
 
 
+@check_call
 class Progress(Callback):
     """A progress bar over all steps of the training, because epochs of small data sets are too short for a bar each.
 
@@ -20,7 +23,7 @@ class Progress(Callback):
         Shortest time between two updates. Reading the loss waits for the device.
     """
 
-    def __init__(self, *, every_seconds: float = 0.5) -> None:
+    def __init__(self, *, every_seconds: NonNegative = 0.5) -> None:
         self.every_seconds = every_seconds
         self._bar: Any = None
         self._update_time = 0.0

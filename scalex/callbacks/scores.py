@@ -15,6 +15,7 @@ from scalex.callbacks.result import Output, Result, place_others
 from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
+from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
 
 __all__ = ["SCORE_NAMES", "Scores"]
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 SCORE_NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 
 
+@check_call
 class Scores(Output):
     """Score the latents with `scalex.metrics.scores`.
 
@@ -42,7 +44,9 @@ class Scores(Output):
         Number of cells above which a sample is scored.
     """
 
-    def __init__(self, folder: str | Path | None, *, n_neighbors: int = 30, seed: int = 124, max_cells: int = 200_000) -> None:
+    def __init__(
+        self, folder: str | Path | None, *, n_neighbors: NumberOfNeighbors = 30, seed: Seed = 124, max_cells: Count = 200_000
+    ) -> None:
         self.path = None if folder is None else Path(folder) / "metrics.json"
         self.n_neighbors = n_neighbors
         self.seed = seed

@@ -18,6 +18,7 @@ from scalex.callbacks.result import Output, Result, place_others
 from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
+from scalex.system.settings import Count, NonNegative, NumberOfNeighbors, Seed, check_call
 
 __all__ = ["UmapPlot", "draw_umap"]
 
@@ -29,6 +30,7 @@ MIN_CELLS = 20
 MAX_LEGEND = 60
 
 
+@check_call
 class UmapPlot(Output):
     """Compute neighbours, clusters and UMAP of the latents, and draw ``umap.pdf`` and ``umap.png`` by domain, cell type and cluster.
 
@@ -55,10 +57,10 @@ class UmapPlot(Output):
         folder: str | Path | None,
         *,
         label_key: str = "cell_type",
-        n_neighbors: int = 30,
-        min_dist: float = 0.1,
-        seed: int = 124,
-        max_cells: int = 200_000,
+        n_neighbors: NumberOfNeighbors = 30,
+        min_dist: NonNegative = 0.1,
+        seed: Seed = 124,
+        max_cells: Count = 200_000,
         show: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)

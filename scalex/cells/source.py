@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import SkipValidation
 from scipy import sparse
 
 from scalex.cells.backed import BackedCells, read_rows
@@ -30,6 +31,7 @@ from scalex.features.annotation import make_writable, rename_column
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
 from scalex.formats import ReadOptions, find_sources, name_source, read_cells, split_h5mu_path
+from scalex.system.settings import Count, Fraction, Positive, Seed, check_call
 
 __all__ = ["AnnDataSource"]
 
@@ -41,6 +43,7 @@ N_TESTED = 1000
 Source: TypeAlias = str | Path | ad.AnnData
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class AnnDataSource:
     """Cells of one AnnData, or of several joined on their features.
@@ -88,7 +91,7 @@ class AnnDataSource:
         stored by columns is kept there by rows.
     """
 
-    path: Source | Sequence[Source] | Mapping[str, Source]
+    path: SkipValidation[Source | Sequence[Source] | Mapping[str, Source]]
     batch_key: str | None = None
     batch_categories: Sequence[str] | None = None
     source_key: str = "batch"
@@ -99,28 +102,18 @@ class AnnDataSource:
     var_names_from: str | None = None
     match_peaks: MatchPeaks = "exact"
     label_key: str = "cell_type"
-    fraction: float | None = None
-    n_obs: int | None = None
-    seed: int = 124
+    fraction: Fraction | None = None
+    n_obs: Count | None = None
+    seed: Seed = 124
     backed: bool = False
-    memory_gb: float | None = None
+    memory_gb: Positive | None = None
     cache: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.cache is not None and not self.backed:
             raise ValueError("cache is for cells that stay in their files: set backed=true, or leave cache out.")
-        if self.join not in ("inner", "outer"):
-            raise ValueError(f"join={self.join!r}: allowed are 'inner' and 'outer'.")
-        if self.match_peaks not in get_args(MatchPeaks):
-            raise ValueError(f"match_peaks={self.match_peaks!r}: allowed are 'exact' and 'overlap'.")
         if self.fraction is not None and self.n_obs is not None:
             raise ValueError("fraction and n_obs are both given: give one of them.")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction}: it must be above 0 and at most 1.")
-        if self.memory_gb is not None and self.memory_gb <= 0:
-            raise ValueError(f"memory_gb={self.memory_gb}: it must be above 0.")
-        if self.n_obs is not None and self.n_obs < 1:
-            raise ValueError(f"n_obs={self.n_obs}: it must be at least 1.")
         if isinstance(self.path, Mapping):
             if self.batch_categories is not None:
                 raise ValueError("path is a dict, whose keys name the sources, and batch_categories names them, too: give one of them.")
@@ -281,7 +274,7 @@ def _check_entry(entry: object) -> None:
         advice = f"Give one of its modalities, as in data[{next(iter(modalities), 'rna')!r}]. It has: {format_names(modalities)}."
     elif isinstance(entry, pd.DataFrame | np.ndarray) or sparse.issparse(entry):
         advice = "Give anndata.AnnData(...) of it, with a row for each cell, a column for each feature, and their names."
-    raise ValueError(f"Cells cannot be read from {type(entry).__name__}. {advice}")
+    raise ValueError(f"path: cells cannot be read from {'null' if entry is None else type(entry).__name__}. {advice}")
 
 
 def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:

@@ -75,8 +75,6 @@ class ScalexDataModule(LightningDataModule):
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: it must be at least 1.")
         self.cells = cells
         self.preprocessor, self.rows = fitted
         self.parameters = parameters or {}

@@ -24,6 +24,7 @@ from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.likelihood import LIKELIHOODS
+from scalex.system.settings import Count, NonNegative, Number, Positive, Seed, Share, check_call
 
 __all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY = 50
 
 
+@check_call
 class ScalexModule(Model):
     """SCALEX and the plan of its training.
 
@@ -81,24 +83,24 @@ class ScalexModule(Model):
     def __init__(
         self,
         *,
-        n_latent: int = 10,
-        n_hidden: int = 1024,
-        kl_weight: float = 0.5,
-        kl_warmup: int = 0,
-        lr: float = 2e-4,
-        encoder_lr: float = 1.0,
-        weight_decay: float = 5e-4,
+        n_latent: Count = 10,
+        n_hidden: Count = 1024,
+        kl_weight: NonNegative = 0.5,
+        kl_warmup: Number = 0,
+        lr: Positive = 2e-4,
+        encoder_lr: Positive = 1.0,
+        weight_decay: NonNegative = 5e-4,
         likelihood: str = "bernoulli",
-        correct_at: Sequence[float] | None = None,
-        correction_weight: float = 50.0,
+        correct_at: Sequence[Share] | None = None,
+        correction_weight: NonNegative = 50.0,
         use_labels: bool = False,
         schedule: Schedule = "constant",
-        batch_size: int = 64,
+        batch_size: Count = 64,
         sampling: Sampling = "shuffle",
-        max_steps: int = 30_000,
-        max_epochs: int | None = None,
+        max_steps: Count = 30_000,
+        max_epochs: Count | None = None,
         statistics: Statistics = "running",
-        seed: int = 124,
+        seed: Seed = 124,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

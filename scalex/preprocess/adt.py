@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import check_options, fit_recipe
+from scalex.preprocess.fitting import fit_recipe
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
+from scalex.system.settings import Number, check_call
 
 __all__ = ["AdtRecipe"]
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class AdtRecipe:
     """Counts of surface proteins: filter cells, take centred log-ratios, scale to [0, 1]. All proteins are used.
@@ -34,12 +36,9 @@ class AdtRecipe:
     Stoeckius et al., Nature Methods 14:865 (2017).
     """
 
-    min_features: int = 1
-    min_cells: int = 3
+    min_features: Number = 1
+    min_cells: Number = 3
     scaling: Scaling = "global"
-
-    def __post_init__(self) -> None:
-        check_options(self.scaling)
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""

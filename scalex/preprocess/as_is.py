@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import check_options, fit_recipe
+from scalex.preprocess.fitting import fit_recipe
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
+from scalex.system.settings import check_call
 
 __all__ = ["AsIsRecipe"]
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class AsIsRecipe:
     """Processed values: only scaled to [0, 1].
@@ -25,9 +27,6 @@ class AsIsRecipe:
     """
 
     scaling: Scaling = "global"
-
-    def __post_init__(self) -> None:
-        check_options(self.scaling)
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""

@@ -10,15 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import FeatureChoice, check_options, choose_features, fit_recipe, read_names
-from scalex.preprocess.normalization import check_normalization
+from scalex.preprocess.fitting import FeatureChoice, choose_features, fit_recipe, read_names
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
 from scalex.preprocess.statistics import FeatureStatistics
+from scalex.system.settings import Number, Positive, check_call
 
 __all__ = ["AtacRecipe"]
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class AtacRecipe:
     """Counts of peaks: filter, binarize, normalize, choose the most accessible peaks, scale to [0, 1].
@@ -42,17 +43,13 @@ class AtacRecipe:
         Divide each peak by its largest value over all cells ("global"), or over the cells of a domain ("domain").
     """
 
-    min_features: int = 100
-    min_cells: int = 3
+    min_features: Number = 100
+    min_cells: Number = 3
     binarize: bool = False
     normalization: Literal["total", "tfidf"] = "total"
-    target_sum: float = 10_000.0
+    target_sum: Positive = 10_000.0
     n_top_features: FeatureChoice = 30_000
     scaling: Scaling = "global"
-
-    def __post_init__(self) -> None:
-        check_options(self.scaling, target_sum=self.target_sum, n_top_features=self.n_top_features)
-        check_normalization(self.normalization, ("total", "tfidf"))
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`. With "tfidf" the cells are read twice."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 from scipy import sparse
 
 from scalex.cells import Cells
@@ -22,13 +24,27 @@ from scalex.preprocess.recipe import FittedRecipe
 from scalex.preprocess.statistics import FeatureStatistics, FeatureSums
 from scalex.system.chunks import chunks
 from scalex.system.read_ahead import read_ahead
+from scalex.system.settings import Count, Described
 
-__all__ = ["Choose", "FeatureChoice", "check_options", "fit_recipe", "log_filter", "choose_features", "read_names"]
+__all__ = ["Choose", "FeatureChoice", "fit_recipe", "log_filter", "choose_features", "read_names"]
 
 logger = logging.getLogger(__name__)
 
-# Number of features to use; or names; or a text file with one name per line.
-FeatureChoice: TypeAlias = int | str | Path | Sequence[str]
+
+def _read_number(given: Any) -> Any:
+    """Return a number that is given as text or as a float, unless a file has its name."""
+    if isinstance(given, str) and re.fullmatch(r"\d+(?:\.0*)?", given) and not Path(given).exists():
+        given = float(given)
+    if isinstance(given, list | tuple) and any(isinstance(name, bool) for name in given):
+        raise ValueError("a mask is not a list of names")
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+FeatureChoice: TypeAlias = Annotated[
+    Count | str | Path | Sequence[str],
+    BeforeValidator(_read_number),
+    Described("a number of features, a list of their names (as adata.var_names[mask]), or a text file with one name per line"),
+]
 # Function from the statistics and names of the kept features to the positions of the input features.
 Choose: TypeAlias = Callable[[FeatureStatistics, pd.Index], NDArray[np.int64]]
 
@@ -255,30 +271,15 @@ def read_names(given: FeatureChoice) -> int | list[str]:
     FileNotFoundError
         If the file of names does not exist.
     """
-    if isinstance(given, int | np.integer):
-        return int(given)
+    if isinstance(given, int):
+        return given
     if not isinstance(given, str | Path):
         return [str(name) for name in given]
     path = Path(given)
     if not path.is_file():
         raise FileNotFoundError(f"n_top_features={given}: no such file. Set a number, a list of names or a text file.")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-
-
-def check_options(scaling: str, *, target_sum: float = 1.0, n_top_features: FeatureChoice = 1) -> None:
-    """Check the options of a recipe.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of range.
-    """
-    if scaling not in get_args(Scaling):
-        raise ValueError(f"scaling={scaling!r}: allowed are {', '.join(get_args(Scaling))}.")
-    if target_sum <= 0:
-        raise ValueError(f"target_sum={target_sum}: it must be above 0.")
-    if isinstance(n_top_features, int | np.integer) and n_top_features < 1:
-        raise ValueError(f"n_top_features={n_top_features}: it must be at least 1.")
+    # Some editors begin a file with a mark of its byte order.
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def log_filter(what: str, before: int, after: int) -> None:

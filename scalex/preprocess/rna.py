@@ -9,11 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.cells import Cells
-from scalex.preprocess.fitting import FeatureChoice, check_options, choose_features, fit_recipe, log_filter, read_names
+from scalex.preprocess.fitting import FeatureChoice, choose_features, fit_recipe, log_filter, read_names
 from scalex.preprocess.preprocessor import Scaling
 from scalex.preprocess.recipe import FittedRecipe, identify
 from scalex.preprocess.statistics import FeatureStatistics
 from scalex.preprocess.variable_features import choose_highly_variable
+from scalex.system.settings import Number, Positive, check_call
 
 __all__ = ["RnaRecipe"]
 
@@ -21,6 +22,7 @@ SPIKE_INS = ("ERCC",)
 MITOCHONDRIAL = ("MT-", "mt-")
 
 
+@check_call
 @dataclass(frozen=True, kw_only=True)
 class RnaRecipe:
     """Counts of RNA: filter, normalize cells to a common total, log1p, choose variable features, scale to [0, 1].
@@ -43,16 +45,13 @@ class RnaRecipe:
         Divide each feature by its largest value over all cells ("global"), or over the cells of a domain ("domain").
     """
 
-    min_features: int = 600
-    min_cells: int = 3
-    target_sum: float = 10_000.0
+    min_features: Number = 600
+    min_cells: Number = 3
+    target_sum: Positive = 10_000.0
     n_top_features: FeatureChoice = 2000
     keep_mt: bool = False
-    min_cell_per_batch: int = 10
+    min_cell_per_batch: Number = 10
     scaling: Scaling = "global"
-
-    def __post_init__(self) -> None:
-        check_options(self.scaling, target_sum=self.target_sum, n_top_features=self.n_top_features)
 
     def fit(self, cells: Cells) -> FittedRecipe:
         """See `Recipe.fit`."""

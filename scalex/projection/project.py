@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
-from typing import Any, get_args
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -36,6 +36,7 @@ from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
 from scalex.system.memory import return_freed_memory
 from scalex.system.processes import ignore_launcher
+from scalex.system.settings import Count, Share, check_call
 
 __all__ = ["embed", "project", "take_part"]
 
@@ -43,17 +44,17 @@ __all__ = ["embed", "project", "take_part"]
 LARGE_CHUNK = 1000
 
 
+@check_call
 def embed(
     reference: FinishedRun,
     source: CellSource,
     trainer: Trainer | None = None,
     *,
     statistics: Statistics | None = None,
-    chunk_size: int = 20_000,
-    least_found: float = 0.3,
+    chunk_size: Count = 20_000,
+    least_found: Share = 0.3,
 ) -> NDArray[np.float32]:
     """Return the latents of new cells, (n_cells, n_latent) float32, in their order. See `project` for parameters and errors."""
-    _check_statistics(statistics)
     data = open_query(reference, source, chunk_size, least_found)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
     with _show_progress(data) as bar:
@@ -63,6 +64,7 @@ def embed(
     return latent
 
 
+@check_call
 def project(
     reference: FinishedRun,
     source: CellSource,
@@ -73,8 +75,8 @@ def project(
     impute: bool | str | None = None,
     label: str | None = "cell_type",
     statistics: Statistics | None = None,
-    chunk_size: int = 20_000,
-    least_found: float = 0.3,
+    chunk_size: Count = 20_000,
+    least_found: Share = 0.3,
     parameters: dict[str, Any] | None = None,
 ) -> Report:
     """Embed new cells, place them among the reference's cells, and write both to an AnnData file chunk by chunk.
@@ -185,7 +187,6 @@ def _open_blocks(
     least_found: float,
 ) -> QueryBlocks:
     """Check the options and open the new cells."""
-    _check_statistics(statistics)
     impute_code = get_domain_code(impute, reference.trained_on.domains)
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
@@ -229,11 +230,6 @@ def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], 
     if query.impute is not None:
         uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)
     return uns
-
-
-def _check_statistics(statistics: Statistics | None) -> None:
-    if statistics is not None and statistics not in get_args(Statistics):
-        raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(get_args(Statistics))}.")
 
 
 def _show_progress(data: Query) -> Any:

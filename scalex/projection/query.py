@@ -50,15 +50,9 @@ class Query:
     known_domain
         (n_domains,) int64, code of each of them among the domains of the model, or -1 if the model does not know it.
 
-    Raises
-    ------
-    ValueError
-        If `chunk_size` is less than 1.
     """
 
     def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: it must be at least 1.")
         self.cells = cells
         self.transform = transform
         self.domains = tuple(cells.domain.categories.astype(str))

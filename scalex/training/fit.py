@@ -24,6 +24,7 @@ from scalex.preprocess import FittedRecipe, Recipe
 from scalex.system.memory import keep_freed_memory, return_freed_memory
 from scalex.system.overrides import format_for_shell
 from scalex.system.processes import ignore_launcher, is_first, make_once, wait_for
+from scalex.system.settings import Count, Seed, check_call
 from scalex.training.forecast import log_forecast
 from scalex.training.input_cache import InputCache
 
@@ -32,14 +33,15 @@ __all__ = ["check_callbacks", "fit", "train_and_embed"]
 logger = logging.getLogger(__name__)
 
 
+@check_call
 def fit(
     source: CellSource,
     recipe: Recipe,
     module: Model,
     trainer: Trainer,
     *,
-    chunk_size: int = 20_000,
-    seed: int = 124,
+    chunk_size: Count = 20_000,
+    seed: Seed = 124,
     parameters: Mapping[str, Any] | None = None,
     resume_from: str | Path | None = None,
 ) -> AnnData:

@@ -27,6 +27,7 @@ from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.atomic_files import atomic_write
 from scalex.system.chunks import chunks
+from scalex.system.settings import Count, NonNegative, Positive, Seed, check_call
 from scalex.training.fit import check_callbacks, train_and_embed
 from scalex.training.grown_cells import GrownCells, open_expression
 
@@ -35,6 +36,7 @@ __all__ = ["grow"]
 logger = logging.getLogger(__name__)
 
 
+@check_call
 def grow(
     reference: FinishedRun,
     source: CellSource,
@@ -42,11 +44,11 @@ def grow(
     trainer: Trainer,
     *,
     folder: Path,
-    encoder_lr: float = 0.1,
-    allowed_fall: float = 0.05,
+    encoder_lr: Positive = 0.1,
+    allowed_fall: NonNegative = 0.05,
     label: str = "cell_type",
-    chunk_size: int = 20_000,
-    seed: int = 124,
+    chunk_size: Count = 20_000,
+    seed: Seed = 124,
     parameters: dict[str, Any] | None = None,
     resume_from: Path | None = None,
 ) -> AnnData:
