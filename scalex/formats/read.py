@@ -9,12 +9,14 @@ from typing import TypeAlias
 
 import anndata as ad
 import h5py
+import pandas as pd
 import scanpy as sc
 import torch
 from scipy import sparse
 
+from scalex.formats.matrix_folder import read_matrix_folder
+from scalex.formats.packed import check_content
 from scalex.formats.sources import split_h5mu_path
-from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
 from scalex.formats.text import EXTENSIONS as TEXT_EXTENSIONS
 from scalex.formats.text import read_text
 from scalex.formats.types import select_feature_type
@@ -74,7 +76,17 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
     modality = split_h5mu_path(path)
     if modality is not None:
         return _read_h5mu(*modality)
-    return _find_reader(path)(path, options)
+    if path.is_file():
+        check_content(path)
+    return _name_with_text(_find_reader(path)(path, options))
+
+
+def _name_with_text(adata: ad.AnnData) -> ad.AnnData:
+    """Return the cells with names that .h5ad can hold: text, in an index without the name of a column."""
+    for table in (adata.obs, adata.var):
+        names = table.index.name
+        table.index = pd.Index(table.index.astype(str), dtype=object, name=names if isinstance(names, str) and names not in table else None)
+    return adata
 
 
 def _find_reader(path: Path) -> Reader:
@@ -83,14 +95,8 @@ def _find_reader(path: Path) -> Reader:
     extensions = [extension for extension in READERS if path.name.lower().endswith(extension)]
     if extensions:
         return READERS[max(extensions, key=len)]
-    if path.is_dir() and is_tenx_folder(path):
-        return _read_tenx
     if path.is_dir():
-        names = sorted(file.name for file in path.iterdir())
-        raise ValueError(
-            f"{path} is a folder that holds neither a zarr store nor a 10x matrix (matrix.mtx, barcodes.tsv, features.tsv), but "
-            f"{', '.join(names[:5]) or 'nothing'}. For several files, give a list or a glob such as {path}/*.h5ad."
-        )
+        return _read_matrix_folder
     raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {FORMATS}.")
 
 
@@ -120,8 +126,8 @@ def _read_zarr(path: Path, options: ReadOptions) -> ad.AnnData:
     return _read_checked(path, "AnnData zarr", lambda: read_zarr(path))
 
 
-def _read_tenx(path: Path, options: ReadOptions) -> ad.AnnData:
-    return read_tenx_folder(path, options.feature_type)
+def _read_matrix_folder(path: Path, options: ReadOptions) -> ad.AnnData:
+    return read_matrix_folder(path, options.feature_type)
 
 
 def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
@@ -224,8 +230,8 @@ READERS: dict[str, Reader] = {
     ".zarr.zip": _read_zarr,
     ".h5": _read_tenx_h5,
     **dict.fromkeys(TEXT_EXTENSIONS, _read_table),
-    ".mtx": _read_tenx,
-    ".mtx.gz": _read_tenx,
+    ".mtx": _read_matrix_folder,
+    ".mtx.gz": _read_matrix_folder,
     ".loom": _read_loom,
     ".h5mu": _read_only_modality,
 }

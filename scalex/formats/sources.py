@@ -61,7 +61,7 @@ def name_source(path: Path) -> str:
     modality = split_h5mu_path(path)
     if modality is not None:
         return f"{modality[0].stem}-{modality[1]}"
-    return re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|loom|gz|zip))+$", "", path.name) or path.name
+    return re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|loom|gz|bz2|xz|zip))+$", "", path.name) or path.name
 
 
 def _describe_similar(path: Path) -> str:

@@ -1,28 +1,29 @@
-"""Matrices in text files: .csv, .tsv and .txt, also compressed as .gz."""
+"""Matrices in text files: .csv, .tsv and .txt, also compressed."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import logging
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex.formats.packed import DAMAGE, open_text
+
 __all__ = ["EXTENSIONS", "read_text"]
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+PACKED = ("", ".gz", ".bz2", ".xz", ".zip")
+EXTENSIONS = tuple(text + packed for packed in PACKED for text in (".csv", ".tsv", ".txt"))
 # Delimiters by extension. A .txt file may have any.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The likeliest first: commas may be decimal commas, and spaces may be parts of names.
@@ -92,7 +93,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {_describe_error(error)}. All rows need as many values as there are names in the first row.") from error
     except UnicodeDecodeError as error:
         raise ValueError(NOT_TEXT.format(path, f"{error.reason} at byte {error.start}")) from error
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+    except (*DAMAGE, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}). It may be truncated or damaged: copy it again.") from error
 
 
@@ -102,13 +103,9 @@ def _describe_error(error: pd.errors.ParserError) -> str:
     return f"line {int(match[1]) + 1:,} has {match[2]} fields, which is too many" if match else str(error).strip()
 
 
-def _open_text(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
-
-
 def _read_header(path: Path) -> _Header:
     """Read the delimiter and the names of the columns. A field above the names of the rows is optional."""
-    with _open_text(path) as file:
+    with open_text(path) as file:
         lines = [file.readline().rstrip("\r\n") for _ in range(2)]
     if not any(lines):
         raise ValueError(f"{path} is empty. It may not have been copied or written completely: copy it again, or write it again.")
@@ -128,7 +125,7 @@ def _read_header(path: Path) -> _Header:
 
 def _find_delimiter(path: Path, lines: Sequence[str]) -> str:
     """Return the delimiter of the first two rows, and check that it is that of the extension."""
-    extension = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    extension = (path.with_suffix("") if path.suffix.lower() in PACKED[1:] else path).suffix.lower()
     expected = DELIMITERS.get(extension)
 
     def fits(delimiter: str) -> tuple[bool, bool, bool, int]:
@@ -175,7 +172,7 @@ def _read_chunks(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
     # One more column than expected: pandas drops additional values in the first row of a chunk.
     extra = n_columns + 1
     types = {0: str, extra: str} | dict.fromkeys(range(1, extra), np.float32)
-    with _open_text(path) as file:
+    with open_text(path) as file:
         # pandas would take a quote in a name for the start of a field that continues in the next row.
         file.readline()
         chunks = pd.read_csv(
@@ -204,7 +201,7 @@ def _read_chunks(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
 
 def _raise_for_text(path: Path, header: _Header, n_read: int) -> None:
     """Raise an error that names the first value that is not a number, after `n_read` rows."""
-    with _open_text(path) as file:
+    with open_text(path) as file:
         file.readline()
         rows = (row for row in csv.reader(file, delimiter=header.delimiter) if len(row) > 1 or "".join(row).strip())
         for name, *values in islice(rows, n_read, None):

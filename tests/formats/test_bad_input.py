@@ -250,9 +250,12 @@ def test_an_unknown_extension_lists_the_known_formats(tmp_path: Path, name: str)
 def test_a_folder_without_a_store_lists_its_contents(tmp_path: Path) -> None:
     folder = tmp_path / "run1"
     folder.mkdir()
-    assert_refused(folder, r"run1 is a folder that holds neither a zarr store nor a 10x matrix .*, but nothing\.")
+    assert_refused(
+        folder,
+        r"run1 is a folder that holds neither a zarr store nor a matrix in a known layout, but nothing\. .* 10x: matrix\.mtx",
+    )
     (folder / "a.h5ad").touch()
-    assert_refused(folder, r"but a\.h5ad\. For several files, give a list or a glob such as .*/run1/\*\.h5ad")
+    assert_refused(folder, r"but a\.h5ad\. Name a file in it, or several as a list or a glob such as .*/run1/\*\.h5ad\.")
 
 
 def test_a_glob_without_a_match_names_the_working_directory(tmp_path: Path) -> None:
