@@ -9,10 +9,11 @@ from typing import Any
 import anndata as ad
 import h5py
 
-from scalex.cells.file_obs import FileTable
+from scalex.cells.file_obs import FileTable, is_nullable_text
 from scalex.cells.in_memory import MemoryTable
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Matrix
+from scalex.formats.hdf5 import ForeignDataError
 from scalex.h5ad.csc_to_csr import convert_to_rows
 from scalex.h5ad.matrix import AnnDataFile, StoredMatrix
 
@@ -46,12 +47,14 @@ def open_anndata_file(
     NotBackableError
         If the file cannot be read in runs of rows.
     ValueError
-        If the parts of the file do not fit together.
+        If the parts of the file do not fit together, or it takes data from other files.
     """
     name = layer if layer == "X" else f"layers/{layer}"
     try:
         file = open_file()
         reason = _find_obstacle(file.open(), name, cache)
+    except ForeignDataError:
+        raise
     except (OSError, KeyError, ValueError):
         reason = "it is not an AnnData in a known format"
     if reason is not None:
@@ -92,6 +95,8 @@ def _find_obstacle(group: Any, name: str, cache: Path | None) -> str | None:
     if any(part not in group for part in (*parts, f"var/{group['var'].attrs['_index']}")):
         return "a part of it is missing"
     names = obs[obs.attrs["_index"]]
+    if is_nullable_text(names):
+        return None
     if hasattr(names, "keys") or not (names.dtype.kind in "TU" or h5py.check_string_dtype(names.dtype) is not None):
         return "the names of its cells are not stored as text"
     return None

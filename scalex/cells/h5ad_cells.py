@@ -13,6 +13,14 @@ from scalex.h5ad.open_file import StoredFile
 __all__ = ["open_h5ad"]
 
 
-def open_h5ad(path: Path, layer: str, source: str, cache: Path | None = None, annotation: ad.AnnData | None = None) -> OneSource:
+def open_h5ad(
+    path: Path,
+    layer: str,
+    source: str,
+    cache: Path | None = None,
+    annotation: ad.AnnData | None = None,
+    *,
+    follow_links: bool = False,
+) -> OneSource:
     """Open the cells of an .h5ad file. See `scalex.cells.file_cells.open_anndata_file`."""
-    return open_anndata_file(lambda: StoredFile(path), layer, source, cache, annotation)
+    return open_anndata_file(lambda: StoredFile(path, follow_links=follow_links), layer, source, cache, annotation)

@@ -80,6 +80,8 @@ class AnnDataSource:
     cache
         Folder that keeps the model's inputs of cells on disk, for later runs with the same sources and preprocessing. A matrix that is
         stored by columns is kept there by rows.
+    follow_links
+        Read data that an HDF5 file takes from other files. False: such a file is refused.
     """
 
     path: Source | Sequence[Source]
@@ -99,6 +101,7 @@ class AnnDataSource:
     backed: bool = False
     memory_gb: float | None = None
     cache: str | Path | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is not None and not self.backed:
@@ -184,7 +187,8 @@ class AnnDataSource:
         if store is None:
             if isinstance(source, Path):
                 logger.info("Reads %s", source)
-                adata = read_cells(source, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
+                options = ReadOptions(transpose=self.transpose, feature_type=self.feature_type, follow_links=self.follow_links)
+                adata = read_cells(source, options)
             else:
                 adata = source.to_memory() if source.isbacked else source
             store = open_anndata(adata, self.layer, name, is_joined=several)
@@ -196,9 +200,9 @@ class AnnDataSource:
         cache = None if self.cache is None else Path(self.cache)
         try:
             if isinstance(source, Path):
-                store = open_store(source, self.layer, name, cache)
+                store = open_store(source, self.layer, name, cache, follow_links=self.follow_links)
             else:
-                store = _open_backed_anndata(source, self.layer, name, cache)
+                store = _open_backed_anndata(source, self.layer, name, cache, follow_links=self.follow_links)
         except NotBackableError as reason:
             logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
             return None
@@ -229,13 +233,13 @@ class AnnDataSource:
         return np.sort(order[np.minimum(position, n_cells - 1)])
 
 
-def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
+def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None, *, follow_links: bool) -> OneSource:
     """Open the cells of an AnnData whose matrix is in a file. The annotation is that of the object, which may have been changed."""
     if not adata.isbacked:
         raise NotBackableError("it is already in memory")
     if adata.is_view:
         raise NotBackableError("it is a view of an AnnData in a file")
-    return open_h5ad(Path(str(adata.filename)), layer, name, cache, adata)
+    return open_h5ad(Path(str(adata.filename)), layer, name, cache, adata, follow_links=follow_links)
 
 
 def _read_state(path: Path) -> list[tuple[str, int, int]]:

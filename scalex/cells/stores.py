@@ -17,8 +17,8 @@ __all__ = ["STORES", "open_store"]
 class StoreOpener(Protocol):
     """Function that opens the cells of a path. `layer` names the matrix, `source` the source in messages."""
 
-    def __call__(self, path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
-        """Open the cells. See `scalex.cells.file_cells.open_anndata_file` for the parameters and errors."""
+    def __call__(self, path: Path, layer: str, source: str, cache: Path | None = None, *, follow_links: bool = False) -> OneSource:
+        """Open the cells. See `scalex.cells.file_cells.open_anndata_file` and `StoredFile` for the parameters and errors."""
         ...
 
 
@@ -26,7 +26,7 @@ class StoreOpener(Protocol):
 STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr.zip": open_zarr}
 
 
-def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
+def open_store(path: Path, layer: str, source: str, cache: Path | None = None, *, follow_links: bool = False) -> OneSource:
     """Open cells that stay where they are.
 
     Raises
@@ -37,5 +37,5 @@ def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -
     name = ".zarr" if path.is_dir() and is_zarr_folder(path) else path.name.lower()
     for extension, open_cells in STORES.items():
         if name.endswith(extension):
-            return open_cells(path, layer, source, cache)
+            return open_cells(path, layer, source, cache, follow_links=follow_links)
     raise NotBackableError(f"only {', '.join(STORES)} are read in runs of rows")

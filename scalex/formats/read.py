@@ -14,6 +14,9 @@ import scanpy as sc
 import torch
 from scipy import sparse
 
+from scalex.formats.anndata_group import read_anndata_group
+from scalex.formats.h5mu import read_modality
+from scalex.formats.hdf5 import check_element, check_links, load_filters
 from scalex.formats.matrix_folder import read_matrix_folder
 from scalex.formats.packed import check_content
 from scalex.formats.sources import split_h5mu_path
@@ -44,10 +47,13 @@ class ReadOptions:
         Text files have a row for each feature and a column for each cell (False), or a row for each cell (True).
     feature_type
         The type of features to use from 10x files with several types; None: "Gene Expression".
+    follow_links
+        Read data that an HDF5 file takes from other files.
     """
 
     transpose: bool = False
     feature_type: str | None = None
+    follow_links: bool = False
 
 
 Reader: TypeAlias = Callable[[Path, ReadOptions], ad.AnnData]
@@ -74,11 +80,24 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
         If the format is unknown, the file is damaged, its parts do not fit together, or a package is not installed.
     """
     modality = split_h5mu_path(path)
-    if modality is not None:
-        return _read_h5mu(*modality)
-    if path.is_file():
-        check_content(path)
-    return _name_with_text(_find_reader(path)(path, options))
+    file = path if modality is None else modality[0]
+    if file.is_file():
+        check_content(file)
+        _check_hdf5(file, options)
+    return _name_with_text(_find_reader(path)(path, options) if modality is None else _read_h5mu(*modality))
+
+
+def _check_hdf5(path: Path, options: ReadOptions) -> None:
+    """Check that a file takes no data from others, if it is an HDF5 file, and load the filters that it may need."""
+    load_filters()
+    if options.follow_links or not h5py.is_hdf5(path):
+        return
+    try:
+        with h5py.File(path) as file:
+            check_links(file)
+    except OSError:
+        # Reading the file will raise the error.
+        return
 
 
 def _name_with_text(adata: ad.AnnData) -> ad.AnnData:
@@ -136,10 +155,9 @@ def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
 
 def _read_h5ad(path: Path) -> ad.AnnData:
     with h5py.File(path) as file:
-        # Without var, anndata would number the features.
-        missing = [name for name in ("obs", "var") if name not in file]
-        if missing:
-            raise KeyError(f"it holds no {' and no '.join(missing)}, but {', '.join(list(file)[:8]) or 'nothing'}")
+        # Before version 0.7, anndata wrote obs as one array, and a part of it to uns.
+        if not isinstance(file.get("obs"), h5py.Dataset):
+            return read_anndata_group(file, path, lambda name: check_element(file[name]))
     return ad.read_h5ad(path)
 
 
@@ -202,14 +220,12 @@ def _read_only_modality(path: Path, options: ReadOptions) -> ad.AnnData:
 
 
 def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
-    import mudata
-
     modalities = _list_modalities(path)
     if modality not in modalities:
         raise ValueError(
             f"{path} has no modality {modality!r}. Modalities: {', '.join(modalities)}. Name one of them, as in {path}/{modalities[0]}."
         )
-    return _read_checked(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
+    return _read_checked(path, ".h5mu", lambda: read_modality(path, modality))
 
 
 def _list_modalities(path: Path) -> list[str]:

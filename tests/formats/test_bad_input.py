@@ -93,7 +93,7 @@ def test_an_h5ad_with_wrong_bytes_is_named(few: AnnData, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["X", "X/indices", "layers/dense", "obs", "obs/kind", "var/_index", "X/data/0", "X/indices/0", "X/indptr/0", "obs/_index/0"]
+    "name", ["X", "X/indices", "obs", "obs/kind", "var/_index", "X/data/0", "X/indices/0", "X/indptr/0", "obs/_index/0"]
 )
 def test_a_zarr_folder_with_missing_files_is_named(few: AnnData, tmp_path: Path, name: str) -> None:
     """zarr itself reads 0 or "" from missing files."""
