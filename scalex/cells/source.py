@@ -43,7 +43,7 @@ class AnnDataSource:
     Parameters
     ----------
     path
-        A file or folder of cells (see `scalex.formats.FORMATS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
+        A file or folder of cells (see `scalex.formats.READERS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
         of them. Each file and object is a source. An AnnData that was opened with ``backed="r"`` keeps its matrix in its file.
     batch_key
         Column of obs that holds the domain of each cell. Several columns, separated by commas, are joined with "_".

@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 from h5py import h5d, h5l, h5o, h5z
 
+from scalex.formats.advice import AdvisedError
+
 __all__ = ["ForeignDataError", "check_element", "check_links", "check_tree", "check_written", "find_missing_filter", "load_filters"]
 
 # Smaller arrays take no memory to speak of, even if no value was written.
@@ -18,7 +20,7 @@ MIN_BYTES = 1 << 24
 FILTERS = {307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32026: "blosc2"}
 
 
-class ForeignDataError(ValueError):
+class ForeignDataError(AdvisedError):
     """Error of a file that takes data from other files."""
 
 
@@ -56,7 +58,7 @@ def check_element(element: h5py.Group | h5py.Dataset) -> None:
     check_tree(element)
     problem = find_missing_filter(element)
     if problem is not None:
-        raise ValueError(problem)
+        raise AdvisedError(f"{element.file.filename}: {problem}.")
     check_written(element)
 
 

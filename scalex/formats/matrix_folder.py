@@ -11,10 +11,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from scalex.formats.advice import AdvisedError
 from scalex.formats.folders import find_below, list_entries, prefer_filtered
 from scalex.formats.layouts import Parts, describe_layouts, find_parts, has_matrix
 from scalex.formats.matrix_market import read_matrix_market, read_shape
-from scalex.formats.packed import DAMAGE, ForeignContentError, open_text
+from scalex.formats.packed import DAMAGE, open_text
 from scalex.formats.types import select_feature_type
 
 __all__ = ["find_matrix_folder", "read_matrix_folder"]
@@ -113,7 +114,7 @@ def _read_table(path: Path, has_header: bool) -> pd.DataFrame:
             table = pd.read_csv(file, dtype=str, comment="#" if is_bed else None, keep_default_na=False, index_col=False, **options)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}). Save it as text in UTF-8.") from error
-    except ForeignContentError:
+    except AdvisedError:
         raise
     except (*DAMAGE, ValueError) as error:
         raise ValueError(f"{path} is not a readable table ({error}). It may be truncated or damaged: copy it again.") from error

@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.formats.packed import DAMAGE, ForeignContentError, open_text
+from scalex.formats.advice import AdvisedError
+from scalex.formats.packed import DAMAGE, open_text
 
 __all__ = ["read_matrix_market", "read_shape"]
 
@@ -85,7 +86,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
     """Turn errors of reading into one that names the file."""
     try:
         yield
-    except ForeignContentError:
+    except AdvisedError:
         raise
     except (*DAMAGE, ValueError) as error:
         raise ValueError(

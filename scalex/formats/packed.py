@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 from zipfile import BadZipFile, ZipFile
 
+from scalex.formats.advice import AdvisedError
 from scalex.formats.folders import is_hidden
 
-__all__ = ["DAMAGE", "ForeignContentError", "check_content", "open_bytes", "open_text"]
+__all__ = ["DAMAGE", "check_content", "open_bytes", "open_text"]
 
 # Errors of files that are truncated or have wrong bytes. RuntimeError: a zip with a password.
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, BadZipFile, RuntimeError, NotImplementedError)
@@ -42,16 +43,12 @@ FOREIGN = {
 HDF5 = b"\x89hdf\r\n\x1a\n"
 
 
-class ForeignContentError(ValueError):
-    """Error of a file that is something else than its name says."""
-
-
 def open_bytes(path: Path) -> BufferedReader:
     """Open a file to read its bytes, decompressed.
 
     Raises
     ------
-    ForeignContentError
+    AdvisedError
         If it is something else, such as a web page, or a .zip of several files.
     """
     file = BufferedReader(_decompress(path))
@@ -61,7 +58,7 @@ def open_bytes(path: Path) -> BufferedReader:
         problem = "is an HDF5 file, not text: rename it to .h5ad, .h5 or the format that it is in"
     if problem is not None:
         file.close()
-        raise ForeignContentError(f"{path} {problem}.")
+        raise AdvisedError(f"{path} {problem}.")
     return file
 
 
@@ -76,7 +73,7 @@ def check_content(path: Path) -> None:
         start = file.read(N_TESTED)
     problem = _describe_foreign(start, path)
     if problem is not None:
-        raise ForeignContentError(f"{path} {problem}.")
+        raise AdvisedError(f"{path} {problem}.")
 
 
 def _describe_foreign(start: bytes, path: Path) -> str | None:
@@ -104,8 +101,8 @@ def _open_zip(path: Path) -> Any:
         return archive.open(names[0])
     archive.close()
     if "[Content_Types].xml" in names:
-        raise ForeignContentError(f"{path} {EXCEL}.")
-    raise ForeignContentError(
+        raise AdvisedError(f"{path} {EXCEL}.")
+    raise AdvisedError(
         f"{path} holds {len(names)} files: {', '.join(names[:5]) or 'nothing'}. Unpack it with unzip {shlex.quote(str(path))}, and give "
         "the files in it."
     )

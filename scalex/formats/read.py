@@ -10,27 +10,24 @@ from typing import TypeAlias
 import anndata as ad
 import h5py
 import pandas as pd
-import scanpy as sc
 import torch
 from scipy import sparse
 
+from scalex.formats.advice import AdvisedError, advise_extension
 from scalex.formats.anndata_group import read_anndata_group
 from scalex.formats.h5mu import read_modality
 from scalex.formats.hdf5 import check_element, check_links, load_filters
+from scalex.formats.layouts import describe_layouts
 from scalex.formats.matrix_folder import read_matrix_folder
 from scalex.formats.packed import check_content
 from scalex.formats.sources import split_h5mu_path
+from scalex.formats.tenx_h5 import read_tenx_h5
 from scalex.formats.text import EXTENSIONS as TEXT_EXTENSIONS
-from scalex.formats.text import read_text
+from scalex.formats.text import PACKED, read_text
 from scalex.formats.types import select_feature_type
 from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
-__all__ = ["FORMATS", "READERS", "ReadOptions", "Reader", "read_cells"]
-
-FORMATS = (
-    ".h5ad, .zarr, .csv, .tsv and .txt (also .gz), a folder of 10x .mtx files, a .mtx(.gz) file beside its barcodes and features, 10x .h5, "
-    "file.h5mu/modality, .loom"
-)
+__all__ = ["READERS", "ReadOptions", "Reader", "describe_formats", "read_cells"]
 
 # Names by the conventions of loompy, and those that anndata writes.
 LOOM_CELLS = ("CellID", "obs_names")
@@ -116,7 +113,17 @@ def _find_reader(path: Path) -> Reader:
         return READERS[max(extensions, key=len)]
     if path.is_dir():
         return _read_matrix_folder
-    raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {FORMATS}.")
+    advice = advise_extension(path)
+    if advice is not None:
+        raise ValueError(f"{path} {advice}.")
+    raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {describe_formats()}.")
+
+
+def describe_formats() -> str:
+    """Return text that lists the formats, for messages."""
+    packed = {f"{extension}{own}" for extension in READERS for own in PACKED[1:]}
+    extensions = ", ".join(extension for extension in READERS if extension not in packed)
+    return f"{extensions} (text and .zarr also compressed), file.h5mu/modality, and folders ({describe_layouts()})"
 
 
 def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
@@ -127,7 +134,7 @@ def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.A
         for matrix in (adata.X, *adata.layers.values()):
             if isinstance(matrix, sparse.spmatrix | sparse.sparray):
                 matrix.check_format(full_check=True)
-    except (MemoryError, ImportError):
+    except (MemoryError, ImportError, AdvisedError):
         raise
     except Exception as error:
         raise ValueError(
@@ -161,23 +168,27 @@ def _read_h5ad(path: Path) -> ad.AnnData:
     return ad.read_h5ad(path)
 
 
-def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
-    other = _detect_other_format(path)
-    if other is not None:
-        raise ValueError(f"{path} is named like a file of Cell Ranger, but is a {other} file. Rename it to {path.stem}{other}.")
-    adata = _read_checked(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
-    return select_feature_type(adata, options.feature_type, path)
+def _read_hdf5(path: Path, options: ReadOptions) -> ad.AnnData:
+    """Read a file by what is in it: its extension fits many formats."""
+    return CONTENTS.get(_find_content(path), _read_tenx_h5)(path, options)
 
 
-def _detect_other_format(path: Path) -> str | None:
-    """Return the extension that a .h5 file of another format should have; None if it may be of Cell Ranger."""
-    extensions = {"mod": ".h5mu", "obs": ".h5ad", "col_attrs": ".loom"}
+def _find_content(path: Path) -> str:
+    """Return the name that tells the format of a file, or any other."""
     try:
         with h5py.File(path) as file:
-            return next((extension for name, extension in extensions.items() if name in file), None)
+            return next((name for name in CONTENTS if name in file), "matrix")
     except OSError:
         # Reading the file will raise the error.
-        return None
+        return "matrix"
+
+
+def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
+    return select_feature_type(_read_checked(path, "10x .h5", lambda: read_tenx_h5(path)), options.feature_type, path)
+
+
+def _refuse_seurat(path: Path, options: ReadOptions) -> ad.AnnData:
+    raise ValueError(f"{path} {advise_extension(path.with_suffix('.h5seurat'))}.")
 
 
 def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
@@ -244,10 +255,18 @@ READERS: dict[str, Reader] = {
     ".h5ad": _read_anndata,
     ".zarr": _read_zarr,
     ".zarr.zip": _read_zarr,
-    ".h5": _read_tenx_h5,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
     **dict.fromkeys(TEXT_EXTENSIONS, _read_table),
     ".mtx": _read_matrix_folder,
     ".mtx.gz": _read_matrix_folder,
     ".loom": _read_loom,
     ".h5mu": _read_only_modality,
+}
+# By a name at the top of a file whose extension is that of HDF5.
+CONTENTS: dict[str, Reader] = {
+    "mod": _read_only_modality,
+    "obs": _read_anndata,
+    "col_attrs": _read_loom,
+    "cell.names": _refuse_seurat,
 }

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import anndata as ad
 
+from scalex.formats.advice import AdvisedError
 from scalex.formats.anndata_group import read_anndata_group
 from scalex.formats.hdf5 import MIN_BYTES
 
@@ -56,8 +57,8 @@ def open_zarr_group(path: Path) -> Any:
         return zarr.open_group(path, mode="r")
     with ZipFile(path) as archive:
         if not set(GROUP_FILES) & set(archive.namelist()):
-            raise ValueError(
-                f"neither {' nor '.join(GROUP_FILES)} is at the top: zip the contents of the zarr folder, not the folder itself"
+            raise AdvisedError(
+                f"{path} has neither {' nor '.join(GROUP_FILES)} at its top: zip the contents of the zarr folder, not the folder itself."
             )
     return zarr.open_group(ZipStore(path, mode="r"), mode="r")
 
