@@ -8,6 +8,7 @@ import anndata as ad
 
 from scalex.cells.file_cells import open_anndata_file
 from scalex.cells.one_source import OneSource
+from scalex.formats.hdf5 import check_element
 from scalex.h5ad.open_file import StoredFile
 
 __all__ = ["open_h5ad"]
@@ -23,4 +24,14 @@ def open_h5ad(
     follow_links: bool = False,
 ) -> OneSource:
     """Open the cells of an .h5ad file. See `scalex.cells.file_cells.open_anndata_file`."""
-    return open_anndata_file(lambda: StoredFile(path, follow_links=follow_links), layer, source, cache, annotation)
+    return open_anndata_file(lambda: _open_checked(path, layer, follow_links), layer, source, cache, annotation)
+
+
+def _open_checked(path: Path, layer: str, follow_links: bool) -> StoredFile:
+    """Open a file, if memory can be taken for the sizes of its tables and of the pointers of its matrix."""
+    file = StoredFile(path, follow_links=follow_links)
+    group = file.open()
+    for name in ("obs", "var", layer if layer == "X" else f"layers/{layer}"):
+        if name in group:
+            check_element(group[name])
+    return file

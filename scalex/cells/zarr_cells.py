@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scalex.cells.file_cells import open_anndata_file
 from scalex.cells.one_source import OneSource
 from scalex.formats.zarr_store import check_zarr, open_zarr_group
-from scalex.h5ad.open_file import READ_ERRORS, check_unchanged
+from scalex.h5ad.open_file import check_unchanged
 
 __all__ = ["ZarrFile", "open_zarr"]
 
@@ -82,7 +82,10 @@ class ZarrFile:
         """
         try:
             yield
-        except READ_ERRORS as error:
+        except (MemoryError, ImportError, AssertionError):
+            raise
+        # anndata raises errors of many kinds.
+        except Exception as error:
             check_unchanged(self.path, self._read_state, self._expected_state)
             raise OSError(
                 f"{self.path}: {what} cannot be read ({error}). The store is damaged, or compressed by a method that is not "

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 
 __all__ = ["read_anndata_group"]
 
@@ -39,7 +41,7 @@ def read_anndata_group(group: Any, path: Path, check: Callable[[str], None]) -> 
         raise KeyError(f"it holds no {' and no '.join(missing)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
     for name in ("obs", "var"):
         check(name)
-    adata = ad.AnnData(**{name: ad.io.read_elem(group[name]) for name in ("obs", "var")})
+    adata = ad.AnnData(**{name: _read_table(group[name]) for name in ("obs", "var")})
     if "X" in group and getattr(group["X"], "shape", ()) is not None:
         check("X")
         adata.X = _read_matrix(group["X"], adata.shape)
@@ -56,6 +58,16 @@ def read_anndata_group(group: Any, path: Path, check: Callable[[str], None]) -> 
     if left_out:
         logger.warning("%s: left out what cannot be read: %s", path, ", ".join(left_out))
     return adata
+
+
+def _read_table(stored: Any) -> Any:
+    table = ad.io.read_elem(stored)
+    index = stored.attrs.get("_index", "_index")
+    if not isinstance(table, dict) or index not in table:
+        return table
+    # Some versions of SeuratDisk do not say that it is a table.
+    columns = {name: values for name, values in table.items() if name != index and np.ndim(values) == 1}
+    return pd.DataFrame(columns, index=table[index])
 
 
 def _list_optional(group: Any) -> list[str]:

@@ -14,12 +14,9 @@ import h5py
 from scalex.formats.hdf5 import check_links, find_missing_filter, load_filters
 from scalex.h5ad.values import StoredValues
 
-__all__ = ["READ_ERRORS", "StoredFile", "check_unchanged"]
+__all__ = ["StoredFile", "check_unchanged"]
 
 T = TypeVar("T")
-
-# Errors of h5py and anndata for files that are damaged.
-READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError)
 
 
 class StoredFile:
@@ -100,7 +97,10 @@ class StoredFile:
         """
         try:
             yield
-        except READ_ERRORS as error:
+        except (MemoryError, ImportError, AssertionError):
+            raise
+        # anndata raises errors of many kinds.
+        except Exception as error:
             self._check()
             problem = find_missing_filter(self.open())
             advice = f"{problem}." if problem else "The file is damaged: copy it again from its origin, or write it again."

@@ -189,6 +189,35 @@ def test_files_of_macos_in_a_zarr_store_are_ignored(full: AnnData, tmp_path: Pat
         np.testing.assert_array_equal(open_cells(path, backed=backed).read(slice(None)).toarray(), full.X.toarray())
 
 
+@pytest.mark.parametrize("backed", [False, True])
+def test_tables_of_sizes_that_were_never_written_are_refused(path: Path, backed: bool) -> None:
+    with h5py.File(path, "a") as file:
+        del file["obs/_index"]
+        file.create_dataset("obs/_index", (10**9,), h5py.string_dtype(), chunks=(1000,))
+    assert_refused(path, r"\(ValueError: obs/_index should have 1000000000 values, which were never written\)", backed=backed)
+
+
+def test_a_newer_column_is_named_when_it_is_read_in_pieces(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        encode_newly(file, "obs/kind/codes")
+    cells = open_cells(path, backed=True)
+    with pytest.raises(OSError, match=r"cells\.h5ad: obs, rows 0 to 29, cannot be read \(.*future.*\)\. The file is damaged: copy it"):
+        cells.read_obs(slice(None))
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_tables_without_an_encoding_keep_their_names(full: AnnData, path: Path, backed: bool) -> None:
+    with h5py.File(path, "a") as file:
+        for name in ("obs", "var"):
+            del file[name].attrs["encoding-type"], file[name].attrs["encoding-version"]
+    with warnings.catch_warnings(action="ignore"):
+        # anndata warns about old files.
+        cells = open_cells(path, backed=backed, batch_key="kind")
+    assert list(cells.obs.index) == list(full.obs_names)
+    assert list(cells.var.index) == list(full.var_names)
+    assert list(cells.domain) == list(full.obs["kind"])
+
+
 def write_like_anndata_0_6(cells: AnnData, path: Path) -> None:
     """Write obs and var as one array each, with the categories in uns."""
     with h5py.File(path, "w") as file:

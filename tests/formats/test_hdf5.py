@@ -131,10 +131,12 @@ def test_a_missing_filter_is_named(path: Path, monkeypatch: pytest.MonkeyPatch, 
         compress_by(file, "X/data", code)
         assert find_missing_filter(file["obs"]) is None
     match = rf"X/data is compressed by {method}, which is not installed: pip install hdf5plugin"
-    assert_refused(path, match)
-    cells = open_cells(path, backed=True)
-    with pytest.raises(OSError, match=rf"cells\.h5ad: X, rows 0 to 29 cannot be read \(.*\)\. {match}"):
-        cells.read(slice(None))
+    for backed in (False, True):
+        assert_refused(path, match, backed=backed)
+    file = StoredFile(path)
+    with pytest.raises(OSError, match=rf"cells\.h5ad: X cannot be read \(too short\)\. {match}"), file.explain_errors("X"):  # noqa: PT012
+        message = "too short"
+        raise OSError(message)
 
 
 def test_filters_of_hdf5plugin_are_loaded_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
