@@ -9,14 +9,15 @@ from typing import Any
 import anndata as ad
 import h5py
 
-from scalex.cells.file_obs import FileTable
+from scalex.cells.file_obs import FileTable, is_nullable_text
 from scalex.cells.in_memory import RAW, MemoryTable
 from scalex.cells.one_source import OneSource
 from scalex.cells.protocol import Matrix
+from scalex.formats.hdf5 import ForeignDataError
 from scalex.h5ad.csc_to_csr import convert_to_rows
 from scalex.h5ad.matrix import AnnDataFile, StoredMatrix
 
-__all__ = ["NotBackableError", "open_anndata_file"]
+__all__ = ["NotBackableError", "find_names", "open_anndata_file"]
 
 
 class NotBackableError(Exception):
@@ -46,12 +47,14 @@ def open_anndata_file(
     NotBackableError
         If the file cannot be read in runs of rows.
     ValueError
-        If the parts of the file do not fit together.
+        If the parts of the file do not fit together, or it takes data from other files.
     """
     try:
         file = open_file()
-        name, var_name = _find_names(file.open(), layer)
+        name, var_name = find_names(file.open(), layer)
         reason = _find_obstacle(file.open(), name, var_name, cache)
+    except ForeignDataError:
+        raise
     except (OSError, KeyError, ValueError):
         reason = "it is not an AnnData in a known format"
     if reason is not None:
@@ -74,7 +77,7 @@ def open_anndata_file(
     return store
 
 
-def _find_names(group: Any, layer: str) -> tuple[str, str]:
+def find_names(group: Any, layer: str) -> tuple[str, str]:
     """Return the names of a matrix and of the annotation of its features in a file."""
     if layer == RAW and f"layers/{RAW}" not in group:
         return "raw/X", "raw/var"
@@ -100,6 +103,8 @@ def _find_obstacle(group: Any, name: str, var_name: str, cache: Path | None) -> 
     if any(part not in group for part in (*parts, f"{var_name}/{group[var_name].attrs['_index']}")):
         return "a part of it is missing"
     names = obs[obs.attrs["_index"]]
+    if is_nullable_text(names):
+        return None
     if hasattr(names, "keys") or not (names.dtype.kind in "TU" or h5py.check_string_dtype(names.dtype) is not None):
         return "the names of its cells are not stored as text"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scalex.features.names import make_unique
 from scalex.h5ad.matrix import AnnDataFile
 from scalex.system.chunks import chunks
 
-__all__ = ["FileTable"]
+__all__ = ["FileTable", "is_nullable_text"]
 
 # Rows that are in memory at a time.
 CHUNK_ROWS = 100_000
@@ -36,7 +37,8 @@ class FileTable:
         table = file.open()["obs"]
         self.columns = [str(column) for column in table.attrs["column-order"]]
         self._index = str(table.attrs["_index"])
-        self.n_rows = int(table[self._index].shape[0])
+        self.n_rows = int((table[f"{self._index}/values"] if is_nullable_text(table[self._index]) else table[self._index]).shape[0])
+        self._categories = {name: self._find_categories(table[name]) for name in self.columns if is_nullable_text(table[name])}
         self._renamed: NDArray[np.int64] = np.empty(0, np.int64)
         self._number: NDArray[np.int64] = np.empty(0, np.int64)
         hashes = self.hash_names()
@@ -50,13 +52,14 @@ class FileTable:
         """Read a run of rows, with all columns."""
         rows = self._clip(rows)
         obs: pd.DataFrame = self._file.read_rows("obs", rows)
-        obs.index = self._make_unique(obs.index, rows)
-        return obs
+        obs.index = self._make_unique(pd.Index(obs.index.astype(str), dtype=object, name=obs.index.name), rows)
+        return obs.assign(**{name: self._convert(name, obs[name]) for name in obs})
 
     def read_names(self, rows: slice) -> pd.Index:
         """Read the names of a run of cells."""
         rows = self._clip(rows)
-        return self._make_unique(pd.Index(self._file.read_rows(f"obs/{self._index}", rows), dtype=object), rows)
+        names = pd.Index(self._file.read_rows(f"obs/{self._index}", rows)).astype(str)
+        return self._make_unique(pd.Index(names, dtype=object), rows)
 
     def hash_names(self) -> NDArray[np.uint64]:
         """Return a hash of each name, (n_rows,). Collisions are practically impossible."""
@@ -68,7 +71,26 @@ class FileTable:
     def iter_column(self, name: str) -> Iterator[pd.Series]:
         """Yield a column in one or more chunks, without cell names."""
         for rows in list(chunks(self.n_rows, CHUNK_ROWS)) or [slice(0, 0)]:
-            yield pd.Series(self._file.read_rows(f"obs/{name}", rows))
+            yield self._convert(name, pd.Series(self._file.read_rows(f"obs/{name}", rows)))
+
+    def _find_categories(self, column: Any) -> pd.Index | None:
+        """Return the categories of nullable text, for all its chunks; None if no value is missing, so that it stays text."""
+        with self._file.explain_errors(column.name):
+            if not any(column["mask"][rows].any() for rows in chunks(self.n_rows, CHUNK_ROWS)):
+                return None
+        name = column.name.strip("/")
+        parts = [pd.Series(self._file.read_rows(name, rows)).dropna().unique() for rows in chunks(self.n_rows, CHUNK_ROWS)]
+        return pd.Index(sorted({str(text) for part in parts for text in part}), dtype=object)
+
+    def _convert(self, name: str, values: pd.Series) -> pd.Series:
+        """Return nullable text as plain text or, if a value of the column is missing, as categories. Others stay as they are."""
+        if isinstance(values.dtype, pd.CategoricalDtype) and isinstance(values.cat.categories.dtype, pd.StringDtype):
+            return values.cat.rename_categories(values.cat.categories.astype(object))
+        if name not in self._categories:
+            return values
+        categories = self._categories[name]
+        text = values.astype(object)
+        return text if categories is None else pd.Series(pd.Categorical(text, categories=categories), index=values.index, name=values.name)
 
     def _clip(self, rows: slice) -> slice:
         first, stop, _ = rows.indices(self.n_rows)
@@ -83,3 +105,8 @@ class FileTable:
         position = self._renamed[first:stop] - rows.start
         unique[position] = [f"{name}-{number}" for name, number in zip(unique[position], self._number[first:stop], strict=True)]
         return pd.Index(unique, name=names.name)
+
+
+def is_nullable_text(stored: Any) -> bool:
+    """Return whether a column is stored as texts of which some may be missing, as by pandas 3."""
+    return str(stored.attrs.get("encoding-type")) == "nullable-string-array"

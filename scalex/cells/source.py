@@ -51,7 +51,7 @@ class AnnDataSource:
     Parameters
     ----------
     path
-        A file or folder of cells (see `scalex.formats.FORMATS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
+        A file or folder of cells (see `scalex.formats.READERS`), a glob for several, a name in ``~/.scalex/``, an AnnData object, or a list
         or dict of them. Each file and object is a source, and the keys of a dict are the names of the sources. An AnnData that was opened
         with ``backed="r"`` keeps its matrix in its file.
     batch_key
@@ -89,6 +89,8 @@ class AnnDataSource:
     cache
         Folder that keeps the model's inputs of cells on disk, for later runs with the same sources and preprocessing. A matrix that is
         stored by columns is kept there by rows.
+    follow_links
+        Read data that an HDF5 file takes from other files. False: such a file is refused.
     """
 
     path: SkipValidation[Source | Sequence[Source] | Mapping[str, Source]]
@@ -108,6 +110,7 @@ class AnnDataSource:
     backed: bool = False
     memory_gb: Positive | None = None
     cache: str | Path | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is not None and not self.backed:
@@ -190,8 +193,10 @@ class AnnDataSource:
         """Return the values of `layer` with which the first cells of the first source are whole numbers, as counts are."""
         entry = self._list_entries()[0]
         first = entry if isinstance(entry, ad.AnnData) else find_sources(entry)[0]
-        layers = list_layers(first) if isinstance(first, Path) else [*([] if first.raw is None else [RAW]), *first.layers]
-        return [layer for layer in layers if layer != self.layer and _holds_counts(first, layer)]
+        layers = list_layers(first, follow_links=self.follow_links) if isinstance(first, Path) else list(first.layers)
+        if isinstance(first, ad.AnnData) and first.raw is not None:
+            layers = [RAW, *layers]
+        return [layer for layer in layers if layer != self.layer and _holds_counts(first, layer, follow_links=self.follow_links)]
 
     def _list_entries(self) -> list[Source]:
         """Return the entries of `path`."""
@@ -204,7 +209,8 @@ class AnnDataSource:
         if store is None:
             if isinstance(source, Path):
                 logger.info("Reads %s", source)
-                adata = read_cells(source, ReadOptions(transpose=self.transpose, feature_type=self.feature_type))
+                options = ReadOptions(transpose=self.transpose, feature_type=self.feature_type, follow_links=self.follow_links)
+                adata = read_cells(source, options)
             else:
                 adata = source.to_memory() if source.isbacked else source
             store = open_anndata(adata, self.layer, name, is_joined=several)
@@ -217,9 +223,9 @@ class AnnDataSource:
         cache = None if self.cache is None else Path(self.cache)
         try:
             if isinstance(source, Path):
-                store = open_store(source, self.layer, name, cache)
+                store = open_store(source, self.layer, name, cache, follow_links=self.follow_links)
             else:
-                store = _open_backed_anndata(source, self.layer, name, cache)
+                store = _open_backed_anndata(source, self.layer, name, cache, follow_links=self.follow_links)
         except NotBackableError as reason:
             logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
             return None
@@ -250,9 +256,12 @@ class AnnDataSource:
         return np.sort(order[np.minimum(position, n_cells - 1)])
 
 
-def _holds_counts(source: Path | ad.AnnData, layer: str) -> bool:
+def _holds_counts(source: Path | ad.AnnData, layer: str, *, follow_links: bool) -> bool:
     try:
-        store = open_store(source, layer, "") if isinstance(source, Path) else open_anndata(source[:N_TESTED], layer, "", is_joined=False)
+        if isinstance(source, Path):
+            store = open_store(source, layer, "", follow_links=follow_links)
+        else:
+            store = open_anndata(source[:N_TESTED], layer, "", is_joined=False)
     except NotBackableError:
         return False
     values = store.matrix.read(slice(0, min(N_TESTED, store.matrix.shape[0]))).data
@@ -277,13 +286,13 @@ def _check_entry(entry: object) -> None:
     raise ValueError(f"path: cells cannot be read from {'null' if entry is None else type(entry).__name__}. {advice}")
 
 
-def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None) -> OneSource:
+def _open_backed_anndata(adata: ad.AnnData, layer: str, name: str, cache: Path | None, *, follow_links: bool) -> OneSource:
     """Open the cells of an AnnData whose matrix is in a file. The annotation is that of the object, which may have been changed."""
     if not adata.isbacked:
         raise NotBackableError("it is already in memory")
     if adata.is_view:
         raise NotBackableError("it is a view of an AnnData in a file")
-    return open_h5ad(Path(str(adata.filename)), layer, name, cache, adata)
+    return open_h5ad(Path(str(adata.filename)), layer, name, cache, adata, follow_links=follow_links)
 
 
 def _read_state(path: Path) -> list[tuple[str, int, int]]:

@@ -19,8 +19,8 @@ __all__ = ["STORES", "list_layers", "open_store"]
 class StoreOpener(Protocol):
     """Function that opens the cells of a path. `layer` names the matrix, `source` the source in messages."""
 
-    def __call__(self, path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
-        """Open the cells. See `scalex.cells.file_cells.open_anndata_file` for the parameters and errors."""
+    def __call__(self, path: Path, layer: str, source: str, cache: Path | None = None, *, follow_links: bool = False) -> OneSource:
+        """Open the cells. See `scalex.cells.file_cells.open_anndata_file` and `StoredFile` for the parameters and errors."""
         ...
 
 
@@ -28,16 +28,16 @@ class StoreOpener(Protocol):
 STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr.zip": open_zarr}
 
 
-def list_layers(path: Path) -> list[str]:
+def list_layers(path: Path, *, follow_links: bool = False) -> list[str]:
     """Return "raw", if the store has it, and the names of its layers; nothing for a path that is not a store."""
     extension = _find_extension(path)
     if extension is None:
         return []
-    group = (StoredFile(path) if extension == ".h5ad" else ZarrFile(path)).open()
+    group = (StoredFile(path, follow_links=follow_links) if extension == ".h5ad" else ZarrFile(path)).open()
     return [*([RAW] if "raw/X" in group else []), *group.get("layers", [])]
 
 
-def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
+def open_store(path: Path, layer: str, source: str, cache: Path | None = None, *, follow_links: bool = False) -> OneSource:
     """Open cells that stay where they are.
 
     Raises
@@ -48,7 +48,7 @@ def open_store(path: Path, layer: str, source: str, cache: Path | None = None) -
     extension = _find_extension(path)
     if extension is None:
         raise NotBackableError(f"only {', '.join(STORES)} are read in runs of rows")
-    return STORES[extension](path, layer, source, cache)
+    return STORES[extension](path, layer, source, cache, follow_links=follow_links)
 
 
 def _find_extension(path: Path) -> str | None:

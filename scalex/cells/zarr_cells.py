@@ -43,7 +43,7 @@ class ZarrFile:
         self._folders = _find_folders(self.path)
         self._expected_state = self._read_state(self.path)
         self._group: Any = open_zarr_group(self.path)
-        check_zarr(self._group, self.path)
+        check_zarr(self._group, self.path, layers=list(self._group["layers"]) if "layers" in self._group else ())
         self.identity = "\n".join(map(str, (self.path, *self._expected_state)))
 
     def open(self) -> Any:
@@ -82,7 +82,10 @@ class ZarrFile:
         """
         try:
             yield
-        except (OSError, RuntimeError, ValueError) as error:
+        except (MemoryError, ImportError, AssertionError):
+            raise
+        # anndata raises errors of many kinds.
+        except Exception as error:
             check_unchanged(self.path, self._read_state, self._expected_state)
             raise OSError(
                 f"{self.path}: {what} cannot be read ({error}). The store is damaged, or compressed by a method that is not "
@@ -95,8 +98,8 @@ class ZarrFile:
         return max(folder.stat().st_mtime_ns for folder in self._folders), status.st_size, status.st_ino
 
 
-def open_zarr(path: Path, layer: str, source: str, cache: Path | None = None) -> OneSource:
-    """Open the cells of a zarr store. See `scalex.cells.file_cells.open_anndata_file`."""
+def open_zarr(path: Path, layer: str, source: str, cache: Path | None = None, *, follow_links: bool = False) -> OneSource:
+    """Open the cells of a zarr store, which has no links. See `scalex.cells.file_cells.open_anndata_file`."""
     return open_anndata_file(lambda: ZarrFile(path), layer, source, cache)
 
 

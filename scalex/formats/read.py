@@ -9,23 +9,25 @@ from typing import TypeAlias
 
 import anndata as ad
 import h5py
-import scanpy as sc
+import pandas as pd
 import torch
 from scipy import sparse
 
+from scalex.formats.advice import AdvisedError, advise_extension
+from scalex.formats.anndata_group import read_anndata_group
+from scalex.formats.h5mu import read_modality
+from scalex.formats.hdf5 import check_element, check_links, load_filters
+from scalex.formats.layouts import describe_layouts
+from scalex.formats.matrix_folder import read_matrix_folder
+from scalex.formats.packed import check_content
 from scalex.formats.sources import split_h5mu_path
-from scalex.formats.tenx import is_tenx_folder, read_tenx_folder
+from scalex.formats.tenx_h5 import read_tenx_h5
 from scalex.formats.text import EXTENSIONS as TEXT_EXTENSIONS
-from scalex.formats.text import read_text
+from scalex.formats.text import PACKED, read_text
 from scalex.formats.types import select_feature_type
 from scalex.formats.zarr_store import is_zarr_folder, read_zarr
 
-__all__ = ["FORMATS", "READERS", "ReadOptions", "Reader", "read_cells"]
-
-FORMATS = (
-    ".h5ad, .zarr, .csv, .tsv and .txt (also .gz), a folder of 10x .mtx files, a .mtx(.gz) file beside its barcodes and features, 10x .h5, "
-    "file.h5mu/modality, .loom"
-)
+__all__ = ["READERS", "ReadOptions", "Reader", "describe_formats", "read_cells"]
 
 # Names by the conventions of loompy, and those that anndata writes.
 LOOM_CELLS = ("CellID", "obs_names")
@@ -42,10 +44,13 @@ class ReadOptions:
         Text files have a row for each feature and a column for each cell (False), or a row for each cell (True).
     feature_type
         The type of features to use from 10x files with several types; None: "Gene Expression".
+    follow_links
+        Read data that an HDF5 file takes from other files.
     """
 
     transpose: bool = False
     feature_type: str | None = None
+    follow_links: bool = False
 
 
 Reader: TypeAlias = Callable[[Path, ReadOptions], ad.AnnData]
@@ -72,9 +77,32 @@ def read_cells(path: Path, options: ReadOptions = ReadOptions()) -> ad.AnnData:
         If the format is unknown, the file is damaged, its parts do not fit together, or a package is not installed.
     """
     modality = split_h5mu_path(path)
-    if modality is not None:
-        return _read_h5mu(*modality)
-    return _find_reader(path)(path, options)
+    file = path if modality is None else modality[0]
+    if file.is_file():
+        check_content(file)
+        _check_hdf5(file, options)
+    return _name_with_text(_find_reader(path)(path, options) if modality is None else _read_h5mu(*modality))
+
+
+def _check_hdf5(path: Path, options: ReadOptions) -> None:
+    """Check that a file takes no data from others, if it is an HDF5 file, and load the filters that it may need."""
+    load_filters()
+    if options.follow_links or not h5py.is_hdf5(path):
+        return
+    try:
+        with h5py.File(path) as file:
+            check_links(file)
+    except OSError:
+        # Reading the file will raise the error.
+        return
+
+
+def _name_with_text(adata: ad.AnnData) -> ad.AnnData:
+    """Return the cells with names that .h5ad can hold: text, in an index without the name of a column."""
+    for table in (adata.obs, adata.var):
+        names = table.index.name
+        table.index = pd.Index(table.index.astype(str), dtype=object, name=names if isinstance(names, str) and names not in table else None)
+    return adata
 
 
 def _find_reader(path: Path) -> Reader:
@@ -83,15 +111,19 @@ def _find_reader(path: Path) -> Reader:
     extensions = [extension for extension in READERS if path.name.lower().endswith(extension)]
     if extensions:
         return READERS[max(extensions, key=len)]
-    if path.is_dir() and is_tenx_folder(path):
-        return _read_tenx
     if path.is_dir():
-        names = sorted(file.name for file in path.iterdir())
-        raise ValueError(
-            f"{path} is a folder that holds neither a zarr store nor a 10x matrix (matrix.mtx, barcodes.tsv, features.tsv), but "
-            f"{', '.join(names[:5]) or 'nothing'}. For several files, give a list or a glob such as {path}/*.h5ad."
-        )
-    raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {FORMATS}.")
+        return _read_matrix_folder
+    advice = advise_extension(path)
+    if advice is not None:
+        raise ValueError(f"{path} {advice}.")
+    raise ValueError(f"{path}: cells cannot be read from this format. Known formats: {describe_formats()}.")
+
+
+def describe_formats() -> str:
+    """Return text that lists the formats, for messages."""
+    packed = {f"{extension}{own}" for extension in READERS for own in PACKED[1:]}
+    extensions = ", ".join(extension for extension in READERS if extension not in packed)
+    return f"{extensions} (text and .zarr also compressed), file.h5mu/modality, and folders ({describe_layouts()})"
 
 
 def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.AnnData:
@@ -102,7 +134,7 @@ def _read_checked(path: Path, kind: str, read: Callable[[], ad.AnnData]) -> ad.A
         for matrix in (adata.X, *adata.layers.values()):
             if isinstance(matrix, sparse.spmatrix | sparse.sparray):
                 matrix.check_format(full_check=True)
-    except (MemoryError, ImportError):
+    except (MemoryError, ImportError, AdvisedError):
         raise
     except Exception as error:
         raise ValueError(
@@ -120,8 +152,8 @@ def _read_zarr(path: Path, options: ReadOptions) -> ad.AnnData:
     return _read_checked(path, "AnnData zarr", lambda: read_zarr(path))
 
 
-def _read_tenx(path: Path, options: ReadOptions) -> ad.AnnData:
-    return read_tenx_folder(path, options.feature_type)
+def _read_matrix_folder(path: Path, options: ReadOptions) -> ad.AnnData:
+    return read_matrix_folder(path, options.feature_type)
 
 
 def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
@@ -130,30 +162,33 @@ def _read_table(path: Path, options: ReadOptions) -> ad.AnnData:
 
 def _read_h5ad(path: Path) -> ad.AnnData:
     with h5py.File(path) as file:
-        # Without var, anndata would number the features.
-        missing = [name for name in ("obs", "var") if name not in file]
-        if missing:
-            raise KeyError(f"it holds no {' and no '.join(missing)}, but {', '.join(list(file)[:8]) or 'nothing'}")
+        # Before version 0.7, anndata wrote obs as one array, and a part of it to uns.
+        if not isinstance(file.get("obs"), h5py.Dataset):
+            return read_anndata_group(file, path, lambda name: check_element(file[name]))
     return ad.read_h5ad(path)
 
 
-def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
-    other = _detect_other_format(path)
-    if other is not None:
-        raise ValueError(f"{path} is named like a file of Cell Ranger, but is a {other} file. Rename it to {path.stem}{other}.")
-    adata = _read_checked(path, "10x .h5", lambda: sc.read_10x_h5(path, gex_only=False))
-    return select_feature_type(adata, options.feature_type, path)
+def _read_hdf5(path: Path, options: ReadOptions) -> ad.AnnData:
+    """Read a file by what is in it: its extension fits many formats."""
+    return CONTENTS.get(_find_content(path), _read_tenx_h5)(path, options)
 
 
-def _detect_other_format(path: Path) -> str | None:
-    """Return the extension that a .h5 file of another format should have; None if it may be of Cell Ranger."""
-    extensions = {"mod": ".h5mu", "obs": ".h5ad", "col_attrs": ".loom"}
+def _find_content(path: Path) -> str:
+    """Return the name that tells the format of a file, or any other."""
     try:
         with h5py.File(path) as file:
-            return next((extension for name, extension in extensions.items() if name in file), None)
+            return next((name for name in CONTENTS if name in file), "matrix")
     except OSError:
         # Reading the file will raise the error.
-        return None
+        return "matrix"
+
+
+def _read_tenx_h5(path: Path, options: ReadOptions) -> ad.AnnData:
+    return select_feature_type(_read_checked(path, "10x .h5", lambda: read_tenx_h5(path)), options.feature_type, path)
+
+
+def _refuse_seurat(path: Path, options: ReadOptions) -> ad.AnnData:
+    raise ValueError(f"{path} {advise_extension(path.with_suffix('.h5seurat'))}.")
 
 
 def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
@@ -196,14 +231,12 @@ def _read_only_modality(path: Path, options: ReadOptions) -> ad.AnnData:
 
 
 def _read_h5mu(path: Path, modality: str) -> ad.AnnData:
-    import mudata
-
     modalities = _list_modalities(path)
     if modality not in modalities:
         raise ValueError(
             f"{path} has no modality {modality!r}. Modalities: {', '.join(modalities)}. Name one of them, as in {path}/{modalities[0]}."
         )
-    return _read_checked(path, ".h5mu", lambda: mudata.read_h5ad(path, mod=modality))
+    return _read_checked(path, ".h5mu", lambda: read_modality(path, modality))
 
 
 def _list_modalities(path: Path) -> list[str]:
@@ -222,10 +255,18 @@ READERS: dict[str, Reader] = {
     ".h5ad": _read_anndata,
     ".zarr": _read_zarr,
     ".zarr.zip": _read_zarr,
-    ".h5": _read_tenx_h5,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
     **dict.fromkeys(TEXT_EXTENSIONS, _read_table),
-    ".mtx": _read_tenx,
-    ".mtx.gz": _read_tenx,
+    ".mtx": _read_matrix_folder,
+    ".mtx.gz": _read_matrix_folder,
     ".loom": _read_loom,
     ".h5mu": _read_only_modality,
+}
+# By a name at the top of a file whose extension is that of HDF5.
+CONTENTS: dict[str, Reader] = {
+    "mod": _read_only_modality,
+    "obs": _read_anndata,
+    "col_attrs": _read_loom,
+    "cell.names": _refuse_seurat,
 }

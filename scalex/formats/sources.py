@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+from scalex.formats.advice import advise_url
+from scalex.formats.folders import list_entries
+
 __all__ = ["find_sources", "name_source", "split_h5mu_path"]
 
 # The folder in which names without a path are looked up, as in the published package.
@@ -25,10 +28,13 @@ def find_sources(entry: str | Path) -> list[Path]:
     Raises
     ------
     FileNotFoundError
-        If there is no such file; the message lists the folders that were searched.
+        If there is no such file; the message lists the folders that were searched. If the entry is a URL.
     """
     if not str(entry).strip() or str(entry) == ".":
         raise FileNotFoundError("path is empty: give a file or folder of cells.")
+    advice = advise_url(str(entry))
+    if advice is not None:
+        raise FileNotFoundError(f"{entry} is a URL: {advice}.")
     path = Path(entry).expanduser()
     if path.exists() or split_h5mu_path(path) is not None:
         return [path]
@@ -61,12 +67,12 @@ def name_source(path: Path) -> str:
     modality = split_h5mu_path(path)
     if modality is not None:
         return f"{modality[0].stem}-{modality[1]}"
-    return re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|loom|gz|zip))+$", "", path.name) or path.name
+    return re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|hdf5|h5mu|loom|gz|bz2|xz|zip))+$", "", path.name) or path.name
 
 
 def _describe_similar(path: Path) -> str:
     """Return text that names files similar to a missing one, for a message."""
     if not path.parent.is_dir():
         return ", a folder that does not exist"
-    names: Sequence[str] = sorted(file.name for file in path.parent.iterdir() if file.stem.lower() == path.stem.lower())
+    names: Sequence[str] = [file.name for file in list_entries(path.parent) if file.stem.lower() == path.stem.lower()]
     return f"; similar: {', '.join(names[:5])}" if names else ""

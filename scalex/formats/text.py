@@ -1,15 +1,13 @@
-"""Matrices in text files: .csv, .tsv and .txt, also compressed as .gz."""
+"""Matrices in text files: .csv, .tsv and .txt, also compressed."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import logging
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from itertools import islice, takewhile, zip_longest
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -18,11 +16,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex.formats.packed import DAMAGE, open_text
+
 __all__ = ["EXTENSIONS", "read_text"]
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+PACKED = ("", ".gz", ".bz2", ".xz", ".zip")
+EXTENSIONS = tuple(text + packed for packed in PACKED for text in (".csv", ".tsv", ".txt"))
 # Delimiters by extension. A .txt file may have any.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The likeliest first: commas may be decimal commas, and spaces may be parts of names.
@@ -31,6 +32,10 @@ NOT_TEXT = "{} is not text in UTF-8 ({}). Is it compressed, a spreadsheet, or in
 NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
 # Missing values as other programs write them.
 MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null", "-", ".")
+# The rows that BD Rhapsody writes before the names, and the first of these names. Its tables have a row for each cell.
+COMMENT, MAX_COMMENTS, CELLS_OF_BD = "##", 1000, "Cell_Index"
+# Names of columns of numbers that are never a cell or a feature, in lower case.
+ANNOTATION = frozenset(["ncount_rna", "nfeature_rna", "percent.mt", "total_counts", "n_genes_by_counts", "pct_counts_mt"])
 # Values that are in memory at a time, besides the nonzero values read before.
 CHUNK_VALUES = 1 << 24
 # Barcodes of cells, with or without the name of a sample before or after.
@@ -46,6 +51,12 @@ N_TESTED, MIN_SHARE = 1000, 0.5
 class _Header(NamedTuple):
     delimiter: str
     names: list[str]
+    n_comments: int
+
+    def skip(self, file: TextIO) -> None:
+        """Read the rows up to the names."""
+        for _ in range(self.n_comments + 1):
+            file.readline()
 
 
 def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
@@ -69,7 +80,7 @@ def read_text(path: Path, *, transpose: bool = False) -> ad.AnnData:
         If the file is not such a table; the message names the row and the column.
     """
     with _explain_errors(path):
-        header = _read_header(path)
+        header = _read_header(path, transpose=transpose)
         names, parts = [], []
         for chunk in _read_chunks(path, header):
             names.append(chunk.index)
@@ -92,7 +103,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {_describe_error(error)}. All rows need as many values as there are names in the first row.") from error
     except UnicodeDecodeError as error:
         raise ValueError(NOT_TEXT.format(path, f"{error.reason} at byte {error.start}")) from error
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+    except (*DAMAGE, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}). It may be truncated or damaged: copy it again.") from error
 
 
@@ -102,14 +113,13 @@ def _describe_error(error: pd.errors.ParserError) -> str:
     return f"line {int(match[1]) + 1:,} has {match[2]} fields, which is too many" if match else str(error).strip()
 
 
-def _open_text(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
-
-
-def _read_header(path: Path) -> _Header:
+def _read_header(path: Path, *, transpose: bool) -> _Header:
     """Read the delimiter and the names of the columns. A field above the names of the rows is optional."""
-    with _open_text(path) as file:
-        lines = [file.readline().rstrip("\r\n") for _ in range(2)]
+    with open_text(path) as file:
+        comments = list(takewhile(lambda line: line.startswith(COMMENT), islice(file, MAX_COMMENTS)))
+    with open_text(path) as file:
+        lines = [line.rstrip("\r\n") for line in islice(file, len(comments), len(comments) + 2)]
+    lines += [""] * (2 - len(lines))
     if not any(lines):
         raise ValueError(f"{path} is empty. It may not have been copied or written completely: copy it again, or write it again.")
     if not lines[0]:
@@ -123,12 +133,22 @@ def _read_header(path: Path) -> _Header:
             f"{path}: the first row has {len(fields)} field(s) and the second {len(values)}. The first row needs as many as the second, or "
             "one less if there is no name above the names of the rows. Remove rows above the names, such as a title."
         )
-    return _Header(delimiter, fields if len(values) == len(fields) + 1 else fields[1:])
+    has_corner = len(values) != len(fields) + 1
+    names = fields[has_corner:]
+    if has_corner and fields and fields[0] == CELLS_OF_BD and not transpose:
+        raise ValueError(f"{path} has a row for each cell, as its first name, {CELLS_OF_BD}, says: set transpose=true.")
+    if len(names) > 1 and values and names[-1] == values[-1] == "":
+        # Each row ends with a delimiter.
+        names.pop()
+    annotation = [name for name in names if name.lower() in ANNOTATION]
+    if annotation:
+        raise ValueError(f"{path}: {', '.join(annotation)} is annotation of cells or features, not expression: remove such columns.")
+    return _Header(delimiter, names, len(comments))
 
 
 def _find_delimiter(path: Path, lines: Sequence[str]) -> str:
     """Return the delimiter of the first two rows, and check that it is that of the extension."""
-    extension = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    extension = (path.with_suffix("") if path.suffix.lower() in PACKED[1:] else path).suffix.lower()
     expected = DELIMITERS.get(extension)
 
     def fits(delimiter: str) -> tuple[bool, bool, bool, int]:
@@ -175,9 +195,9 @@ def _read_chunks(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
     # One more column than expected: pandas drops additional values in the first row of a chunk.
     extra = n_columns + 1
     types = {0: str, extra: str} | dict.fromkeys(range(1, extra), np.float32)
-    with _open_text(path) as file:
+    with open_text(path) as file:
         # pandas would take a quote in a name for the start of a field that continues in the next row.
-        file.readline()
+        header.skip(file)
         chunks = pd.read_csv(
             file, sep=header.delimiter, header=None, names=range(extra + 1), index_col=0, dtype=types, keep_default_na=False,
             chunksize=max(CHUNK_VALUES // max(n_columns, 1), 1),
@@ -204,10 +224,13 @@ def _read_chunks(path: Path, header: _Header) -> Iterator[pd.DataFrame]:
 
 def _raise_for_text(path: Path, header: _Header, n_read: int) -> None:
     """Raise an error that names the first value that is not a number, after `n_read` rows."""
-    with _open_text(path) as file:
-        file.readline()
+    with open_text(path) as file:
+        header.skip(file)
         rows = (row for row in csv.reader(file, delimiter=header.delimiter) if len(row) > 1 or "".join(row).strip())
         for name, *values in islice(rows, n_read, None):
+            if len(values) == len(header.names) + 1 and not values[-1]:
+                # The delimiter at the end of a row.
+                values.pop()
             for i, (column, value) in enumerate(zip_longest(header.names, values, fillvalue="")):
                 if NUMBER.fullmatch(value) is None or not np.isfinite(float(value)):
                     text = repr(value) if value else "empty"

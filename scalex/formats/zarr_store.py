@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import anndata as ad
 
-__all__ = ["check_zarr", "is_zarr_folder", "open_zarr_group", "read_zarr"]
+from scalex.formats.advice import AdvisedError
+from scalex.formats.anndata_group import read_anndata_group
+from scalex.formats.hdf5 import MIN_BYTES
+
+__all__ = ["check_zarr", "check_zarr_element", "is_zarr_folder", "open_zarr_group", "read_zarr"]
 
 # Each group of a store has one of these files, in formats 2 and 3 of zarr.
 GROUP_FILES = (".zgroup", "zarr.json")
@@ -30,8 +34,8 @@ def read_zarr(path: Path) -> ad.AnnData:
     """
     group = open_zarr_group(path)
     try:
-        check_zarr(group, path)
-        return ad.read_zarr(group)
+        check_zarr(group, path, layers=())
+        return read_anndata_group(group, path, lambda name: check_zarr_element(group, path, name))
     finally:
         group.store.close()
 
@@ -53,14 +57,14 @@ def open_zarr_group(path: Path) -> Any:
         return zarr.open_group(path, mode="r")
     with ZipFile(path) as archive:
         if not set(GROUP_FILES) & set(archive.namelist()):
-            raise ValueError(
-                f"neither {' nor '.join(GROUP_FILES)} is at the top: zip the contents of the zarr folder, not the folder itself"
+            raise AdvisedError(
+                f"{path} has neither {' nor '.join(GROUP_FILES)} at its top: zip the contents of the zarr folder, not the folder itself."
             )
     return zarr.open_group(ZipStore(path, mode="r"), mode="r")
 
 
-def check_zarr(group: Any, path: Path) -> None:
-    """Check that a store holds obs and var. In a folder, also check that its files are complete.
+def check_zarr(group: Any, path: Path, layers: Sequence[str]) -> None:
+    """Check that a store holds obs and var. In a folder, also check that the files of these, of X and of some layers are complete.
 
     zarr reads 0 or "" from missing files. Sparse matrices and names must have all files. Annotation and dense matrices may have no files
     for zeros, so each array only needs its folder. Files that blosc compressed must not be truncated.
@@ -73,11 +77,28 @@ def check_zarr(group: Any, path: Path) -> None:
     if missing := [name for name in ("obs", "var") if name not in group]:
         raise ValueError(f"it holds no {' and no '.join(missing)}, but {', '.join(sorted(group)[:8]) or 'nothing'}")
     if path.is_dir():
-        _check_complete(group, path)
+        for name in ("obs", "var", *["X"] * ("X" in group), *(f"layers/{layer}" for layer in layers)):
+            _check_complete(group, path, name)
 
 
-def _check_complete(group: Any, folder: Path) -> None:
-    for name, array, is_full in _list_arrays(group):
+def check_zarr_element(group: Any, path: Path, name: str) -> None:
+    """Check that the files of an element are complete if it is a layer, and that large arrays were written.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    if path.is_dir() and name.startswith("layers/"):
+        _check_complete(group, path, name)
+    for part, array in _walk_arrays(group[name]):
+        if array.nbytes >= MIN_BYTES and array.nchunks_initialized == 0:
+            shape = " x ".join(map(str, array.shape))
+            raise ValueError(f"{f'{name}/{part}'.rstrip('/')} should have {shape} values, which were never written")
+
+
+def _check_complete(group: Any, folder: Path, element: str) -> None:
+    for name, array, is_full in _list_arrays(group, element):
         if not (folder / name).is_dir() or (is_full and array.nchunks_initialized < array.nchunks):
             raise ValueError(f"files of {name} are missing: the folder was not copied or written completely")
         for file in _list_blosc_files(array, folder / name):
@@ -85,21 +106,15 @@ def _check_complete(group: Any, folder: Path) -> None:
                 raise ValueError(f"{file.relative_to(folder)} is truncated")
 
 
-def _list_arrays(group: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yield the name of each array that is read, the array, and whether all its files must exist."""
-    for kind in ("obs", "var"):
-        for name, array in _walk_arrays(group[kind]):
-            yield f"{kind}/{name}", array, name == group[kind].attrs.get("_index")
-    matrices = ["X"] if "X" in group else []
-    if "layers" in group:
-        matrices += [f"layers/{name}" for name in group["layers"]]
-    for name in matrices:
-        arrays = dict(_walk_arrays(group[name])) if hasattr(group[name], "keys") else {"": group[name]}
-        is_sparse = group[name].attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+def _list_arrays(group: Any, element: str) -> Iterator[tuple[str, Any, bool]]:
+    """Yield the name of each array of an element, the array, and whether all its files must exist."""
+    stored = group[element]
+    arrays = dict(_walk_arrays(stored))
+    is_sparse = stored.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+    for name, array in arrays.items():
         # zarr writes no files for zeros. The indices of a few values are all 0 if the values are in the first column.
-        is_full = is_sparse and arrays["data"].shape[0] > arrays["indptr"].shape[0]
-        for part, array in arrays.items():
-            yield f"{name}/{part}".rstrip("/"), array, is_full
+        is_full = arrays["data"].shape[0] > arrays["indptr"].shape[0] if is_sparse else name == stored.attrs.get("_index")
+        yield f"{element}/{name}".rstrip("/"), array, is_full
 
 
 def _list_blosc_files(array: Any, folder: Path) -> list[Path]:
@@ -117,11 +132,10 @@ def _is_truncated(path: Path) -> bool:
     return len(header) < 16 or int.from_bytes(header[12:], "little") > path.stat().st_size
 
 
-def _walk_arrays(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and the array of each array in a group and its subgroups."""
-    for name in group:
-        member = group[name]
-        if hasattr(member, "keys"):
-            yield from _walk_arrays(member, f"{prefix}{name}/")
-        else:
-            yield prefix + name, member
+def _walk_arrays(stored: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name and the array of each array in a group and its subgroups, or an array itself."""
+    if not hasattr(stored, "keys"):
+        yield prefix.rstrip("/"), stored
+        return
+    for name in stored:
+        yield from _walk_arrays(stored[name], f"{prefix}{name}/")

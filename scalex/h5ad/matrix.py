@@ -217,7 +217,7 @@ class StoredMatrix:
             problem = f"it has {len(indptr)} {self._row_name} pointers, but {self.shape[0]} {self._row_name}s need {self.shape[0] + 1}"
         elif indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
             problem = f"its {self._row_name} pointers do not ascend from 0"
-        elif n_values != n_columns or indptr[-1] > n_values:
+        elif n_values != n_columns or indptr[-1] != n_values:
             problem = (
                 f"its {self._row_name}s end at value {indptr[-1]}, but {n_values} values and {n_columns} {self._column_name}s are stored"
             )

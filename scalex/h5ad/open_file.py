@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import anndata as ad
 import h5py
 
+from scalex.formats.hdf5 import check_links, find_missing_filter, load_filters
 from scalex.h5ad.values import StoredValues
 
 __all__ = ["StoredFile", "check_unchanged"]
@@ -27,6 +28,8 @@ class StoredFile:
     ----------
     path
         Path of the file.
+    follow_links
+        Read data that it takes from other files.
 
     Attributes
     ----------
@@ -34,8 +37,9 @@ class StoredFile:
         Path, size in bytes and modification time in ns of the file, one per line.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
         self.path = Path(path).absolute()
+        self._follow_links = follow_links
         self._expected_state = _read_state(self.path)
         self._opened: tuple[int, h5py.File] | None = None
         modified, size, _ = self._expected_state
@@ -48,6 +52,8 @@ class StoredFile:
         ------
         OSError
             If the file is gone or has changed since this object was created.
+        ForeignDataError
+            If it takes data from other files.
         """
         self._check()
         opened, process = self._opened, os.getpid()
@@ -55,7 +61,11 @@ class StoredFile:
             if opened is not None:
                 # Otherwise HDF5 would use the file that was open before the fork.
                 opened[1].close()
-            self._opened = opened = (process, h5py.File(self.path))
+            load_filters()
+            opened = (process, h5py.File(self.path))
+            if not self._follow_links:
+                check_links(opened[1])
+            self._opened = opened
         return opened[1]
 
     def get_descriptor(self) -> int:
@@ -87,12 +97,14 @@ class StoredFile:
         """
         try:
             yield
-        except (OSError, RuntimeError) as error:
+        except (MemoryError, ImportError, AssertionError):
+            raise
+        # anndata raises errors of many kinds.
+        except Exception as error:
             self._check()
-            raise OSError(
-                f"{self.path}: {what} cannot be read ({error}). The file is damaged, or compressed by a method that is not "
-                "installed: copy it again from its origin, or write it again."
-            ) from error
+            problem = find_missing_filter(self.open())
+            advice = f"{problem}." if problem else "The file is damaged: copy it again from its origin, or write it again."
+            raise OSError(f"{self.path}: {what} cannot be read ({error}). {advice}") from error
 
     def _check(self) -> None:
         check_unchanged(self.path, _read_state, self._expected_state)

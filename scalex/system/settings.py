@@ -10,6 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
@@ -205,7 +206,7 @@ def _check(kind: Any, name: str, value: Any, words: Mapping[Any, str]) -> Any:
 
 def _make_adapter(kind: Any) -> TypeAdapter[Any] | None:
     """Return the check of a type; None for a type that cannot be checked."""
-    if _has_protocol(kind):
+    if _has_objects(kind):
         return None
     try:
         return TypeAdapter(kind, config=CONFIG)
@@ -213,9 +214,9 @@ def _make_adapter(kind: Any) -> TypeAdapter[Any] | None:
         return None
 
 
-def _has_protocol(kind: Any) -> bool:
-    """Return whether a type contains an interface, of which it cannot be told whether an object has it."""
-    return bool(getattr(kind, "_is_protocol", False)) or any(map(_has_protocol, get_args(kind)))
+def _has_objects(kind: Any) -> bool:
+    """Return whether a type contains an interface, which cannot be checked, or a dataclass, which pydantic would copy."""
+    return bool(getattr(kind, "_is_protocol", False)) or is_dataclass(kind) or any(map(_has_objects, get_args(kind)))
 
 
 def _takes_bool(kind: Any) -> bool:

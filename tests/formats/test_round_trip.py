@@ -3,13 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from formats.written import WRITERS, write_text
 
 import scalex
 from scalex.cells import AnnDataSource
+from scalex.formats import read_cells
 
 OPTIONS: dict[str, Any] = {"min_features": 0, "max_iteration": 10, "ignore_umap": True, "batch_size": 32, "n_top_features": 100}
 
@@ -25,6 +28,19 @@ def test_the_same_cells_in_any_format_have_the_same_latents(counts: AnnData, lat
     adata = scalex.SCALEX(str(path), **OPTIONS)
     assert list(adata.obs_names) == list(counts.obs_names)
     np.testing.assert_array_equal(adata.obsm["latent"], latents)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_is_read_can_be_written(few: AnnData, tmp_path: Path, kind: str) -> None:
+    cells = read_cells(WRITERS[kind](few.copy(), tmp_path))
+    for index in (cells.obs.index, cells.var.index):
+        assert index.dtype == object
+        assert index.name in (None, "obs_names", "var_names")
+    cells.write_h5ad(tmp_path / "written.h5ad")
+    written = ad.read_h5ad(tmp_path / "written.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), few.X.toarray())
+    for found, expected in ((written.obs, cells.obs), (written.var, cells.var)):
+        pd.testing.assert_frame_equal(found, expected)
 
 
 def test_transpose_reads_text_with_a_row_for_each_cell(counts: AnnData, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -58,14 +62,36 @@ TEXTS: dict[str, tuple[str | bytes, str, str]] = {
     "empty value": (",a,b\ng,1,2\nh,,3\n", ".csv", "row 'h', column 'a' is empty, .* Missing values are not allowed: write 0"),
     "NA": (",a,b\ng,1,2\nh,1,NA\n", ".csv", "row 'h', column 'b' is 'NA', .* Missing values are not allowed: write 0"),
     "nan": ("\ta\tb\ng\tnan\t2\n", ".tsv", "row 'g', column 'a' is 'nan', .* Missing values are not allowed: write 0"),
+    "BD Rhapsody": (
+        "##BD\n####\nCell_Index,ACTB,B2M\n1,2,3\n",
+        ".csv",
+        r"has a row for each cell, .* Cell_Index, says: set transpose",
+    ),
+    "annotation of numbers": (",nCount_RNA,a\ng,1,2\n", ".csv", "nCount_RNA is annotation of cells or features, not expression: remove"),
+    "delimiters at the end, a word": (",a,b,\ng,1,2,\nh,1,x,\n", ".csv", "row 'h', column 'b' is 'x', which is not a number"),
+    "comments only": ("##a\n##b\n", ".csv", "is empty"),
+    "web page": (
+        "<!DOCTYPE html>\n<html>404</html>\n",
+        ".csv",
+        r"cells\.csv is a web page, not data: the download failed or needs a login",
+    ),
+    "web page, packed": (gzip.compress(b"\n<html>\n"), ".csv.gz", r"cells\.csv\.gz is a web page, not data"),
+    "XML": ("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", ".tsv", r"cells\.tsv is XML, such as the error message of a"),
+    "Git LFS": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        ".csv",
+        "is a pointer of Git LFS, .* run git lfs pull",
+    ),
+    "tar": (b"name".ljust(257, b"\0") + b"ustar\x0000", ".csv", r"is a tar archive: unpack it with tar -xf \S*cells\.csv -C \S+, and give"),
+    "Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ".csv", r"is a spreadsheet of Excel, not text: save its sheet as \.csv"),
+    "R": (gzip.compress(b"RDX3\nX\n"), ".txt.gz", r"is a file of R: in R, write its cells to \.h5ad"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", ".csv", r"is an HDF5 file, not text: rename it to \.h5ad"),
     "binary": (np.random.default_rng(0).bytes(5000), ".csv", UTF8),
     "zeros": (bytes(5000), ".csv", UTF8),
-    "zip": (b"PK\x03\x04" + np.random.default_rng(1).bytes(3000), ".csv", UTF8),
-    "gz without its extension": (gzip.compress(b",a,b\ng,1,2\n"), ".csv", UTF8),
-    "UTF-16": ("\ta\tb\ng\t1\t2\n".encode("utf-16"), ".tsv", UTF8),
+    "zip": (b"PK\x03\x04" + np.random.default_rng(1).bytes(3000), ".csv", rf"cannot be read \(File is not a zip file\)\. {AGAIN}"),
+    "UTF-16": ("\ta\tb\ng\t1\t2\n".encode("utf-16"), ".tsv", r"cells\.tsv is text in UTF-16: save it as text in UTF-8"),
     "UTF-16 without mark": ("\ta\tb\ng\t1\t2\n".encode("utf-16-le"), ".tsv", UTF8),
     "Latin-1": (",a,b\nµ,1,2\n".encode("latin-1"), ".csv", UTF8),
-    "text called gz": (",a,b\ng,1,2\n", ".csv.gz", rf"cannot be read \(Not a gzipped file.*\)\. {AGAIN}"),
 }
 
 
@@ -93,6 +119,45 @@ def test_a_longer_row_is_named_in_any_chunk(tmp_path: Path, monkeypatch: pytest.
         write(tmp_path, "\n".join([",a,b", *rows])),
         rf"row 'g{row}' has more values than there are names in the first row \(2\)|line {row + 2} has 6 fields, which is too many",
     )
+
+
+def test_a_table_of_bd_rhapsody_is_read(few: AnnData, tmp_path: Path) -> None:
+    table = few.to_df().astype(int).rename_axis("Cell_Index")
+    path = write(tmp_path, "##BD Rhapsody WTA\n## version, 1.9\n####\n" + table.to_csv())
+    cells = read_cells(path, ReadOptions(transpose=True))
+    assert list(cells.obs_names) == list(few.obs_names)
+    np.testing.assert_array_equal(cells.X.toarray(), few.X.toarray())
+
+
+@pytest.mark.parametrize("corner", ["gene,", ",", ""])
+def test_each_row_may_end_with_a_delimiter(tmp_path: Path, corner: str) -> None:
+    cells = read_cells(write(tmp_path, f"{corner}a,b,\ng,1,2,\nh,3,4,\n"))
+    assert list(cells.obs_names) == ["a", "b"]
+    np.testing.assert_array_equal(cells.X.toarray(), [[1, 3], [2, 4]])
+
+
+@pytest.mark.parametrize("extension", [".csv", ".tsv.gz", ".txt.bz2", ".csv.xz", ".csv.zip", ".csv.gz"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, bytes])
+def test_the_content_decides_how_text_is_compressed(tmp_path: Path, extension: str, pack: Callable[[bytes], bytes]) -> None:
+    content = ",a,b\ng,1,2\n".replace(",", "\t" if extension.startswith((".tsv", ".txt")) else ",")
+    cells = read_cells(write(tmp_path, pack(content.encode()), extension))
+    np.testing.assert_array_equal(cells.X.toarray(), [[1], [2]])
+
+
+def test_a_zip_needs_a_single_file(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "cells.csv.zip", "w") as archive:
+        archive.writestr("folder/cells.csv", "\ufeff,a,b\ng,1,2\n")
+        archive.writestr("__MACOSX/folder/._cells.csv", b"\0\5\26\7")
+    np.testing.assert_array_equal(read_cells(tmp_path / "cells.csv.zip").X.toarray(), [[1], [2]])
+    with ZipFile(tmp_path / "cells.csv.zip", "a") as archive:
+        archive.writestr("more.csv", ",a\n")
+    assert_refused(
+        tmp_path / "cells.csv.zip", r"holds 2 files: folder/cells\.csv, more\.csv\. Unpack it with unzip \S*cells\.csv\.zip, and"
+    )
+    with ZipFile(tmp_path / "sheet.csv", "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+        archive.writestr("xl/workbook.xml", "")
+    assert_refused(tmp_path / "sheet.csv", r"sheet\.csv is a spreadsheet of Excel, not text: save its sheet as \.csv")
 
 
 @pytest.mark.parametrize("extension", [".CSV", ".CSV.GZ", ".Tsv"])

@@ -35,7 +35,7 @@ def write_text(cells: AnnData, path: Path, separator: str, *, transposed: bool =
 
 
 def write_tenx(cells: AnnData, folder: Path, *, features: str = "features", prefix: str = "", gz: bool = True, n_columns: int = 3) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     matrix = folder / f"{prefix}matrix.mtx"
     mmwrite(matrix, sparse.coo_matrix(cells.X.T).astype(int), field="integer")
     columns = {"id": [f"ENSG{i:011d}" for i in range(cells.n_vars)], "name": cells.var_names, "type": "Gene Expression"}
@@ -46,6 +46,26 @@ def write_tenx(cells: AnnData, folder: Path, *, features: str = "features", pref
         for name in ("matrix.mtx", f"{features}.tsv", "barcodes.tsv"):
             compress(folder / f"{prefix}{name}")
     return folder
+
+
+def write_layout(cells: AnnData, folder: Path, names: tuple[str, str, str], *, has_header: bool = False) -> Path:
+    """Write a matrix with a row for each cell, beside the tables of its cells and features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mmwrite(folder / names[0], sparse.coo_matrix(cells.X).astype(int), field="integer", symmetry="general")
+    tables = pd.DataFrame({"bc_wells": cells.obs_names}), pd.DataFrame({"gene_id": [f"ENSG{i:011d}" for i in range(cells.n_vars)]})
+    if has_header:
+        tables[0]["sample"], tables[0]["tscp_count"] = "s1", 7
+        tables[1]["gene_name"], tables[1]["genome"] = cells.var_names, "hg38"
+    else:
+        tables[1]["gene_id"] = cells.var_names
+    for name, table in zip(names[1:], tables, strict=True):
+        table.to_csv(folder / name, header=has_header, index=False)
+    return folder
+
+
+KALLISTO = ("cells_x_genes.mtx", "cells_x_genes.barcodes.txt", "cells_x_genes.genes.txt")
+ALEVIN = ("quants_mat.mtx", "quants_mat_rows.txt", "quants_mat_cols.txt")
+PARSE = ("count_matrix.mtx", "cell_metadata.csv", "all_genes.csv")
 
 
 def write_tenx_h5(cells: AnnData, path: Path) -> Path:
@@ -106,6 +126,10 @@ WRITERS: dict[str, Callable[[AnnData, Path], Path]] = {
     "10x with a sample's name": lambda cells, folder: write_tenx(cells, folder / "named", prefix="GSM1_"),
     "10x names alone": lambda cells, folder: write_tenx(cells, folder / "alone", n_columns=1, gz=False),
     "mtx": lambda cells, folder: write_tenx(cells, folder / "mtx", prefix="GSM1.") / "GSM1.matrix.mtx.gz",
+    "10x results": lambda cells, folder: write_tenx(cells, folder / "run" / "outs" / "filtered_feature_bc_matrix").parents[1],
+    "kallisto": lambda cells, folder: write_layout(cells, folder / "counts_unfiltered", KALLISTO),
+    "alevin": lambda cells, folder: compress(write_layout(cells, folder / "alevin", ALEVIN) / ALEVIN[0]),
+    "parse": lambda cells, folder: write_layout(cells, folder / "DGE_filtered", PARSE, has_header=True),
     "10x h5": lambda cells, folder: write_tenx_h5(cells, folder / "cells.h5"),
     "h5mu": lambda cells, folder: write_h5mu(cells, folder / "cells.h5mu") / "rna",
     "loom": lambda cells, folder: write_loom(cells, folder / "cells.loom"),

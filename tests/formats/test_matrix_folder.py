@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from formats.damaged import AGAIN, assert_refused, open_cells, truncate
-from formats.written import write_tenx, write_tenx_h5
+from formats.written import ALEVIN, KALLISTO, PARSE, compress, write_layout, write_tenx, write_tenx_h5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -36,7 +36,7 @@ def test_a_truncated_matrix_is_named(few: AnnData, folder: Path, tmp_path: Path)
     truncate(packed / "matrix.mtx.gz")
     with pytest.raises(ValueError, match=matrix.format(r"\.gz")):
         open_cells(packed)
-    with pytest.raises(ValueError, match=matrix.format("").replace(".*", "Truncated file. Expected another 20 lines.")):
+    with pytest.raises(ValueError, match=matrix.format("").replace(".*", "it ends after 949 of the 969 values that its header declares")):
         open_cells(rewrite(folder / "matrix.mtx", lambda lines: lines[:-20]))
     for content in ("", "a,b\n", "%%MatrixMarket matrix coordinate integer general\n40 30 1\n99 1 5\n"):
         (folder / "matrix.mtx").write_text(content)
@@ -50,7 +50,7 @@ def test_an_unreadable_table_is_named(few: AnnData, tmp_path: Path, name: str) -
     path = truncate(folder / f"{name}.gz")
     with pytest.raises(ValueError, match=rf"{name}\.gz is not a readable table \(.*\)\. {AGAIN}"):
         open_cells(folder)
-    path.write_bytes(gzip.compress(b"\xff\xfe\x00"))
+    path.write_bytes(gzip.compress(b"\xff\xff\x00"))
     with pytest.raises(ValueError, match=rf"{name}\.gz is not text in UTF-8 \(.*\)\. Save it as text in UTF-8"):
         open_cells(folder)
     path.write_bytes(gzip.compress(b""))
@@ -68,7 +68,7 @@ def test_an_unreadable_table_is_named(few: AnnData, tmp_path: Path, name: str) -
         ("features.tsv", r"has no features\.tsv, genes\.tsv or peaks\.bed \(or \.gz of it\) for its matrix\. It holds: barcodes\.tsv, ma"),
         (
             "matrix.mtx",
-            r"is a folder that holds neither a zarr store nor a 10x matrix \(matrix\.mtx, .*\), but barcodes\.tsv, features\.tsv",
+            r"is a folder that holds neither a zarr store nor a matrix in a known layout, but barcodes\.tsv, features\.tsv\. Name a file",
         ),
     ],
 )
@@ -171,6 +171,115 @@ def test_feature_type_needs_types_in_the_file(few: AnnData, tmp_path: Path) -> N
     assert_refused(
         path, "feature_type='Peaks': .*old does not give the types of its features. Leave out feature_type", feature_type="Peaks"
     )
+
+
+def assert_equal(path: Path, cells: AnnData) -> None:
+    found = read_cells(path)
+    assert list(found.obs_names) == list(cells.obs_names)
+    assert list(found.var_names) == list(cells.var_names)
+    np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
+
+
+def test_files_of_macos_are_ignored(few: AnnData, tmp_path: Path) -> None:
+    folder = write_tenx(few, tmp_path / "run" / "sample")
+    for name in (".DS_Store", "._matrix.mtx.gz", "._barcodes.tsv.gz", "._features.tsv.gz"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07")
+    shutil.copytree(folder, tmp_path / "run" / "__MACOSX" / "sample")
+    for path in (folder, folder / "matrix.mtx.gz", tmp_path / "run"):
+        assert_equal(path, few)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_content_decides_whether_a_file_is_compressed(few: AnnData, tmp_path: Path, packed: bool) -> None:
+    folder = write_tenx(few, tmp_path / "sample", gz=packed)
+    for file in list(folder.iterdir()):
+        file.rename(file.with_suffix("") if packed else file.with_name(f"{file.name}.gz"))
+    assert_equal(folder, few)
+
+
+def test_names_may_contain_quotes(few: AnnData, folder: Path) -> None:
+    cells = few.copy()
+    cells.var_names = ['"x', "5'nuc", 'Su(var)2-"HP2', *few.var_names[3:]]
+    rewrite(folder / "features.tsv", lambda lines: [f"{i}\t{name}\tGene Expression" for i, name in enumerate(cells.var_names)])
+    assert_equal(folder, cells)
+
+
+@pytest.mark.parametrize(
+    ("filtered", "raw"),
+    [
+        ("filtered_feature_bc_matrix", "raw_feature_bc_matrix"),
+        ("outs/filtered_feature_bc_matrix", "outs/raw_feature_bc_matrix"),
+        ("filtered_gene_bc_matrices/hg19", "raw_gene_bc_matrices/hg19"),
+        ("Solo.out/Gene/filtered", "Solo.out/Gene/raw"),
+        ("DGE_filtered", "DGE_unfiltered"),
+        ("outs/per_sample_outs/A/count/sample_filtered_feature_bc_matrix", "outs/multi/count/raw_feature_bc_matrix"),
+        ("count/sample_filtered_feature_bc_matrix", "count/sample_raw_feature_bc_matrix"),
+    ],
+)
+def test_the_droplets_with_cells_are_read_from_a_folder_of_results(
+    few: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, filtered: str, raw: str
+) -> None:
+    caplog.set_level("INFO")
+    # The name of a folder above does not count.
+    top = tmp_path / "raw"
+    write_tenx(few[:9].copy(), top / raw)
+    (top / "SC_RNA_COUNTER_CS").mkdir()
+    assert_equal(top, few[:9].copy())
+    write_tenx(few, top / filtered)
+    assert_equal(top, few)
+    assert f"{top}: reads {filtered}, not {raw}" in caplog.messages
+
+
+@pytest.mark.parametrize("others", [("hg19", "mm10"), ("A/outs/filtered_feature_bc_matrix", "B/outs/filtered_feature_bc_matrix")])
+def test_of_several_genomes_or_samples_one_has_to_be_named(few: AnnData, tmp_path: Path, others: tuple[str, str]) -> None:
+    for other in others:
+        write_tenx(few, tmp_path / "run" / other)
+    match = rf"run holds several matrices: {others[0]}, {others[1]}\. Name one of them, as in \S*run/{others[0]}, or a list of them"
+    assert_refused(tmp_path / "run", match)
+    assert_equal(tmp_path / "run" / others[1], few)
+
+
+def test_results_beside_intermediate_files_are_found(few: AnnData, tmp_path: Path) -> None:
+    write_tenx(few[:9].copy(), tmp_path / "run" / "SC_RNA_COUNTER_CS" / "files")
+    write_tenx(few, tmp_path / "run" / "outs" / "filtered_feature_bc_matrix")
+    assert_equal(tmp_path / "run", few)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("names", [KALLISTO, ALEVIN, PARSE, ("DGE.mtx", "cell_metadata.csv", "genes.csv")])
+def test_matrices_of_other_programs_have_a_row_for_each_cell(few: AnnData, tmp_path: Path, names: tuple[str, str, str], gz: bool) -> None:
+    folder = write_layout(few, tmp_path / "counts", names, has_header=names[1].endswith(".csv"))
+    if gz:
+        compress(folder / names[0])
+    for path in (folder, tmp_path, folder / f"{names[0]}{'.gz' * gz}"):
+        assert_equal(path, few)
+    (folder / names[2]).unlink()
+    assert_refused(folder, r"counts has no .*\.(txt|csv) \(or \.gz of it\) for its matrix")
+
+
+def test_annotation_of_the_cells_of_parse_is_kept(few: AnnData, tmp_path: Path) -> None:
+    cells = read_cells(write_layout(few, tmp_path / "DGE_filtered", PARSE, has_header=True))
+    assert list(cells.obs["sample"]) == ["s1"] * 30
+    assert list(cells.obs["tscp_count"]) == [7] * 30
+    assert list(cells.var["gene_ids"][:2]) == ["ENSG00000000000", "ENSG00000000001"]
+    assert list(cells.var["genome"]) == ["hg38"] * 40
+
+
+def test_one_of_the_matrices_of_kallisto_for_nuclei_has_to_be_named(few: AnnData, tmp_path: Path) -> None:
+    folder = write_layout(few, tmp_path / "counts", ("cells_x_genes.mature.mtx", *KALLISTO[1:]))
+    shutil.copy(folder / "cells_x_genes.mature.mtx", folder / "cells_x_genes.nascent.mtx")
+    assert_refused(folder, r"several matrix files, .* Name the matrix to read, as in \S*cells_x_genes\.mature\.mtx, or a list of them")
+    assert_equal(folder / "cells_x_genes.nascent.mtx", few)
+
+
+def test_sizes_are_compared_before_the_values_are_read(few: AnnData, folder: Path) -> None:
+    rewrite(folder / "matrix.mtx", lambda lines: [lines[0], "2000000000 2000000000 4000000000", *lines[3:]])
+    assert_refused(folder, r"matrix\.mtx has 2,000,000,000 rows and 2,000,000,000 columns, but there are 40 features")
+
+
+def test_a_web_page_for_a_table_is_named(few: AnnData, folder: Path) -> None:
+    (folder / "barcodes.tsv").write_text("<!DOCTYPE html>\n<html></html>\n")
+    assert_refused(folder, r"barcodes\.tsv is a web page, not data: the download failed or needs a login")
 
 
 @st.composite
