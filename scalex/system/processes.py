@@ -121,7 +121,7 @@ def make_once(
     Parameters
     ----------
     path
-        The file, in a folder that all processes see. The name of the launch is added to it. Files of earlier launches are removed.
+        The file, in a folder that all processes see. The name of the launch is added to it.
     make, save, load
         Functions that make the value, write it to a path and read it back.
     hint, seconds
@@ -133,8 +133,6 @@ def make_once(
         wait_for(own, hint, seconds=seconds)
         yield load(own)
         return
-    for earlier in path.parent.glob(f"{path.stem}-*{path.suffix}"):
-        earlier.unlink(missing_ok=True)
     value = make()
     with atomic_write(own) as unfinished:
         save(value, unfinished)
