@@ -21,7 +21,7 @@ from scalex.runs.owner import OWNER, own_folder
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
-    "model=small", "model.max_epochs=3", "model.n_hidden=16", "model.n_latent=4", "dataset.n_cells=150", "dataset.n_features=200",
+    "model=small", "model.max_epochs=3", "model.n_hidden=16", "model.n_latent=4", "dataset.n_cells=150", "dataset.n_features=400",
     "preprocess.min_features=0", "trainer=cpu", "callbacks=[checkpoint,latent_export]",
 ]  # fmt: skip
 # Ends the process before the file of a name gets its final name.
@@ -152,3 +152,85 @@ def test_a_broken_file_of_settings_is_said(tmp_path: Path) -> None:
         done = run_command("train.py", "resume=run", cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.startswith(f"ValueError: run/.composed.yaml is broken ({reason}")
+
+
+def test_a_sweep_that_was_stopped_can_be_typed_again(tmp_path: Path) -> None:
+    settings = ["-m", *SETTINGS, "callbacks=[checkpoint,latent_export,scores]", "seed=1,2,3"]
+    run_child("train.py", *settings, "output=whole", cwd=tmp_path)
+    before = KILL.format(name="metrics.json").replace("die() if", "die() if '/sweep/1/' in str(target) and")
+    run_child("train.py", *settings, "output=sweep", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
+    table = tmp_path / "sweep" / "sweep.csv"
+    assert len(pd.read_csv(table)) == 1
+    finished = (tmp_path / "sweep" / "0" / "adata.h5ad").stat().st_mtime_ns
+    # A run that is resumed by itself gets its row.
+    run_child("train.py", "resume=sweep/1", cwd=tmp_path)
+    assert len(pd.read_csv(table)) == 2
+    again = run_child("train.py", *settings, "output=sweep", cwd=tmp_path)
+    assert [f"Finished before: {tmp_path}/sweep/{run}" in again for run in "012"] == [True, True, False]
+    assert (tmp_path / "sweep" / "0" / "adata.h5ad").stat().st_mtime_ns == finished
+    pd.testing.assert_frame_equal(pd.read_csv(table), pd.read_csv(tmp_path / "whole" / "sweep.csv"))
+    for run in "012":
+        np.testing.assert_array_equal(*(read_latents(tmp_path / name / run) for name in ("sweep", "whole")))
+
+
+def test_a_run_of_a_sweep_that_fails_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
+    settings = ["-m", *SETTINGS, "callbacks=[latent_export]", "seed=1", "output=sweep"]
+    done = run_command("train.py", *settings, "dataset.n_features=400,3,410", cwd=tmp_path)
+    assert done.returncode == 1
+    assert [(tmp_path / "sweep" / run / "adata.h5ad").exists() for run in "012"] == [True, False, True]
+    errors = [line for line in done.stderr.splitlines() if "Error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("Run 1 (")
+    assert "dataset.n_features=3" in errors[0]
+    assert done.stderr.splitlines()[-1].startswith("Failed runs of the sweep sweep: 1. Their messages are above")
+    assert "Traceback" not in done.stderr
+    assert "HYDRA" not in done.stderr
+    # Other settings would overwrite the finished runs.
+    other = run_command("train.py", *settings, "dataset.n_features=420,430", cwd=tmp_path)
+    assert (other.returncode, other.stderr.count("holds another run's results (adata.h5ad")) == (1, 1)
+    assert "Failed runs of the sweep sweep: 0." in other.stderr
+
+
+def test_more_processes_than_devices_are_refused(tmp_path: Path) -> None:
+    arguments = [*SETTINGS, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=9999"]
+    done = run_command("train.py", *arguments, "output=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"ValueError: trainer.devices=9999 asks for 9999 devices, but this machine has {os.cpu_count()} CPU cores." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def is_running(number: int) -> bool:
+    return Path(f"/proc/{number}").exists() and "(zombie)" not in Path(f"/proc/{number}/status").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux offers it")
+def test_other_processes_end_with_the_first(tmp_path: Path) -> None:
+    """The other process waits for ever, and is in the file that it writes."""
+    waits = "import os, time; from pathlib import Path; from scalex.system.processes import end_with_parent\nend_with_parent()\n"
+    waits += "Path('.unfinished').write_text(str(os.getpid())); Path('.unfinished').rename('child')\ntime.sleep(600)"
+    starts = "import os, subprocess, sys, time; from scalex.system.processes import name_parent\nname_parent()\n"
+    starts += f"subprocess.Popen([sys.executable, '-c', {waits!r}], env=os.environ | {{'LOCAL_RANK': '1'}})\ntime.sleep(600)"
+    first = subprocess.Popen([sys.executable, "-c", starts], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not (tmp_path / "child").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    child = int((tmp_path / "child").read_text())
+    assert is_running(child)
+    first.kill()
+    first.wait()
+    while is_running(child):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("script", ["train.py", "project.py"])
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path, script: str) -> None:
+    code = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "class Stop:\n    def find_spec(self, name, *_):\n        if name == {{name!r}}: signal.raise_signal(signal.SIGINT)\n"
+    code += f"sys.meta_path.insert(0, Stop()); sys.path.insert(0, {str(ROOT)!r}); sys.argv = [{str(ROOT / script)!r}, *sys.argv[1:]]\n"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    for name in ("hydra", "torch"):
+        arguments = ["reference=run", "dataset.path=query.h5ad"] if script == "project.py" else []
+        command = [sys.executable, "-c", code.format(name=name), *arguments, "output=run"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGINT
+        assert done.stderr == "Stopped by Ctrl-C.\n"

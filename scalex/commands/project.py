@@ -11,11 +11,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from scalex.commands.configuration import check_complete, get_folder, holds_settings, load_config, resolve_settings, save_config
-from scalex.commands.errors import is_sweep
+from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_unused
 from scalex.runs.processes import begin_run
 from scalex.system.atomic_files import atomic_write
-from scalex.system.processes import is_first, uses_several_processes
+from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, uses_several_processes
 
 __all__ = ["project"]
 
@@ -25,6 +25,7 @@ OPTIONS = ("repeat", "impute", "label", "statistics", "chunk_size", "least_found
 
 def project(cfg: DictConfig) -> None:
     """Project cells into a reference, and write the results to a new folder."""
+    end_with_parent()
     folder = get_folder(cfg, "output")
     if is_sweep():
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -53,8 +54,10 @@ def _project(cfg: DictConfig, folder: Path) -> None:
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")
         fixed = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
+        check_devices(settings["trainer"])
         trainer = instantiate(settings["trainer"], **fixed, _convert_="all")
         if trainer.world_size > 1:
+            name_parent()
             # Lightning starts the other processes with the arguments of this one. They need this folder, whose default name contains the
             # time, and the settings of this run of a sweep.
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]

@@ -22,10 +22,11 @@ from scalex.commands.configuration import (
     save_config,
     write_config,
 )
-from scalex.commands.errors import is_sweep
+from scalex.commands.stored import check_stored, resolve_others
+from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_resume, check_unused, find_checkpoint
 from scalex.runs.processes import begin_run, resume_run
-from scalex.system.processes import is_first, read_launch, uses_several_processes
+from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, read_launch, uses_several_processes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +40,7 @@ PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 
 def train(cfg: DictConfig) -> float | None:
     """Train as the command line says, and return the score. For a run of a sweep, also update the table of all runs."""
+    end_with_parent()
     folder = get_folder(cfg, "output" if cfg.resume is None else "resume")
     if is_sweep() and cfg.resume is None:
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -64,9 +66,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     """
     if cfg.resume is not None:
         check_resume(overrides)
-        return _resume(get_folder(cfg, "resume"))
+        return _resume(get_folder(cfg, "resume"), cfg.allow)
     folder = get_folder(cfg, "output")
     check_complete(cfg)
+    resolve_others(cfg)
     name_is_given = not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
     several = uses_several_processes(cfg.trainer)
@@ -76,12 +79,18 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
         return _fit(shared, Path(shared.output))
 
 
-def _resume(folder: Path) -> float | None:
+def _resume(folder: Path, allowed: Sequence[str]) -> float | None:
     if not (folder / COMPOSED).exists():
         raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
     several = uses_several_processes(load_config(folder / COMPOSED).trainer)
     with resume_run(folder, several=several):
-        return _fit(load_config(folder / COMPOSED), folder)
+        cfg = load_config(folder / COMPOSED)
+        cfg.output = str(folder)
+        launch = read_launch()
+        # Processes that Lightning starts belong to one that has checked the settings.
+        if launch.first or launch.name != "lightning":
+            check_stored(cfg, folder, allowed)
+        return _fit(cfg, folder)
 
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:
@@ -116,6 +125,7 @@ def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path)
     """Return Lightning's trainer. The processes that it starts resume this run."""
     from scalex.system.overrides import format_override
 
+    check_devices(settings["trainer"])
     trainer: Trainer = instantiate(
         settings["trainer"],
         callbacks=list(parts["callbacks"].values()),
@@ -130,6 +140,7 @@ def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path)
                 f"Each run of a sweep trains in one process, but the trainer has {trainer.world_size}. Use trainer=auto (or cpu, gpu), "
                 "with launch=local for several runs at a time. Or start each run with trainer=ddp separately, without -m."
             )
+        name_parent()
         # Lightning starts the other processes with the arguments of this one.
         sys.argv[1:] = [format_override("resume", folder)]
     return trainer

@@ -83,14 +83,14 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def check_resume(overrides: Iterable[str]) -> None:
-    """Check that the command line has no setting except ``resume=``, because a run is resumed with its own settings.
+    """Check that the command line has no setting except ``resume=`` and ``allow=``, because a run is resumed with its own settings.
 
     Raises
     ------
     ValueError
         If there is another setting. The message names it.
     """
-    others = [override for override in overrides if not override.startswith("resume=")]
+    others = [override for override in overrides if not override.startswith(("resume=", "allow="))]
     if others:
         raise ValueError(
             f"resume= continues a run with its own settings, and {' '.join(others)} would change them. Omit it, or start a new run "
