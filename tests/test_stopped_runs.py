@@ -17,6 +17,7 @@ import pytest
 import torch
 from commands import run_child, run_command, slurm, start_child, start_tasks
 
+from scalex.projection.reference import Reference
 from scalex.runs.owner import OWNER, own_folder
 
 ROOT = Path(__file__).parents[1]
@@ -234,3 +235,47 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path, script: str) -> N
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == -signal.SIGINT
         assert done.stderr == "Stopped by Ctrl-C.\n"
+
+
+# Compiling the search of neighbours takes half a minute in each process.
+FAST = """
+from functools import partial
+import scanpy
+scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
+"""
+GROWN = ["model=paper", "model.max_steps=4", "growth.allowed_fall=2", "callbacks=[checkpoint,latent_export]"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "file"),
+    [
+        ("project.py", ["repeat=true"], "adata.h5ad"),
+        ("project.py", ["append=true"], "checkpoint/best.ckpt"),
+        ("train.py", GROWN, "checkpoint/last.ckpt"),
+    ],
+    ids=["project", "append", "grow"],
+)
+def test_a_command_that_fills_the_disk_can_be_typed_again(
+    tmp_path: Path, trained: Any, script: str, arguments: list[str], file: str
+) -> None:
+    trained.query.write_h5ad(tmp_path / "query.h5ad")
+    given = [*arguments, f"reference={trained.folder}", "dataset=h5ad", "dataset.path=query.h5ad", "trainer=cpu", "output=out"]
+    # A checkpoint has 5 MB, the results of a projection 300 kB or, with the cells of the reference but not their expression, 200 kB.
+    n_bytes = 50_000 if "repeat=true" in arguments else 1_000_000
+    before = f"{FAST}import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
+    output = run_child(script, *given, cwd=tmp_path, before=before, returncode=1)
+    assert output.splitlines()[-1].startswith(f"OSError: The disk has no space left for out/{file}.")
+    assert "Traceback" not in output
+    assert "Logging error" not in output
+    run_child(script, *given, cwd=tmp_path, before=FAST)
+    assert Reference.load(tmp_path / "out").cells.n_obs > 0 if "repeat=true" not in arguments else read_latents(tmp_path / "out").any()
+
+
+def test_a_full_disk_stops_the_log_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("x" * 20_000)
+    before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)"
+    output = run_child("train.py", *SETTINGS, "output=run", cwd=tmp_path, before=before, returncode=1)
+    assert output.splitlines()[-1] == "OSError: Cannot write to the log run/log.txt (File too large)."
+    assert "Traceback" not in output
+    assert "Logging error" not in output
