@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,13 +107,29 @@ def explain_full_disk(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if not _is_lack_of_space(error, path.parent):
             raise
+        _ignore_unwritten_objects()
         raise OSError(
             f"The disk has no space left for {path}. The incomplete file was removed. Free some space, or choose another folder."
         ) from error
+
+
+def _ignore_unwritten_objects() -> None:
+    """Do not show the tracebacks of h5py for each object of a file that could not be written, when the object is freed."""
+    show_others = sys.unraisablehook
+
+    def show(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _names_lack_of_space(unraisable.exc_value):
+            show_others(unraisable)
+
+    sys.unraisablehook = show
 
 
 def _is_lack_of_space(error: OSError | RuntimeError, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in NO_SPACE
     # HDF5 gives the number in its text, and torch gives no reason at all.
-    return any(f"errno = {number}" in str(error) for number in NO_SPACE) or shutil.disk_usage(folder).free < LITTLE_SPACE
+    return _names_lack_of_space(error) or shutil.disk_usage(folder).free < LITTLE_SPACE
+
+
+def _names_lack_of_space(error: BaseException | None) -> bool:
+    return any(f"errno = {number}" in str(error) for number in NO_SPACE)
