@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from scalex.system.process_id import ProcessId
 
@@ -102,26 +103,37 @@ def explain_full_disk(path: Path) -> Iterator[None]:
     OSError
         If the body fails because the disk has no space for the file.
     """
+    hooks = sys.excepthook, sys.unraisablehook
+    _hide_unwritten_objects()
+    is_full = False
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not _is_lack_of_space(error, path.parent):
+        is_full = _is_lack_of_space(error, path.parent)
+        if not is_full:
             raise
-        _ignore_unwritten_objects()
         raise OSError(
             f"The disk has no space left for {path}. The incomplete file was removed. Free some space, or choose another folder."
         ) from error
+    finally:
+        # Objects of a file that could not be written may be freed later.
+        if not is_full:
+            sys.excepthook, sys.unraisablehook = hooks
 
 
-def _ignore_unwritten_objects() -> None:
-    """Do not show the tracebacks of h5py for each object of a file that could not be written, when the object is freed."""
-    show_others = sys.unraisablehook
+def _hide_unwritten_objects() -> None:
+    """Hide the error of a full disk that h5py shows, by both hooks, for each object of the file when the object is freed."""
+    show, show_unraisable = sys.excepthook, sys.unraisablehook
 
-    def show(unraisable: sys.UnraisableHookArgs) -> None:
+    def show_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not _names_lack_of_space(error):
+            show(kind, error, trace)
+
+    def show_other_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
         if not _names_lack_of_space(unraisable.exc_value):
-            show_others(unraisable)
+            show_unraisable(unraisable)
 
-    sys.unraisablehook = show
+    sys.excepthook, sys.unraisablehook = show_others, show_other_unraisable
 
 
 def _is_lack_of_space(error: OSError | RuntimeError, folder: Path) -> bool:
