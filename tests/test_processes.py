@@ -293,5 +293,6 @@ def test_each_run_needs_its_own_folder(cells: Path, tmp_path: Path) -> None:
     with own_folder(tmp_path / "run"):
         done = run_command("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
     assert done.returncode == 1
-    assert f"FileExistsError: Another run is using the folder {tmp_path / 'run'}. Give each run its own folder with output=" in done.stderr
+    assert f"FileExistsError: Another run is using the folder {tmp_path / 'run'}: process {os.getpid()} on " in done.stderr
+    assert "Give each run its own folder with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []
