@@ -1,9 +1,9 @@
-# make demo: see what it does; make test: see that it works. Both make .venv first.
+# make demo: see what it does; make test: see that it works; make campaign: see that killed commands go on. All make .venv first.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test campaign clean
 
 demo: $(BIN)/.scalex
 	$(BIN)/python train.py
@@ -13,6 +13,9 @@ test: $(BIN)/.scalex-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy scalex train.py project.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+campaign: $(BIN)/.scalex-test
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python tests/campaign.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -1,10 +1,15 @@
 """Project cells into a trained space from the command line; see python project.py --help."""
 
-import hydra
-from omegaconf import DictConfig
+from scalex.commands.interrupt import explain_interrupt
 
-from scalex.commands.errors import exit_on_errors
-from scalex.commands.project import project
+# The imports take long enough for a Ctrl-C.
+explain_interrupt()
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from scalex.commands.errors import exit_on_errors  # noqa: E402
+from scalex.commands.project import project  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="project")

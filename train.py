@@ -1,10 +1,15 @@
 """Integrate cells from the command line; see python train.py --help."""
 
-import hydra
-from omegaconf import DictConfig
+from scalex.commands.interrupt import explain_interrupt
 
-from scalex.commands.errors import exit_on_errors
-from scalex.commands.train import train
+# The imports take long enough for a Ctrl-C.
+explain_interrupt()
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from scalex.commands.errors import exit_on_errors  # noqa: E402
+from scalex.commands.train import train  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,8 @@ from scalex.projection.to_folder import project_to_anndata
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
-from scalex.runs.folder import new_folder
 from scalex.runs.log import log_to, show_log
+from scalex.runs.processes import use_new_folder
 from scalex.system.processes import ignore_launcher
 from scalex.system.settings import Count, Fraction, Number, Positive, Seed, check_call
 from scalex.training.fit import fit
@@ -197,8 +198,9 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     )  # fmt: skip
     is_ready = processed or (counts_layer is None and use_layer not in ("X", "raw"))
     statistics: Statistics = "running" if eval else "domain"
-    folder = None if outdir is None else new_folder(outdir)
-    with ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
+    folder = None if outdir is None else Path(outdir)
+    owned = nullcontext() if folder is None else use_new_folder(folder)
+    with owned, ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
         if projection is not None:
             options = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics, "chunk_size": chunk_size}
             return _project(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)

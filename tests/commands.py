@@ -183,6 +183,7 @@ def _restore_process(cwd: Path) -> Iterator[None]:
     folder, argv, path, environment = Path.cwd(), sys.argv, sys.path[:], os.environ.copy()
     hydra = Singleton.get_state()
     loggers = [logging.getLogger(name) for name in ("", "hydra", "scalex")]
+    show_error = sys.excepthook
     logged = [(one.level, one.handlers[:], one.propagate) for one in loggers]
     GlobalHydra.instance().clear()
     os.chdir(cwd)
@@ -194,6 +195,7 @@ def _restore_process(cwd: Path) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         Singleton.set_state(hydra)
+        sys.excepthook = show_error
         for one, (level, handlers, propagate) in zip(loggers, logged, strict=True):
             one.setLevel(level)
             one.handlers[:] = handlers

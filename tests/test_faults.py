@@ -67,14 +67,16 @@ def test_if_one_of_two_processes_is_killed_the_run_can_be_resumed(settings: list
     settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0"]
     for task in start_tasks("train.py", *settings, "output=whole", cwd=tmp_path):
         task.end()
-    # The second process is killed when the first checkpoint is written.
+    # The second process is killed after the first has written a checkpoint. In the meantime the first waits for the second.
     killed = """
+import time
 from scalex.callbacks import Checkpoint
 write = Checkpoint._write
 def write_and_die(self, trainer):
     write(self, trainer)
-    if self._best_weights:
-        die()
+    while not (self.folder / "last.ckpt").exists():
+        time.sleep(0.01)
+    die()
 Checkpoint._write = write_and_die
 """
     one, other = start_tasks("train.py", *settings, "output=killed", cwd=tmp_path, before=("", killed))

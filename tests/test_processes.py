@@ -16,7 +16,8 @@ from commands import run_child, run_command, slurm, start_tasks, torchrun
 
 import scalex
 from scalex.demo import demo_cells
-from scalex.runs.folder import COMPOSED, claim_folder
+from scalex.runs.folder import COMPOSED
+from scalex.runs.owner import own_folder
 from scalex.system.overrides import format_override
 from scalex.system.processes import ignore_launcher, is_first, make_once, read_launch, uses_several_processes, wait_for
 
@@ -131,9 +132,8 @@ def test_other_processes_wait_for_the_value_of_the_first(tmp_path: Path, set_env
     found: list[str] = []
     waits, ends = threading.Event(), threading.Event()
     set_environment(slurm(1))
-    # These files are left from earlier launches that were killed.
-    for name in (".shared-123456789abc.txt", ".shared-lightning.txt"):
-        (tmp_path / name).write_text("of another launch")
+    # This file is left from an earlier launch that was killed.
+    (tmp_path / ".shared-123456789abc.txt").write_text("of another launch")
 
     def other() -> None:
         def load(path: Path) -> str:
@@ -151,12 +151,12 @@ def test_other_processes_wait_for_the_value_of_the_first(tmp_path: Path, set_env
     set_environment(slurm(0))
     with make_text(tmp_path, made) as mine:
         assert mine == "made"
-        assert [path.name for path in tmp_path.iterdir()] == [f".shared-{name}.txt"]
+        assert {path.name for path in tmp_path.iterdir()} == {f".shared-{name}.txt", ".shared-123456789abc.txt"}
         assert waits.wait(60)
     ends.set()
     thread.join()
     assert (found, made) == (["made"], [1])
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".shared-123456789abc.txt"]
 
 
 def test_the_shared_file_is_removed_after_an_error(tmp_path: Path, set_environment: SetEnvironment) -> None:
@@ -290,8 +290,9 @@ def test_each_process_of_a_launch_may_have_its_own_run(
 
 def test_each_run_needs_its_own_folder(cells: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with claim_folder(tmp_path / "run"):
+    with own_folder(tmp_path / "run"):
         done = run_command("train.py", *settings(tmp_path / "run", cells, devices=1), cwd=tmp_path)
     assert done.returncode == 1
-    assert f"FileExistsError: Another run is using the folder {tmp_path / 'run'}. Give each run its own folder with output=" in done.stderr
+    assert f"FileExistsError: Another run is using the folder {tmp_path / 'run'}: process {os.getpid()} on " in done.stderr
+    assert "Give each run its own folder with output=" in done.stderr
     assert list((tmp_path / "run").iterdir()) == []

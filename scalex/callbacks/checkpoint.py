@@ -26,8 +26,8 @@ AGREE_EVERY = 50
 class Checkpoint(callbacks.Checkpoint):
     """Keep the weights of the epoch with the lowest training loss, restore them at the end, and save the state to resume from.
 
-    The callback writes ``checkpoint/last.ckpt``, from which training resumes as if it had never stopped. After the first epoch it also
-    writes ``checkpoint/best.ckpt``, the trained model without the state of training. Both are written atomically, between two minibatches.
+    The callback writes ``checkpoint/last.ckpt``, from which training resumes as if it had never stopped, between two minibatches. At the
+    end it writes ``checkpoint/best.ckpt``, the trained model without the state of training. Both are written atomically.
 
     Lightning's own ModelCheckpoint writes a file for each better epoch, which takes longer than a short epoch. This callback keeps the
     best weights in memory and in ``last.ckpt``.
@@ -81,9 +81,12 @@ class Checkpoint(callbacks.Checkpoint):
         self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the best weights."""
+        """Restore the best weights, and write the model. If a run is stopped before that, it is written when the run is resumed."""
         if self._best_weights:
             pl_module.load_state_dict(self._best_weights)
+        if self.folder is not None and trainer.is_global_zero:
+            with atomic_write(self.folder / "best.ckpt") as path:
+                torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=True), path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log how to resume the run if the user stopped it."""
@@ -110,8 +113,3 @@ class Checkpoint(callbacks.Checkpoint):
             return
         with atomic_write(self.folder / "last.ckpt") as path:
             trainer.save_checkpoint(path)
-        if not self._best_weights:
-            return
-        last = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-        with atomic_write(self.folder / "best.ckpt") as path:
-            torch.save(last | {"state_dict": self._best_weights}, path)

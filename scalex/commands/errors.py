@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["exit_on_errors", "is_sweep"]
+from scalex.commands.sweep import add_failed_run, is_sweep
+
+__all__ = ["exit_on_errors"]
 
 # Exceptions that the user can fix.
 USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
@@ -20,28 +20,32 @@ USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPoint
 Result = TypeVar("Result")
 
 
-def is_sweep() -> bool:
-    """Return whether this is one of the runs of ``--multirun``."""
-    return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result:
-    """Run a command, and exit with one line for an error that the user can fix. In a sweep, Hydra gets all errors.
+def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result | None:
+    """Run a command, and exit with one line for an error that the user can fix. In a sweep, the other runs go on.
 
     Raises
     ------
     SystemExit
-        If the command fails with an error that the user can fix.
+        If the command, unless it is a run of a sweep, fails with an error that the user can fix.
     """
     try:
         return run(cfg)
-    except OmegaConfBaseException as error:
-        if is_sweep():
+    except (OmegaConfBaseException, InstantiationException, *USER_ERRORS) as error:
+        message = _describe(error)
+        if message is None:
             raise
+        if not is_sweep():
+            sys.exit(message)
+        add_failed_run(message)
+        return None
+
+
+def _describe(error: BaseException) -> str | None:
+    """Return one line for an error of the user, and None for a defect of the program."""
+    if isinstance(error, OmegaConfBaseException):
         message = str(error).splitlines()[0]
-        sys.exit(f"{type(error).__name__}: {error.full_key}: {message}. ${{}} refers to the value of another setting.")
-    except (InstantiationException, *USER_ERRORS) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if is_sweep() or not isinstance(cause, USER_ERRORS):
-            raise
-        sys.exit(f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}")
+        return f"{type(error).__name__}: {error.full_key}: {message}. ${{}} refers to the value of another setting."
+    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    if not isinstance(cause, USER_ERRORS):
+        return None
+    return f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}"

@@ -10,10 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from scalex.commands.configuration import check_complete, get_folder, load_config, resolve_settings, save_config
-from scalex.commands.errors import is_sweep
+from scalex.commands.configuration import check_complete, get_folder, holds_settings, load_config, resolve_settings, save_config
+from scalex.commands.sweep import is_sweep
+from scalex.runs.folder import COMPOSED, FINISHED, check_unused
 from scalex.runs.processes import begin_run
-from scalex.system.processes import is_first, uses_several_processes
+from scalex.system.atomic_files import atomic_write
+from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, uses_several_processes
 
 __all__ = ["project"]
 
@@ -23,13 +25,21 @@ OPTIONS = ("repeat", "impute", "label", "statistics", "chunk_size", "least_found
 
 def project(cfg: DictConfig) -> None:
     """Project cells into a reference, and write the results to a new folder."""
-    if is_sweep():
-        cfg.output = HydraConfig.get().runtime.output_dir
-    check_complete(cfg)
+    end_with_parent()
     folder = get_folder(cfg, "output")
+    if is_sweep():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+    check_complete(cfg)
+    name_is_given = is_sweep() or not OmegaConf.is_interpolation(cfg, "output")
+    cfg.output = str(folder)
     several = uses_several_processes(cfg.trainer)
-    with begin_run(folder, cfg, several=several, write=_write_config, save=save_config, load=load_config) as shared:
-        _project(shared, folder)
+    with begin_run(
+        folder, cfg, several=several, name_is_given=name_is_given, prepare=_prepare, save=save_config, load=load_config
+    ) as shared:
+        if (Path(shared.output) / FINISHED).exists():
+            logging.getLogger("scalex").info("Finished before: %s", shared.output)
+            return
+        _project(shared, Path(shared.output))
 
 
 def _project(cfg: DictConfig, folder: Path) -> None:
@@ -44,8 +54,10 @@ def _project(cfg: DictConfig, folder: Path) -> None:
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")
         fixed = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
+        check_devices(settings["trainer"])
         trainer = instantiate(settings["trainer"], **fixed, _convert_="all")
         if trainer.world_size > 1:
+            name_parent()
             # Lightning starts the other processes with the arguments of this one. They need this folder, whose default name contains the
             # time, and the settings of this run of a sweep.
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
@@ -59,5 +71,12 @@ def _project(cfg: DictConfig, folder: Path) -> None:
             take_part(reference, source, trainer, **options)
 
 
-def _write_config(cfg: DictConfig, folder: Path) -> None:
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+def _prepare(cfg: DictConfig, folder: Path) -> None:
+    """Write the settings to a folder without results. A projection of the same settings that was stopped is made again."""
+    path = folder / "config.yaml"
+    if holds_settings(path, cfg, resolve=True) and (is_sweep() or not (folder / FINISHED).exists()):
+        return
+    check_unused(folder)
+    (folder / COMPOSED).unlink(missing_ok=True)
+    with atomic_write(path) as unfinished:
+        OmegaConf.save(cfg, unfinished, resolve=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from scalex.commands.configuration import check_complete, get_folder, load_config, resolve_settings, save_config, write_config
-from scalex.commands.errors import is_sweep
-from scalex.runs.folder import COMPOSED, check_resume, find_checkpoint, new_folder
+from scalex.commands.configuration import (
+    check_complete,
+    get_folder,
+    holds_settings,
+    load_config,
+    resolve_settings,
+    save_config,
+    write_config,
+)
+from scalex.commands.stored import check_stored, resolve_others
+from scalex.commands.sweep import is_sweep
+from scalex.runs.folder import COMPOSED, FINISHED, check_resume, check_unused, find_checkpoint
 from scalex.runs.processes import begin_run, resume_run
-from scalex.system.processes import is_first, read_launch, uses_several_processes
+from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, read_launch, uses_several_processes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,14 +39,18 @@ PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train as the command line says, and return the score. In a sweep, also update the table of all runs."""
-    if is_sweep():
-        cfg.output = HydraConfig.get().runtime.output_dir
+    """Train as the command line says, and return the score. For a run of a sweep, also update the table of all runs."""
+    end_with_parent()
+    folder = get_folder(cfg, "output" if cfg.resume is None else "resume")
+    if is_sweep() and cfg.resume is None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        cfg.output = str(folder)
     score = run(cfg, HydraConfig.get().overrides.task)
-    if is_sweep():
+    # Hydra writes this file to the folder of a sweep.
+    if is_sweep() or (folder.parent / "multirun.yaml").exists():
         from scalex.runs.sweep_table import write_sweep_table
 
-        write_sweep_table(Path(cfg.output).parent)
+        write_sweep_table(folder.parent)
     return score
 
 
@@ -51,16 +65,40 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
         Settings on the command line.
     """
     if cfg.resume is not None:
-        folder = get_folder(cfg, "resume")
         check_resume(overrides)
-        cfg = load_config(new_folder(folder, resume=True) / COMPOSED)
-        with resume_run(folder, several=uses_several_processes(cfg.trainer)):
-            return _fit(cfg, folder)
+        return _resume(get_folder(cfg, "resume"), cfg.allow)
     folder = get_folder(cfg, "output")
     check_complete(cfg)
+    resolve_others(cfg)
+    name_is_given = not OmegaConf.is_interpolation(cfg, "output")
+    cfg.output = str(folder)
     several = uses_several_processes(cfg.trainer)
-    with begin_run(folder, cfg, several=several, write=write_config, save=save_config, load=load_config) as shared:
-        return _fit(shared, folder)
+    with begin_run(
+        folder, cfg, several=several, name_is_given=name_is_given, prepare=_prepare, save=save_config, load=load_config
+    ) as shared:
+        return _fit(shared, Path(shared.output))
+
+
+def _resume(folder: Path, allowed: Sequence[str]) -> float | None:
+    if not (folder / COMPOSED).exists():
+        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
+    several = uses_several_processes(load_config(folder / COMPOSED).trainer)
+    with resume_run(folder, several=several):
+        cfg = load_config(folder / COMPOSED)
+        cfg.output = str(folder)
+        launch = read_launch()
+        # Processes that Lightning starts belong to one that has checked the settings.
+        if launch.first or launch.name != "lightning":
+            check_stored(cfg, folder, allowed)
+        return _fit(cfg, folder)
+
+
+def _prepare(cfg: DictConfig, folder: Path) -> None:
+    """Write the settings to a folder without results. A run of the same settings that was stopped is resumed."""
+    if holds_settings(folder / COMPOSED, cfg) and (is_sweep() or not (folder / FINISHED).exists()):
+        return
+    check_unused(folder)
+    write_config(cfg, folder)
 
 
 def _fit(cfg: DictConfig, folder: Path) -> float | None:
@@ -71,19 +109,23 @@ def _fit(cfg: DictConfig, folder: Path) -> float | None:
     cfg.output = str(folder)
     if cfg.score not in SCORE_NAMES:
         raise ValueError(f"score={cfg.score}: allowed are {', '.join(SCORE_NAMES)}.")
+    if (folder / FINISHED).exists():
+        logging.getLogger("scalex").info("Finished before: %s", folder)
+        return _get_score(_read_scores(folder), cfg.score, folder)
     settings = resolve_settings(cfg)
     with log_to(folder / "log.txt" if is_first() else None):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         adata = _train_and_embed(parts, _make_trainer(settings, parts, folder), settings, folder)
         if is_first():
             logging.getLogger("scalex").info("Results: %s", folder)
-    return _get_score(adata, cfg.score, folder)
+    return _get_score(adata.uns["scalex"].get("scores", {}), cfg.score, folder)
 
 
 def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path) -> Trainer:
     """Return Lightning's trainer. The processes that it starts resume this run."""
     from scalex.system.overrides import format_override
 
+    check_devices(settings["trainer"])
     trainer: Trainer = instantiate(
         settings["trainer"],
         callbacks=list(parts["callbacks"].values()),
@@ -98,6 +140,7 @@ def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path)
                 f"Each run of a sweep trains in one process, but the trainer has {trainer.world_size}. Use trainer=auto (or cpu, gpu), "
                 "with launch=local for several runs at a time. Or start each run with trainer=ddp separately, without -m."
             )
+        name_parent()
         # Lightning starts the other processes with the arguments of this one.
         sys.argv[1:] = [format_override("resume", folder)]
     return trainer
@@ -122,9 +165,14 @@ def _train_and_embed(parts: dict[str, Any], trainer: Trainer, settings: dict[str
     return grow(reference, parts["dataset"], parts["model"], trainer, folder=folder, **settings["growth"], **options)
 
 
-def _get_score(adata: AnnData, name: str, folder: Path) -> float | None:
+def _get_score(scores: dict[str, float], name: str, folder: Path) -> float | None:
     """Return the score that a sweep optimises, or None without the callback `Scores`."""
-    scores: dict[str, float] = adata.uns["scalex"].get("scores", {})
     if scores and name not in scores:
         raise ValueError(f"score={name} cannot be computed for these cells. Available: {', '.join(scores)}. All results are in {folder}.")
     return scores.get(name)
+
+
+def _read_scores(folder: Path) -> dict[str, float]:
+    path = folder / "metrics.json"
+    scores: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    return scores

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.matrix import StoredMatrix
-from scalex.system.atomic_files import atomic_create
+from scalex.system.atomic_files import atomic_create, remove_unfinished
 from scalex.system.processes import is_first, wait_for
 
 __all__ = ["convert_to_rows"]
@@ -56,6 +56,7 @@ def convert_to_rows(columns: StoredMatrix, folder: Path, *, block_values: int = 
     if not is_first():
         wait_for(target)
         return StoredMatrix(target, "X")
+    remove_unfinished(folder)
     if target.exists():
         try:
             rows = StoredMatrix(target, "X")

@@ -1,91 +1,79 @@
-"""Run folders: creating, claiming and resuming them without overwriting results."""
+"""Run folders: their files, states and checks.
+
+One process owns the folder while it writes to it (`scalex.runs.owner`). All checks of its content come after that.
+
+A run goes through four states. Each begins with one file, which is written whole and after all other files of the step:
+
+=========  ========================  ===========================================================================
+begun      ``.composed.yaml``        the settings are known; ``config.yaml`` is written before
+training   ``checkpoint/last.ckpt``  the training goes on from here; ``metrics.csv`` is written before
+trained    ``checkpoint/best.ckpt``  the weights from which the latents are computed
+finished   ``adata.h5ad``            UMAP, scores, ``growth.json`` and ``lineage.json`` are written before
+=========  ========================  ===========================================================================
+
+A run that is stopped in one of the first three goes on from there, by ``resume=`` or by the same command, to the same result. A projection
+has begun (``config.yaml``) or is finished (``adata.h5ad``; report, figures and the copied model are written before), and is made again.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
+from scalex.system.atomic_files import remove_unfinished
 from scalex.system.overrides import format_for_shell
 
-__all__ = ["COMPOSED", "RESULTS", "check_resume", "claim_folder", "new_folder", "find_checkpoint"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["COMPOSED", "FINISHED", "RESULTS", "check_resume", "check_stopped", "check_unused", "find_checkpoint", "remove_leftovers"]
 
 # The configuration with unresolved interpolations, from which a run is resumed. In config.yaml they are resolved.
 COMPOSED = ".composed.yaml"
+# The last file of a run, and of a projection.
+FINISHED = "adata.h5ad"
 # Results of a run. Settings and log do not count, so that a run that failed at once does not occupy its folder.
-RESULTS = ("adata.h5ad", "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+RESULTS = (FINISHED, "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+# Files that a killed process leaves, in addition to unfinished ones: those for the other processes of its launch, and a scratch table.
+LEFTOVERS = (".composed-*.yaml", ".fitted-*.pt", ".input_pca")
 
 
-def new_folder(folder: str | Path, *, resume: bool = False) -> Path:
-    """Create a run folder, check that it can be written to, and return its path.
-
-    Parameters
-    ----------
-    folder
-        Folder of the results.
-    resume
-        Whether the folder holds a stopped run to resume.
+def check_unused(folder: Path) -> None:
+    """Check that a folder holds no results.
 
     Raises
     ------
     FileExistsError
-        If the folder holds results and `resume` is false, or a finished run and `resume` is true.
-    FileNotFoundError
-        If there is nothing to resume.
-    OSError
-        If the folder cannot be written to.
+        If it does.
     """
-    folder = Path(folder)
     results = [name for name in RESULTS if (folder / name).exists()]
-    if resume and not (folder / COMPOSED).exists():
-        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
-    if resume and "adata.h5ad" in results:
-        raise FileExistsError(f"The run in {folder} is finished (adata.h5ad exists): there is nothing to resume.")
-    if results and not resume:
+    if results:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output=, or "
             f"resume a stopped training with python train.py {format_for_shell('resume', folder)}"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        # Another process of this launch may have removed it.
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"Cannot write to the output folder {folder} ({error.strerror}). Choose another with output=.") from error
-    return folder
 
 
-@contextmanager
-def claim_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder against other runs for the duration of the context. Without locks on its disk, do nothing.
+def check_stopped(folder: Path) -> None:
+    """Check that a folder holds a run that has begun and is not finished.
 
     Raises
     ------
     FileExistsError
-        If another run has locked the folder.
+        If the run is finished.
+    FileNotFoundError
+        If there is nothing to resume.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            # Unlike a lock file, this lock ends with its process, even if the process is killed.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"Another run is using the folder {folder}. Give each run its own folder with output=. To train with several processes, "
-                "use trainer=ddp."
-            ) from None
-        except OSError:
-            logger.debug("The disk of %s has no locks.", folder)
-        yield
-    finally:
-        os.close(descriptor)
+    if not (folder / COMPOSED).exists():
+        raise FileNotFoundError(f"Nothing to resume in {folder}: it holds no run.")
+    if (folder / FINISHED).exists():
+        raise FileExistsError(f"The run in {folder} is finished ({FINISHED} exists): there is nothing to resume.")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed have left in a folder. Only its owner may do this."""
+    for part in (folder, folder / "checkpoint"):
+        remove_unfinished(part, of_other_hosts=True)
+    for pattern in LEFTOVERS:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -95,14 +83,14 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def check_resume(overrides: Iterable[str]) -> None:
-    """Check that the command line has no setting except ``resume=``, because a run is resumed with its own settings.
+    """Check that the command line has no setting except ``resume=`` and ``allow=``, because a run is resumed with its own settings.
 
     Raises
     ------
     ValueError
         If there is another setting. The message names it.
     """
-    others = [override for override in overrides if not override.startswith("resume=")]
+    others = [override for override in overrides if not override.startswith(("resume=", "allow="))]
     if others:
         raise ValueError(
             f"resume= continues a run with its own settings, and {' '.join(others)} would change them. Omit it, or start a new run "

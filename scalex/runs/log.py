@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from scalex.system.processes import is_first
 
 __all__ = ["log_to", "show_log"]
+
+
+class _LogFile(logging.Handler):
+    """A file of log lines. Unlike those of `logging`, which prints tracebacks, its errors are errors of the run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        try:
+            # The folder may be somebody else's, and a link in it may point to any file.
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            hint = "it is a link; remove it" if error.errno == errno.ELOOP else error.strerror
+            raise OSError(f"Cannot write to the log {path} ({hint}).") from error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{self.format(record)}\n".encode()
+        try:
+            while text:
+                text = text[os.write(self._descriptor, text) :]
+        except OSError as error:
+            raise OSError(f"Cannot write to the log {self._path} ({error.strerror}).") from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        super().close()
 
 
 @contextmanager
@@ -22,12 +50,12 @@ def log_to(path: Path | None) -> Iterator[None]:
     Only rank 0 logs below ERROR. Without a path, no file is written.
     """
     first = is_first()
+    handler = logging.NullHandler() if path is None else _LogFile(path)
     package = logging.getLogger("scalex")
     loggers = [package, *(logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric"))]
     before = [one.level for one in loggers]
     for one in loggers if not first else loggers[1:]:
         one.setLevel(logging.WARNING if first else logging.ERROR)
-    handler = logging.NullHandler() if path is None else logging.FileHandler(path)
     if path is not None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         package.setLevel(logging.DEBUG)
@@ -42,8 +70,9 @@ def log_to(path: Path | None) -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
             yield
     except BaseException as error:
-        # Only for the file: the screen shows the error itself.
-        package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
+        # Only for the file: the screen shows the error itself, which may be that of a full disk.
+        with suppress(OSError):
+            package.debug("Stopped by %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
         package.removeHandler(handler)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from scalex.runs.folder import COMPOSED
+from scalex.runs.folder import COMPOSED, FINISHED
 from scalex.system.atomic_files import atomic_write
 
 __all__ = ["write_sweep_table"]
@@ -25,10 +25,10 @@ def write_sweep_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     table, runs = pd.DataFrame(), set[Path]()
     # A run that finishes meanwhile may write its own table, which this one then replaces.
-    while (finished := set(folder.glob("*/metrics.json"))) != runs:
+    while (finished := {path for path in folder.glob("*/metrics.json") if (path.parent / FINISHED).exists()}) != runs:
         runs = finished
         table = _read_table(runs)
-        with atomic_write(folder / "sweep.csv", by_several=True) as unfinished:
+        with atomic_write(folder / "sweep.csv") as unfinished:
             table.to_csv(unfinished)
     return table
 

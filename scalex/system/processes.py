@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +15,25 @@ from typing import Any, NamedTuple, TypeVar
 
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["Launch", "ignore_launcher", "is_first", "read_launch", "make_once", "uses_several_processes", "wait_for"]
+__all__ = [
+    "Launch",
+    "check_devices",
+    "end_with_parent",
+    "ignore_launcher",
+    "is_first",
+    "make_once",
+    "name_parent",
+    "read_launch",
+    "uses_several_processes",
+    "wait_for",
+]
 
 # Environment variables of launchers, and of Lightning for the processes that it starts.
 VARIABLES = ("GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_NTASKS", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
+# Environment variable with the number of the process that has started this one by Lightning.
+PARENT = "SCALEX_PARENT"
+# The request "send me a signal when my parent ends" of Linux, from sys/prctl.h.
+PR_SET_PDEATHSIG = 1
 # Seconds.
 TIMEOUT = 24 * 3600.0
 STOPPED = "Check whether that process has stopped."
@@ -69,13 +87,66 @@ def uses_several_processes(trainer: Mapping[str, Any]) -> bool:
     trainer
         Settings "devices" and "num_nodes" of Lightning's trainer: a number, or devices as a list or text.
     """
+    n_devices = _count_devices(trainer)
+    return n_devices is None or n_devices * int(trainer.get("num_nodes", 1)) > 1
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Check that this machine has the devices that a trainer's settings ask for, each of which gets a process.
+
+    Parameters
+    ----------
+    trainer
+        Settings "devices" and "accelerator" of Lightning's trainer.
+
+    Raises
+    ------
+    ValueError
+        If it has fewer.
+    """
+    import torch
+
+    n_devices, accelerator = _count_devices(trainer), trainer.get("accelerator", "auto")
+    n_gpus = torch.cuda.device_count()
+    on_gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and n_gpus > 0)
+    # Lightning knows the devices of other accelerators.
+    if n_devices is None or not (on_gpus or accelerator in ("auto", "cpu")):
+        return
+    limit, name = (n_gpus, "GPUs") if on_gpus else (os.cpu_count() or 1, "CPU cores")
+    if n_devices > limit:
+        raise ValueError(
+            f"trainer.devices={trainer['devices']} asks for {n_devices} devices, but this machine has {limit} {name}. Use at most that many"
+            + (", or trainer=cpu." if on_gpus else ".")
+        )
+
+
+def _count_devices(trainer: Mapping[str, Any]) -> int | None:
+    """Return the number of devices in a trainer's settings, or None if the trainer chooses it."""
     devices = trainer.get("devices", "auto")
     if isinstance(devices, str) and "," in devices:
         devices = [device for device in devices.split(",") if device.strip()]
     if devices in ("auto", "-1", -1):
-        return True
-    n_devices = int(devices) if isinstance(devices, int | str) else len(devices)
-    return n_devices * int(trainer.get("num_nodes", 1)) > 1
+        return None
+    return int(devices) if isinstance(devices, int | str) else len(devices)
+
+
+def name_parent() -> None:
+    """Tell the processes that Lightning will start that this process is their parent; see `end_with_parent`."""
+    os.environ[PARENT] = str(os.getpid())
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that has started it by Lightning, however that ends. Only Linux offers this.
+
+    Otherwise a process could wait for half an hour for one that was killed.
+    """
+    launch = read_launch()
+    if launch.first or launch.name != "lightning" or PARENT not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the request.
+    if os.getppid() != int(os.environ[PARENT]):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
@@ -121,7 +192,7 @@ def make_once(
     Parameters
     ----------
     path
-        The file, in a folder that all processes see. The name of the launch is added to it. Files of earlier launches are removed.
+        The file, in a folder that all processes see. The name of the launch is added to it.
     make, save, load
         Functions that make the value, write it to a path and read it back.
     hint, seconds
@@ -133,8 +204,6 @@ def make_once(
         wait_for(own, hint, seconds=seconds)
         yield load(own)
         return
-    for earlier in path.parent.glob(f"{path.stem}-*{path.suffix}"):
-        earlier.unlink(missing_ok=True)
     value = make()
     with atomic_write(own) as unfinished:
         save(value, unfinished)

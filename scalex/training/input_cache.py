@@ -16,7 +16,7 @@ from scalex.cells import StoredMatrix
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.preprocess import FittedRecipe
-from scalex.system.atomic_files import atomic_create
+from scalex.system.atomic_files import atomic_create, remove_unfinished
 
 __all__ = ["InputCache"]
 
@@ -43,7 +43,8 @@ class InputCache:
         self.path = Path(folder) / f"inputs-{digest[:20]}.h5ad"
 
     def load_fitted(self) -> FittedRecipe | None:
-        """Load the preprocessing; None if there is no file. An unreadable file is removed."""
+        """Load the preprocessing; None if there is no file. An unreadable file is removed, as are those of killed processes."""
+        remove_unfinished(self.path.parent)
         if not self.path.exists():
             return None
         try:

@@ -9,10 +9,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from scalex.runs.folder import COMPOSED
+from scalex.runs.folder import COMPOSED, FINISHED
 from scalex.runs.sweep_table import write_sweep_table
 
 Add = Callable[..., Path]
+
+
+def finish(folder: Path, scores: dict[str, float]) -> None:
+    (folder / "metrics.json").write_text(json.dumps(scores))
+    (folder / FINISHED).touch()
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def add(tmp_path: Path) -> Add:
         config = {"output": str(folder), "seed": 1, "model": {"n_latent": n_latent, "lr": 0.001}} | settings
         (folder / COMPOSED).write_text(yaml.safe_dump(config))
         if scores is not None:
-            (folder / "metrics.json").write_text(json.dumps(scores))
+            finish(folder, scores)
         return folder
 
     return make
@@ -55,6 +60,8 @@ def test_unfinished_runs_have_no_row_until_they_finish(add: Add, tmp_path: Path)
     stopped = add("1", None, 16)
     assert list(write_sweep_table(tmp_path).index) == ["0"]
     (stopped / "metrics.json").write_text('{"total": 0.2}')
+    assert list(write_sweep_table(tmp_path).index) == ["0"]
+    finish(stopped, {"total": 0.2})
     table = write_sweep_table(tmp_path)
     assert list(table["total"]) == [0.1, 0.2]
     assert list(table["model.n_latent"]) == [8, 16]
@@ -97,7 +104,7 @@ def test_a_run_that_finishes_while_the_table_is_written_has_a_row(add: Add, tmp_
 
     def slow(self: pd.DataFrame, path: Path) -> None:
         to_csv(self, path)
-        (other / "metrics.json").write_text('{"total": 0.2}')
+        finish(other, {"total": 0.2})
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", slow)
     write_sweep_table(tmp_path)

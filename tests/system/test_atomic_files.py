@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scalex.runs.folder import COMPOSED, RESULTS, claim_folder, new_folder
-from scalex.system.atomic_files import atomic_create, atomic_write
+from scalex.system.atomic_files import atomic_create, atomic_write, remove_unfinished
+from scalex.system.process_id import ProcessId
 
 
 def listed(folder: Path) -> list[str]:
@@ -86,110 +89,32 @@ def test_an_error_before_the_first_byte_is_passed_on(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
 
 
-def test_a_new_folder_is_made_and_empty(tmp_path: Path) -> None:
-    folder = new_folder(str(tmp_path / "a" / "b"))
-    assert folder == tmp_path / "a" / "b"
-    assert listed(folder) == []
+@pytest.fixture
+def ended() -> ProcessId:
+    """Return a process of this machine that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return ProcessId(process.pid, ProcessId.own().host)
 
 
-def test_a_folder_with_other_files_is_used(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    assert new_folder(tmp_path) == tmp_path
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+def test_only_files_of_ended_processes_are_removed(tmp_path: Path, ended: ProcessId) -> None:
+    own = ProcessId.own()
+    names = {
+        writer: f".unfinished-{writer.number}@{writer.host}@table.csv"
+        for writer in (ended, own, ProcessId(1, own.host), ProcessId(ended.number, "other-host"))
+    }
+    for name in (*names.values(), ".unfinished-notes", "table.csv"):
+        (tmp_path / name).write_text("half")
+    remove_unfinished(tmp_path)
+    assert set(listed(tmp_path)) == {*names.values(), ".unfinished-notes", "table.csv"} - {names[ended]}
+    remove_unfinished(tmp_path, of_other_hosts=True)
+    assert set(listed(tmp_path)) == {names[own], names[ProcessId(1, own.host)], ".unfinished-notes", "table.csv"}
+    remove_unfinished(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_another_runs_results_are_never_overwritten(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("precious")
-    message = (
-        rf"The output folder {tmp_path} holds another run's results \({name}\)\. Choose another folder with output=.*resume={tmp_path}"
-    )
-    with pytest.raises(FileExistsError, match=message):
-        new_folder(tmp_path)
-    assert (tmp_path / name).read_text() == "precious"
-
-
-def test_a_run_that_failed_at_once_does_not_take_the_folder(tmp_path: Path) -> None:
-    for name in ("config.yaml", COMPOSED, "log.txt"):
-        (tmp_path / name).touch()
-    assert new_folder(tmp_path) == tmp_path
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_there_must_be_something_to_resume(tmp_path: Path, exists: bool) -> None:
-    folder = tmp_path if exists else tmp_path / "absent"
-    with pytest.raises(FileNotFoundError, match=f"Nothing to resume in {folder}: it holds no run"):
-        new_folder(folder, resume=True)
-    assert listed(tmp_path) == []
-
-
-def test_a_stopped_run_can_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / COMPOSED).touch()
-    (tmp_path / "checkpoint").mkdir()
-    assert new_folder(tmp_path, resume=True) == tmp_path
-    assert listed(tmp_path) == sorted(["checkpoint", COMPOSED])
-
-
-def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
-    (tmp_path / COMPOSED).touch()
-    (tmp_path / "adata.h5ad").touch()
-    with pytest.raises(FileExistsError, match=rf"The run in {tmp_path} is finished \(adata\.h5ad exists\): there is nothing to resume"):
-        new_folder(tmp_path, resume=True)
-
-
-def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("a file")
-    for folder in (tmp_path / "taken", tmp_path / "taken" / "run"):
-        with pytest.raises(OSError, match=rf"Cannot write to the output folder {folder} \(.*\)\. Choose another with output="):
-            new_folder(folder)
-    assert (tmp_path / "taken").read_text() == "a file"
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_disk_that_cannot_be_written_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(
-        OSError, match=rf"Cannot write to the output folder {tmp_path} \({os.strerror(code)}\)\. Choose another with output="
-    ):
-        new_folder(tmp_path)
-    assert listed(tmp_path) == []
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OSError, match="Cannot write to the output folder"):
-            new_folder(tmp_path)
-    finally:
-        tmp_path.chmod(0o700)
-
-
-def test_the_folder_of_a_continued_training_that_failed_is_not_used_for_another_run(tmp_path: Path) -> None:
-    """Its growth.json would say of the other run that it is no reference."""
-    (tmp_path / "growth.json").write_text('{"accepted": false}')
-    with pytest.raises(FileExistsError, match=r"holds another run's results \(growth\.json\)"):
-        new_folder(tmp_path)
-
-
-def test_a_folder_is_that_of_one_run_at_a_time(tmp_path: Path) -> None:
-    for _ in range(2):
-        with (
-            claim_folder(tmp_path),
-            pytest.raises(FileExistsError, match=rf"Another run is using the folder {tmp_path}\."),
-            claim_folder(tmp_path),
-        ):
-            pass
-    assert listed(tmp_path) == []
-
-
-def test_a_disk_without_locks_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with claim_folder(tmp_path), claim_folder(tmp_path):
-        assert listed(tmp_path) == []
+@pytest.mark.parametrize("write", [atomic_write, atomic_create])
+def test_writing_removes_the_files_of_ended_processes(tmp_path: Path, ended: ProcessId, write: Callable[[Path], Any]) -> None:
+    (tmp_path / f".unfinished-{ended.number}@{ended.host}@other.csv").write_text("half")
+    with write(tmp_path / "table.csv") as path:
+        path.write_text("whole")
+    assert listed(tmp_path) == ["table.csv"]

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource, BackedCells
 from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
+from scalex.system.process_id import ProcessId
 
 
 def train(files: list[Path], folder: Path, cache: Path | None, source: dict[str, Any] | None = None, **recipe: Any) -> AnnData:
@@ -136,6 +139,15 @@ def test_a_full_disk_leaves_no_cache(files: list[Path], tmp_path: Path, monkeypa
         train(files, tmp_path / "run", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_files_of_killed_runs_are_removed_from_a_complete_cache(files: list[Path], tmp_path: Path) -> None:
+    train(files, tmp_path / "one", tmp_path / "cache")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (tmp_path / "cache" / f".unfinished-{killed.pid}@{ProcessId.own().host}@inputs-1.h5ad").write_text("half")
+    train(files, tmp_path / "other", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_cache_needs_cells_in_files(files: list[Path], tmp_path: Path) -> None:
