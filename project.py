@@ -8,7 +8,7 @@ explain_interrupt()
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from scalex.commands.errors import exit_on_errors  # noqa: E402
+from scalex.commands.errors import exit_on_errors, run_command  # noqa: E402
 from scalex.commands.project import project  # noqa: E402
 
 
@@ -19,4 +19,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "project")

@@ -8,7 +8,7 @@ explain_interrupt()
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from scalex.commands.errors import exit_on_errors  # noqa: E402
+from scalex.commands.errors import exit_on_errors, run_command  # noqa: E402
 from scalex.commands.train import train  # noqa: E402
 
 
@@ -19,4 +19,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "train")

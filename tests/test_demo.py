@@ -115,9 +115,15 @@ def test_domains_differ_in_depth(cells: AnnData) -> None:
     assert depth["domain0"] > 1.3 * depth["domain1"] > 1.3**2 * depth["domain2"]
 
 
-@pytest.mark.parametrize("sizes", [(9, 400, 1), (10, 399, 1), (10, 400, 0)])
-def test_too_small_sizes_are_an_error(sizes: tuple[int, int, int]) -> None:
-    message = "n_cells={}, n_features={}, n_domains={}: at least 10 cells, 400 features and 1 domain".format(*sizes)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((9, 400, 1), "n_cells=9: a whole number of at least 10 is needed"),
+        ((10, 399, 1), "n_features=399: a whole number of at least 400"),
+        ((10, 400, 0), "n_domains=0: a whole number of at least 1"),
+    ],
+)
+def test_too_small_sizes_are_an_error(sizes: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         demo_cells(*sizes)
 

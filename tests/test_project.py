@@ -123,10 +123,13 @@ def test_repeat_writes_only_the_query(trained: Any, query: Path, tmp_path: Path)
         (["reference=REFERENCE", "dataset.path=no.h5ad"], "FileNotFoundError: No such file: no.h5ad"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=domain9"], "It knows: domain0, domain1"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "impute=7"], "It knows: domain0, domain1"),
-        (["reference=REFERENCE", "dataset.path=query.h5ad", "statistics=batch"], "statistics='batch': allowed are running, domain"),
+        (
+            ["reference=REFERENCE", "dataset.path=query.h5ad", "statistics=batch"],
+            "statistics=batch: one of running, domain or null is n",
+        ),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "append=true", "repeat=true"], "use only one of them"),
         (["reference=REFERENCE", "dataset.path=query.h5ad", "dataset.batch_key=donor"], "KeyError: batch_key='donor' is not in obs."),
-        (["reference=REFERENCE", "dataset.path=query.h5ad", "chunk_size=0"], "ValueError: chunk_size=0: it must be at least 1"),
+        (["reference=REFERENCE", "dataset.path=query.h5ad", "chunk_size=0"], "chunk_size=0: a whole number of at least 1 is needed"),
     ],
 )
 @pytest.mark.usefixtures("query")
@@ -137,8 +140,10 @@ def test_an_error_of_the_user_is_one_line(trained: Any, tmp_path: Path, argument
     assert isinstance(caught.value.code, str)
     assert message in caught.value.code
     assert "\n" not in caught.value.code.strip()
-    assert list_names(tmp_path / "out") == {"config.yaml", "log.txt"}
-    assert list_names(tmp_path) == {"out", "query.h5ad"}
+    # What settings alone can tell is told before the folder is made.
+    assert list_names(tmp_path) == ({"query.h5ad"} if "=batch: " in message or "chunk_size=0" in message else {"out", "query.h5ad"})
+    if (tmp_path / "out").exists():
+        assert list_names(tmp_path / "out") == {"config.yaml", "log.txt"}
 
 
 @pytest.mark.parametrize(

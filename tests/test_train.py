@@ -198,20 +198,22 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("score=totl", "ValueError: score=totl: allowed are total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_"),
+        (
+            "score=totl",
+            "score=totl: one of total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_sil",
+        ),
         (
             "callbacks=[checkpoint]",
-            "ValueError: The trainer has no LatentExport, which exports the latents. Its callbacks: Checkpoint. Add it",
+            "ValueError: callbacks=[checkpoint]: none of them keeps the latents. Add latent_export: callbacks=[latent_export,...].",
         ),
-        ("callbacks=[]", "on the command line: callbacks=[latent_export,...]."),
+        ("callbacks=[]", "ValueError: callbacks=[]: none of them keeps the latents."),
     ],
 )
 def test_settings_that_would_fail_at_the_end_are_refused_before_cells_are_read(tmp_path: Path, setting: str, message: str) -> None:
     done = run_command("train.py", *QUICK, setting, "output=run", cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
-    assert "Read" not in done.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", ".composed.yaml", "log.txt"}
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_score_that_cannot_be_computed_is_an_error_after_all_is_written(tmp_path: Path) -> None:
@@ -239,12 +241,12 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("output='a${b}'", "InterpolationKeyError: output: Interpolation key 'b' not found. ${} refers to the value of another"),
+        ("output='a${b}'", "output: Interpolation key 'b' not found. ${} refers to the value of another"),
         (
             format_override("output", "a${b}"),
             "ValueError: output=a${b}: the name of a folder cannot contain ${, which refers to another",
         ),
-        ("resume='a${b}'", "InterpolationKeyError: resume: "),
+        ("resume='a${b}'", "resume: "),
     ],
 )
 def test_an_interpolation_in_a_folder_name_is_an_error_in_one_line(tmp_path: Path, output: str, message: str) -> None:

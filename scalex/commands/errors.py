@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from scalex.commands.hydra_errors import explain
 from scalex.commands.sweep import add_failed_run, is_sweep
+from scalex.system.settings import SettingError
 
-__all__ = ["exit_on_errors"]
+__all__ = ["exit_on_errors", "run_command"]
 
 # Exceptions that the user can fix.
 USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
 
 Result = TypeVar("Result")
+
+
+def run_command(main: Callable[[], Any], name: str) -> None:
+    """Run Hydra's entry point of a command, and exit with one line for an error in the settings.
+
+    Parameters
+    ----------
+    main
+        The entry point.
+    name
+        The name of its configuration.
+
+    Raises
+    ------
+    SystemExit
+        If Hydra cannot read the settings.
+    """
+    # Otherwise Hydra prints errors in its own words.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(explain(error, name))
+    except ValueError as error:
+        # Hydra's, of a group that is null: those of the command itself have become an exit.
+        sys.exit(" ".join(str(error).split()))
 
 
 def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Result | None:
@@ -30,9 +59,10 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
     """
     try:
         return run(cfg)
-    except (OmegaConfBaseException, InstantiationException, *USER_ERRORS) as error:
+    except Exception as error:
         message = _describe(error)
         if message is None:
+            error.add_note(f"This is a defect of SCALEX. Please report it with these lines, and with log.txt in {cfg.get('output')}.")
             raise
         if not is_sweep():
             sys.exit(message)
@@ -43,9 +73,13 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
 def _describe(error: BaseException) -> str | None:
     """Return one line for an error of the user, and None for a defect of the program."""
     if isinstance(error, OmegaConfBaseException):
-        message = str(error).splitlines()[0]
-        return f"{type(error).__name__}: {error.full_key}: {message}. ${{}} refers to the value of another setting."
-    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        return explain(error, "")
+    cause = (error.__cause__ or error) if isinstance(error, InstantiationException) else error
+    # Lightning's own check of the trainer's settings.
+    if type(cause).__name__ == "MisconfigurationException":
+        return f"trainer: {' '.join(str(cause).split())}"
     if not isinstance(cause, USER_ERRORS):
         return None
+    if isinstance(cause, SettingError):
+        return str(cause)
     return f"{type(cause).__name__}: {cause.args[0] if isinstance(cause, KeyError) else cause}"

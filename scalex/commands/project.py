@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from scalex.commands.configuration import check_complete, get_folder, holds_settings, load_config, resolve_settings, save_config
+from scalex.commands.settings import check_project_settings
 from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_unused
 from scalex.runs.processes import begin_run
@@ -30,6 +31,7 @@ def project(cfg: DictConfig) -> None:
     if is_sweep():
         folder = Path(HydraConfig.get().runtime.output_dir)
     check_complete(cfg)
+    check_project_settings(resolve_settings(cfg))
     name_is_given = is_sweep() or not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
     several = uses_several_processes(cfg.trainer)
@@ -49,7 +51,7 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     from scalex.runs.log import log_to
     from scalex.system.overrides import format_override
 
-    settings = resolve_settings(cfg)
+    settings = check_project_settings(resolve_settings(cfg))
     with log_to(folder / "log.txt" if is_first() else None):
         reference = Reference.load(cfg.reference)
         source = instantiate(settings["dataset"], _convert_="all")

@@ -22,6 +22,7 @@ from scalex.commands.configuration import (
     save_config,
     write_config,
 )
+from scalex.commands.settings import check_train_settings
 from scalex.commands.stored import check_stored, resolve_others
 from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_resume, check_unused, find_checkpoint
@@ -70,6 +71,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     folder = get_folder(cfg, "output")
     check_complete(cfg)
     resolve_others(cfg)
+    check_train_settings(resolve_settings(cfg), overrides)
     name_is_given = not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
     several = uses_several_processes(cfg.trainer)
@@ -103,16 +105,13 @@ def _prepare(cfg: DictConfig, folder: Path) -> None:
 
 def _fit(cfg: DictConfig, folder: Path) -> float | None:
     """Train in an existing folder, embed the cells, and return the score."""
-    from scalex.callbacks.scores import SCORE_NAMES
     from scalex.runs.log import log_to
 
     cfg.output = str(folder)
-    if cfg.score not in SCORE_NAMES:
-        raise ValueError(f"score={cfg.score}: allowed are {', '.join(SCORE_NAMES)}.")
     if (folder / FINISHED).exists():
         logging.getLogger("scalex").info("Finished before: %s", folder)
         return _get_score(_read_scores(folder), cfg.score, folder)
-    settings = resolve_settings(cfg)
+    settings = check_train_settings(resolve_settings(cfg))
     with log_to(folder / "log.txt" if is_first() else None):
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         adata = _train_and_embed(parts, _make_trainer(settings, parts, folder), settings, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "SettingError",
     "Share",
     "check_call",
+    "check_value",
     "check_values",
     "describe",
     "describe_nearest",
@@ -141,7 +143,7 @@ def check_values(
         if name not in signature.parameters and not takes_any:
             raise ValueError(f"{prefix}{name}: there is no such setting{describe_nearest(name, _list_names(signature))}")
         default = signature.parameters[name].default if name in signature.parameters else inspect.Parameter.empty
-        checked[name] = value if value is default or name not in types else _check(types[name], prefix + name, value, words)
+        checked[name] = value if value is default or name not in types else check_value(types[name], prefix + name, value, words)
     return checked
 
 
@@ -173,7 +175,8 @@ def describe(kind: Any, words: Mapping[Any, str] = YAML) -> str:
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
         return "a mapping"
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Iterable):
-        return f"a list of {describe(get_args(kind)[0], words).removeprefix('a ')}" if get_args(kind) else "a list"
+        one = describe(get_args(kind)[0], words) if get_args(kind) else "values"
+        return "a list of " + re.sub("^a (whole )?number", r"\1numbers", one)
     if kind is bool:
         return f"{words[True]} or {words[False]}"
     if kind is NoneType:
@@ -189,7 +192,14 @@ def describe_nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else f". There are: {', '.join(known)}."
 
 
-def _check(kind: Any, name: str, value: Any, words: Mapping[Any, str]) -> Any:
+def check_value(kind: Any, name: str, value: Any, words: Mapping[Any, str] = YAML) -> Any:
+    """Return a value converted to a type with its range. The other parameters are those of `check_values`.
+
+    Raises
+    ------
+    SettingError
+        If it has another type or is out of range.
+    """
     if isinstance(value, np.generic) or getattr(value, "ndim", 0) == 1:
         # Numbers and lists of NumPy and pandas.
         value = value.tolist()
@@ -216,13 +226,13 @@ def _make_adapter(kind: Any) -> TypeAdapter[Any] | None:
 
 def _has_objects(kind: Any) -> bool:
     """Return whether a type contains an interface, which cannot be checked, or a dataclass, which pydantic would copy."""
-    return bool(getattr(kind, "_is_protocol", False)) or is_dataclass(kind) or any(map(_has_objects, get_args(kind)))
+    return bool(getattr(kind, "_is_protocol", False)) or is_dataclass(kind) or any(map(_has_objects, _list_parts(kind)))
 
 
 def _takes_bool(kind: Any) -> bool:
     if kind is Any or kind is bool or get_origin(kind) is Literal or SkipValidation in map(type, get_args(kind)):
         return True
-    return any(_takes_bool(one) for one in get_args(kind))
+    return any(map(_takes_bool, _list_parts(kind)))
 
 
 def _suggest(kind: Any, value: Any) -> str:
@@ -233,7 +243,12 @@ def _suggest(kind: Any, value: Any) -> str:
 def _list_choices(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return [choice for choice in get_args(kind) if isinstance(choice, str)]
-    return [choice for one in get_args(kind) for choice in _list_choices(one)]
+    return [choice for one in _list_parts(kind) for choice in _list_choices(one)]
+
+
+def _list_parts(kind: Any) -> tuple[Any, ...]:
+    """Return the types within a type, without the metadata of `Annotated`."""
+    return get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
 
 
 def _describe_range(ranges: Sequence[Any]) -> str:

@@ -79,7 +79,7 @@ def test_a_dict_names_its_sources(left: AnnData, right: AnnData) -> None:
         (lambda adata: adata.X, r"cannot be read from csr_matrix\. Give anndata"),
         (make_mudata, r"from MuData\. Give one of its modalities, as in data\['rna'\]\. It has: rna"),
         (lambda adata: 3, r"from int\. Give an AnnData, a path, or a list of them"),
-        (lambda adata: [adata, None], r"from NoneType\. Give an AnnData"),
+        (lambda adata: [adata, None], r"from null\. Give an AnnData"),
     ],
 )
 def test_other_objects_are_refused_before_anything_is_read(demo: AnnData, given: Callable[[AnnData], Any], message: str) -> None:
@@ -469,11 +469,11 @@ def test_batch_categories_need_a_unique_name_for_each_source(left: AnnData, righ
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"join": "left"}, "join='left': allowed are 'inner' and 'outer'"),
+        ({"join": "left"}, "join=left: one of inner, outer is needed"),
         ({"fraction": 0.5, "n_obs": 5}, "fraction and n_obs are both given: give one of them"),
-        ({"fraction": 0.0}, r"fraction=0\.0: it must be above 0 and at most 1"),
-        ({"fraction": 1.5}, r"fraction=1\.5: it must be above 0 and at most 1"),
-        ({"n_obs": 0}, "n_obs=0: it must be at least 1"),
+        ({"fraction": 0.0}, r"fraction=0\.0: a number above 0 and at most 1 or None is needed"),
+        ({"fraction": 1.5}, r"fraction=1\.5: a number above 0 and at most 1 or None is needed"),
+        ({"n_obs": 0}, "n_obs=0: a whole number of at least 1 or None is needed"),
         ({"path": []}, "No cells given: path is an empty list"),
     ],
 )

@@ -140,8 +140,3 @@ def test_inputs_are_kept(demo_in_memory: InMemoryCells, fitted: FittedRecipe) ->
     inputs = data.inputs()
     data.setup("predict")
     assert data.inputs() is inputs
-
-
-def test_a_wrong_chunk_size_is_refused(demo_in_memory: InMemoryCells, fitted: FittedRecipe) -> None:
-    with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
-        ScalexDataModule(demo_in_memory, fitted, chunk_size=0)

@@ -339,5 +339,5 @@ def test_too_few_overlapping_peaks_are_an_error(tmp_path: Path, backed: bool, jo
 def test_match_peaks_needs_peaks_and_a_known_value(tmp_path: Path, backed: bool) -> None:
     with pytest.raises(ValueError, match=r"match_peaks='overlap': 40 features of b are not regions \(ACTB, GAPDH, CD3E\)\. Name each peak"):
         open_cells([make_source(PEAKS), make_source(SYMBOLS)], tmp_path, backed=backed, match_peaks="overlap")
-    with pytest.raises(ValueError, match="match_peaks='nearest': allowed are 'exact' and 'overlap'"):
+    with pytest.raises(ValueError, match="match_peaks=nearest: one of exact, overlap is needed"):
         AnnDataSource(path=["a.h5ad", "b.h5ad"], match_peaks="nearest")  # type: ignore[arg-type]

@@ -225,14 +225,14 @@ def test_a_domain_may_have_a_single_cell() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"schedule": "cosine"}, "schedule='cosine': allowed are constant, one_cycle"),
-        ({"statistics": "batch"}, "statistics='batch': allowed are running, domain"),
-        ({"n_latent": 0}, "n_latent=0: it must be at least 1"),
-        ({"correct_at": [0.5, 1.0]}, "correct_at=.*0.5, 1.0.*: it must be rising shares of the training, at least 0 and below 1"),
+        ({"schedule": "cosine"}, "schedule=cosine: one of constant, one_cycle is needed"),
+        ({"statistics": "batch"}, "statistics=batch: one of running, domain is needed"),
+        ({"n_latent": 0}, "n_latent=0: a whole number of at least 1 is needed"),
+        ({"correct_at": [0.5, 1.0]}, r"correct_at=\[0\.5, 1\.0\]: it must be rising shares of the training, at least 0 and below 1"),
         ({"correct_at": [0.5, 0.2]}, "correct_at=.*rising"),
-        ({"correction_weight": -1}, "correction_weight=-1: it must be at least 0"),
-        ({"use_labels": True}, "use_labels=True: labels take part in the corrections, of which correct_at allows none"),
-        ({"lr": -1.0}, "lr=-1.0: it must be above 0"),
+        ({"correction_weight": -1}, "correction_weight=-1: a number of at least 0 is needed"),
+        ({"use_labels": True}, "use_labels=true: labels take part in the corrections, of which correct_at allows none"),
+        ({"lr": -1.0}, r"lr=-1\.0: a number above 0 is needed"),
     ],
 )
 def test_wrong_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:

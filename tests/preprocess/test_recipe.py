@@ -349,13 +349,15 @@ def test_filters_log_how_much_they_keep(varied_demo: AnnData, caplog: pytest.Log
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        (RnaRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
-        (AsIsRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
-        (AtacRecipe, {"normalization": "clr"}, "normalization='clr': allowed are total, tfidf"),
-        (AtacRecipe, {"n_top_features": 0}, "n_top_features=0: it must be at least 1"),
-        (AdtRecipe, {"scaling": "batch"}, "scaling='batch': allowed are global, domain"),
-        (RnaRecipe, {"target_sum": 0}, "target_sum=0: it must be above 0"),
-        (RnaRecipe, {"n_top_features": 0}, "n_top_features=0: it must be at least 1"),
+        (RnaRecipe, {"scaling": "batch"}, "scaling=batch: one of global, domain is needed"),
+        (AsIsRecipe, {"scaling": "batch"}, "scaling=batch: one of global, domain is needed"),
+        (AtacRecipe, {"normalization": "clr"}, "normalization=clr: one of total, tfidf is needed"),
+        (AtacRecipe, {"n_top_features": 0}, "n_top_features=0: a number of features, a list of their names"),
+        (AdtRecipe, {"scaling": "batch"}, "scaling=batch: one of global, domain is needed"),
+        (RnaRecipe, {"n_top_features": [True, False]}, r"n_top_features=\[True, False\]: a number of features, a list of their names \(as"),
+        (RnaRecipe, {"n_top_features": np.array([True, False])}, r"n_top_features=\[True, False\]: a number of features"),
+        (RnaRecipe, {"target_sum": 0}, "target_sum=0: a number above 0 is needed"),
+        (RnaRecipe, {"n_top_features": 0}, "n_top_features=0: a number of features, a list of their names"),
     ],
 )
 def test_wrong_options_are_refused(recipe: type[Recipe], options: dict[str, Any], message: str) -> None:

@@ -179,7 +179,7 @@ class TestLatentOfACell:
         np.testing.assert_array_equal(reference.embed(query), before)
 
     def test_unknown_statistics_are_an_error(self, reference: Reference, query: AnnData) -> None:
-        with pytest.raises(ValueError, match="statistics='batch': allowed are running, domain"):
+        with pytest.raises(ValueError, match="statistics=batch: one of running, domain or None is needed"):
             reference.embed(query, statistics="batch")  # type: ignore[arg-type]
 
     def test_is_the_same_for_cells_in_a_file(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
@@ -739,7 +739,7 @@ class TestNoFilesAreLeft:
         assert list(tmp_path.iterdir()) == []
 
     def test_when_the_chunk_size_is_refused(self, reference: Reference, query: AnnData) -> None:
-        with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
+        with pytest.raises(ValueError, match="chunk_size=0: a whole number of at least 1 is needed"):
             reference.embed(query, chunk_size=0)
 
 

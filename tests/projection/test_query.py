@@ -79,8 +79,3 @@ def test_a_value_that_cannot_be_expression_is_named(preprocessor: Preprocessor, 
     feature = demo.var_names[demo.X.indices[demo.X.indptr[211]]]
     with pytest.raises(ValueError, match=f"1 values are negative, infinite or not a number; .* in cell cell211, feature {feature}"):
         next(batches)
-
-
-def test_a_chunk_size_of_0_is_refused(demo_in_memory: InMemoryCells, preprocessor: Preprocessor) -> None:
-    with pytest.raises(ValueError, match="chunk_size=0: it must be at least 1"):
-        make_query(demo_in_memory, preprocessor, 0)

@@ -1,0 +1,217 @@
+"""Checking of all settings of a command before the work starts, against the signatures of what they are given to."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from scalex.system.settings import Count, NonNegative, Seed, SettingError, check_value, check_values, describe, describe_nearest, read_types
+
+__all__ = ["check_project_settings", "check_train_settings", "list_settings"]
+
+# Groups of settings from which the objects of a training are created.
+GROUPS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger", "trainer")
+# Packages that are not installed with SCALEX, by the last part of the name of the class that needs them.
+OPTIONAL_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
+# Ranges of settings of Lightning's trainer, whose signature has only types.
+TRAINER_TYPES: Mapping[str, Any] = {
+    "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "num_nodes": Count,
+    "max_steps": Count,
+    "max_epochs": Count | None,
+    "gradient_clip_val": NonNegative | None,
+    "log_every_n_steps": Count,
+    "accumulate_grad_batches": Count,
+}
+
+
+def check_train_settings(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings of ``train.py``, converted to their types.
+
+    Parameters
+    ----------
+    settings
+        All settings, resolved.
+    overrides
+        Those on the command line.
+
+    Raises
+    ------
+    ValueError
+        If a setting does not exist, has another type, is out of range, or has no effect. The message names it.
+    """
+    checked = _check(settings, _read_train_types())
+    if checked["reference"] is not None:
+        unused = [one for one in overrides if one.startswith(("preprocess=", "preprocess."))]
+        if unused:
+            raise ValueError(f"{' '.join(unused)}: reference= keeps the preprocessing of the reference. Leave it out.")
+    checked["growth"] = _check_node(_get_target("scalex.training.growth.grow"), settings["growth"], "growth.")
+    _check_callbacks(checked["callbacks"])
+    _create(checked, ("dataset", "preprocess", "model"))
+    return checked
+
+
+def check_project_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of ``project.py``, converted to their types. Raises the errors of `check_train_settings`."""
+    checked = _check(settings, _read_project_types())
+    _create(checked, ("dataset",))
+    return checked
+
+
+def list_settings(settings: Mapping[str, Any], command: Literal["train", "project"]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the name of each setting of a command, what it takes in words, and its value."""
+    types = _read_train_types() if command == "train" else _read_project_types()
+    for name, value in settings.items():
+        if name in types:
+            yield name, describe(types[name]), value
+        elif name == "growth":
+            kinds = read_types(_get_target("scalex.training.growth.grow"))
+            yield from ((f"growth.{own}", describe(kinds[own]), one) for own, one in value.items())
+        elif isinstance(value, Mapping):
+            yield from _list_node(value, f"{name}.")
+
+
+def _list_node(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, Any]]:
+    types: dict[str, Any] = {}
+    if "_target_" in node:
+        types = read_types(_get_target(node["_target_"]))
+        types |= TRAINER_TYPES if prefix == "trainer." else {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _list_node(value, f"{prefix}{name}.")
+        elif not name.startswith("_"):
+            yield prefix + name, describe(types[name]) if name in types else "any value", value
+
+
+def _read_train_types() -> dict[str, Any]:
+    from scalex.callbacks import LatentExport, UmapPlot
+    from scalex.callbacks.scores import SCORE_NAMES
+    from scalex.training.fit import fit
+
+    # Names that are not known before the program runs.
+    score: Any = Literal[tuple(SCORE_NAMES)]
+    return {
+        "seed": Seed,
+        "output": str,
+        "resume": str | None,
+        "allow": Sequence[str],
+        "reference": str | None,
+        "score": score,
+        "impute": read_types(LatentExport)["impute"],
+        "max_cells": read_types(UmapPlot)["max_cells"],
+        "chunk_size": read_types(fit)["chunk_size"],
+    }
+
+
+def _read_project_types() -> dict[str, Any]:
+    from scalex.projection.project import project
+
+    types = read_types(project)
+    options = {name: types[name] for name in ("repeat", "impute", "label", "statistics", "chunk_size", "least_found")}
+    return {"reference": str, "output": str, "append": bool, "backed": bool, "seed": Seed} | options
+
+
+def _check(settings: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    known = [*types, *GROUPS, "growth"]
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{name}: there is no such setting{describe_nearest(name, known)}")
+    # Settings that others refer to come first, so that the message names what was given.
+    checked = {name: check_value(types[name], name, settings[name]) for name in types if name in settings}
+    checked |= {name: _check_group(name, settings[name]) for name in GROUPS if name in settings}
+    return {name: checked.get(name, value) for name, value in settings.items()}
+
+
+def _check_group(group: str, node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        raise SettingError(group, "null" if node is None else str(node), f"an option of conf/{group}, or settings as {group}.NAME=VALUE,")
+    if "_target_" in node:
+        return _check_object(node, f"{group}.")
+    # A group of several objects, such as callbacks. One that is null is left out.
+    for name, one in node.items():
+        if one is not None and not (isinstance(one, Mapping) and "_target_" in one):
+            raise SettingError(f"{group}.{name}", str(one), f"an object with a _target_, as in conf/{group},")
+    return {name: _check_object(one, f"{group}.{name}.") for name, one in node.items() if one is not None}
+
+
+def _check_object(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    target = _get_target(node["_target_"], prefix)
+    package = OPTIONAL_PACKAGES.get(str(node["_target_"]).rpartition(".")[2])
+    if package is not None and find_spec(package) is None:
+        raise ValueError(f"{prefix.removesuffix('.')} needs {package}, which is not installed: pip install 'scalex[{package}]'.")
+    if prefix == "trainer.":
+        _check_trainer(node)
+    return {name: value for name, value in node.items() if name.startswith("_")} | _check_node(target, node, prefix)
+
+
+def _check_node(target: Any, node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the settings of one object or function, with those of objects within it."""
+    nested = {
+        name: _check_object(value, f"{prefix}{name}.") for name, value in node.items() if isinstance(value, Mapping) and "_target_" in value
+    }
+    plain = {name: value for name, value in node.items() if name not in nested and not name.startswith("_")}
+    checked = check_values(target, plain, prefix)
+    return {name: nested.get(name, checked.get(name)) for name in node if not name.startswith("_")}
+
+
+def _check_trainer(node: Mapping[str, Any]) -> None:
+    import torch
+
+    for name, kind in TRAINER_TYPES.items():
+        if name in node:
+            check_value(kind, f"trainer.{name}", node[name])
+    devices = node.get("devices", "auto")
+    if devices == 0 or devices == "0" or (isinstance(devices, int | float) and (devices < -1 or devices % 1)) or devices == []:
+        raise SettingError("trainer.devices", str(devices), "a whole number of at least 1, a list of devices, or auto")
+    if node.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(f"trainer.accelerator={node['accelerator']}: torch finds no GPU on this machine. Use trainer=auto or trainer=cpu.")
+
+
+def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    targets = [str(one["_target_"]).rpartition(".")[2] for one in callbacks.values()]
+    if "LatentExport" not in targets:
+        raise ValueError(
+            f"callbacks=[{','.join(callbacks)}]: none of them keeps the latents. Add latent_export: callbacks=[latent_export,...]."
+        )
+
+
+def _create(settings: Mapping[str, Any], groups: Sequence[str]) -> None:
+    """Create the objects of some groups, which check what depends on several of their settings. Nothing is read.
+
+    Raises
+    ------
+    ValueError
+        If a constructor refuses its settings.
+    """
+    for group in groups:
+        own = {name: value for name, value in settings[group].items() if not name.startswith("_")}
+        try:
+            _get_target(settings[group]["_target_"], f"{group}.")(**own)
+        except ValueError as error:
+            raise ValueError(f"{group}.{error}") from error
+
+
+def _get_target(name: Any, prefix: str = "") -> Any:
+    """Return a class or function by its full name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    parts = str(name).split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError as error:
+            if error.name is None or not ".".join(parts[:n]).startswith(error.name):
+                raise ValueError(f"{prefix}_target_={name} needs {error.name}, which is not installed.") from error
+            continue
+        for part in parts[n:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found
+        break
+    raise ValueError(f"{prefix}_target_={name}: there is no such class or function.")
