@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test campaign clean
+.PHONY: demo test campaign settings clean
 
 demo: $(BIN)/.scalex
 	$(BIN)/python train.py
@@ -13,6 +13,9 @@ test: $(BIN)/.scalex-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy scalex train.py project.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+settings: $(BIN)/.scalex
+	$(BIN)/python -c "from scalex.commands.settings_table import TABLE, make_table; TABLE.write_text(make_table())"
 
 campaign: $(BIN)/.scalex-test
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python tests/campaign.py

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from scalex.commands.settings import check_project_settings, check_train_settings, list_settings
+from scalex.commands.settings_table import TABLE, make_table
 from scalex.system.settings import SettingError
 
 # Commands with the options of their groups. Together they have every setting of conf/.
@@ -93,6 +94,15 @@ def test_every_setting_has_a_type_and_a_range(name: str, setting: str, words: st
 def test_a_misspelt_setting_is_refused(name: str, setting: str, words: str) -> None:
     with pytest.raises(ValueError, match=rf"^{re.escape(setting)}x: there is no such setting; did you mean [\w.]+\?$"):
         check(name, setting, None, rename=f"{setting.rpartition('.')[2]}x")
+
+
+def test_the_table_of_settings_is_that_of_the_signatures() -> None:
+    assert TABLE.read_text() == make_table(), "make settings writes it anew"
+
+
+@pytest.mark.parametrize(("command", "line"), [("train", "model.lr=0.003 +a number above 0"), ("project", "append=false +true or false")])
+def test_help_shows_what_settings_take(tmp_path: Path, command: str, line: str) -> None:
+    assert re.search(line, run_command(f"{command}.py", "--help", cwd=tmp_path).stdout)
 
 
 @pytest.mark.parametrize("word", ["no", "off", "false", "False", "0"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scalex.system.atomic_files import atomic_write
 from scalex.system.overrides import format_for_shell
+from scalex.system.settings import NonNegative, check_call
 
 __all__ = ["Checkpoint"]
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 AGREE_EVERY = 50
 
 
+@check_call
 class Checkpoint(callbacks.Checkpoint):
     """Keep the weights of the epoch with the lowest training loss, restore them at the end, and save the state to resume from.
 
@@ -40,7 +42,7 @@ class Checkpoint(callbacks.Checkpoint):
         Shortest time between two writes. The end of training is always written.
     """
 
-    def __init__(self, folder: str | Path | None, *, every_seconds: float = 30.0) -> None:
+    def __init__(self, folder: str | Path | None, *, every_seconds: NonNegative = 30.0) -> None:
         self.folder = None if folder is None else Path(folder) / "checkpoint"
         self.every_seconds = every_seconds
         self._best_loss = float("inf")

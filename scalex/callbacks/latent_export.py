@@ -26,6 +26,7 @@ from scalex.model.inference import on_device
 from scalex.nn import all_sum
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.system.atomic_files import atomic_write
+from scalex.system.settings import check_call
 
 __all__ = ["LatentExport"]
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 N_SAMPLED = 1000
 
 
+@check_call
 class LatentExport(Callback):
     """Embed all cells after the training as an AnnData, and write ``adata.h5ad`` after the other outputs have added to it.
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -31,7 +31,7 @@ from scalex.features.annotation import make_writable, rename_column
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
 from scalex.formats import ReadOptions, find_sources, name_source, read_cells, split_h5mu_path
-from scalex.system.settings import Count, Fraction, Positive, Seed, check_call
+from scalex.system.settings import Count, Described, Fraction, Positive, Seed, check_call
 
 __all__ = ["AnnDataSource"]
 
@@ -93,7 +93,10 @@ class AnnDataSource:
         Read data that an HDF5 file takes from other files. False: such a file is refused.
     """
 
-    path: SkipValidation[Source | Sequence[Source] | Mapping[str, Source]]
+    path: Annotated[
+        SkipValidation[Source | Sequence[Source] | Mapping[str, Source]],
+        Described("a file, a folder, a glob, a name in ~/.scalex/, or a list or mapping of them"),
+    ]
     batch_key: str | None = None
     batch_categories: Sequence[str] | None = None
     source_key: str = "batch"

@@ -5,9 +5,23 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from scalex.system.settings import Count, NonNegative, Seed, SettingError, check_value, check_values, describe, describe_nearest, read_types
+from pydantic import StringConstraints
+
+from scalex.system.settings import (
+    Count,
+    Described,
+    NonNegative,
+    Number,
+    Seed,
+    SettingError,
+    check_value,
+    check_values,
+    describe,
+    describe_nearest,
+    read_types,
+)
 
 __all__ = ["check_project_settings", "check_train_settings", "list_settings"]
 
@@ -15,9 +29,14 @@ __all__ = ["check_project_settings", "check_train_settings", "list_settings"]
 GROUPS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger", "trainer")
 # Packages that are not installed with SCALEX, by the last part of the name of the class that needs them.
 OPTIONAL_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
+# "auto", -1 for all, a number, or a list of numbers with commas.
+Devices: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(auto|-1|\d+(,\d+)*,?)$")]
 # Ranges of settings of Lightning's trainer, whose signature has only types.
 TRAINER_TYPES: Mapping[str, Any] = {
     "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "devices": Annotated[Count | Devices | Sequence[Number], Described("a whole number of at least 1, a list of devices, or auto")],
+    "precision": Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
+    "deterministic": bool | Literal["warn"],
     "num_nodes": Count,
     "max_steps": Count,
     "max_epochs": Count | None,
@@ -162,9 +181,8 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
     for name, kind in TRAINER_TYPES.items():
         if name in node:
             check_value(kind, f"trainer.{name}", node[name])
-    devices = node.get("devices", "auto")
-    if devices == 0 or devices == "0" or (isinstance(devices, int | float) and (devices < -1 or devices % 1)) or devices == []:
-        raise SettingError("trainer.devices", str(devices), "a whole number of at least 1, a list of devices, or auto")
+    if node.get("devices") in (0, "0", []):
+        raise SettingError("trainer.devices", str(node["devices"]), describe(TRAINER_TYPES["devices"]))
     if node.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(f"trainer.accelerator={node['accelerator']}: torch finds no GPU on this machine. Use trainer=auto or trainer=cpu.")
 

@@ -169,9 +169,11 @@ def describe(kind: Any, words: Mapping[Any, str] = YAML) -> str:
         text = next((one for one in ranges if isinstance(one, Described)), None)
         return str(text) if text is not None else f"{describe(base, words)}{_describe_range(ranges)}"
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
+        return f"one of {', '.join(dict.fromkeys(map(str, get_args(kind))))}"
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(dict.fromkeys(describe(one, words) for one in get_args(kind)))
+        choices = tuple(dict.fromkeys(choice for one in get_args(kind) if get_origin(one) is Literal for choice in get_args(one)))
+        others = [one for one in get_args(kind) if get_origin(one) is not Literal]
+        return " or ".join(dict.fromkeys(describe(one, words) for one in [*([Literal[choices]] if choices else []), *others]))
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
         return "a mapping"
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Iterable):
