@@ -42,10 +42,14 @@ def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Mod
         # Older checkpoints do not name the class.
         name = checkpoint.get("model", "ScalexModule")
         if name not in classes:
-            raise ValueError(f"{path} holds a model {name!r}, and this installation has {', '.join(classes)}: install one that has it.")
+            raise ValueError(  # noqa: TRY301 -- told with the path, as the errors of its parts
+                f"It holds a model {name!r}, and this installation has {', '.join(classes)}: install one that has it."
+            )
         module = classes[name](**checkpoint["hyper_parameters"])
         module.on_load_checkpoint(checkpoint)
-    except (KeyError, IndexError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         # torch's text for a file that it refuses to unpickle advises to load it nevertheless.
         reason = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: {error}"
         raise ValueError(
@@ -55,4 +59,7 @@ def load_checkpoint(path: str | Path, classes: Mapping[str, type[Model]]) -> Mod
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"The weights in {path} do not fit the model that it describes: {error}") from error
+    broken = [name for name, value in module.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: the weights {', '.join(broken[:3])} are not finite. Train the model again.")
     return module.eval()

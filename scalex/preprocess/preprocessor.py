@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,10 @@ from scalex.preprocess.normalization import Normalization, compute_row_factors, 
 __all__ = ["Preprocessor", "RowTransform", "Scaling"]
 
 Scaling = Literal["global", "domain"]
+
+
+# Rounding may take the mean of inputs, which are at most 1, a little above 1.
+MAX_MEAN = 1.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +96,15 @@ class Preprocessor:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """Return the preprocessor of `to_plain`."""
+        """Return the preprocessor of `to_plain`.
+
+        Raises
+        ------
+        ValueError
+            If no training could have made these values.
+        """
         names = plain["total_features"]
-        return cls(
+        made = cls(
             features=pd.Index(plain["features"]),
             kept_features=pd.Index(plain["expressed"]),
             total_features=None if names is None else pd.Index(names),
@@ -109,6 +119,37 @@ class Preprocessor:
             min_features=plain["min_features"],
             fractional=plain["fractional"],
         )
+        if problem := made._find_problem():
+            raise ValueError(f"The preprocessing is damaged: {problem}. Copy the file again from its origin.")
+        return made
+
+    def _find_problem(self) -> str | None:
+        """Return what is wrong with values that were read from a file."""
+        shape = (len(self.domains), len(self.features))
+        total, weight = self.total_features, self.weight
+        tests = {
+            f"normalization is {self.normalization!r}": self.normalization not in get_args(Normalization),
+            f"scaling is {self.scaling!r}": self.scaling not in get_args(Scaling),
+            "there are no features or no domains": 0 in shape,
+            "names of features are repeated": not (self.features.is_unique and self.kept_features.is_unique),
+            "names of the features of the total are repeated": total is not None and not total.is_unique,
+            "names of domains are repeated": len(set(self.domains)) < shape[0],
+            "input features are not among the kept features": not self.features.isin(self.kept_features).all(),
+            "the maxima are not those of the domains and features": self.maximum.shape != shape or not _are_values(self.maximum),
+            "the means are not those of the features, from 0 to 1": self.mean.shape != shape[1:]
+            or not _are_values(self.mean)
+            or float(self.mean.max(initial=0)) > MAX_MEAN,
+            "the factors are not those of the kept features": weight is not None
+            and (weight.shape != self.kept_features.shape or not _are_values(weight)),
+            f"target_sum is {self.target_sum}": self.normalization in ("total", "tfidf") and not 0 < self.target_sum < np.inf,
+            f"min_features is {self.min_features}": not isinstance(self.min_features, int) or self.min_features < 0,
+        }
+        return next((problem for problem, is_true in tests.items() if is_true), None)
+
+
+def _are_values(array: NDArray[np.float32]) -> bool:
+    """Return whether all values are finite and not negative."""
+    return bool(np.isfinite(array).all() and (array >= 0).all())
 
 
 class RowTransform:

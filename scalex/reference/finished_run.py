@@ -68,7 +68,9 @@ class FinishedRun:
             raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run of train.py.")
         paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
         growth = read_json(folder / GROWTH)
-        if growth and not growth["accepted"]:
+        if growth is not None and not (isinstance(growth, dict) and "accepted" in growth):
+            raise ValueError(f"{folder / GROWTH} is broken (it does not say whether the growth was accepted): copy the folder again.")
+        if growth is not None and not growth["accepted"]:
             raise ValueError(
                 f"{folder} is not a reference: it is a continued training that did not finish, or that lowered the scores of the old cells "
                 f"too much ({GROWTH}). Use the reference that it continued."
@@ -86,9 +88,12 @@ class FinishedRun:
             shape: tuple[int, ...] = latent.shape if isinstance(latent, h5py.Dataset) else ()
         if len(shape) != 2 or shape[1] != n_latent:
             raise ValueError(f"{adata} does not belong to {checkpoint}, whose model needs obsm['latent'] of {n_latent} dimensions.")
-        versions = read_json(folder / LINEAGE) or [
-            describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)
-        ]
+        versions = read_json(folder / LINEAGE)
+        if versions is None:
+            versions = [describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)]
+        keys = {"folder", "action", "n_cells", "version"}
+        if not (isinstance(versions, list) and versions and all(isinstance(one, dict) and keys <= one.keys() for one in versions)):
+            raise ValueError(f"{folder / LINEAGE} is broken (it is no list of versions): copy the folder again.")
         return cls(folder, module, tuple(versions))
 
     @cached_property

@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is broken ({error}): copy the folder again.") from error
 
 

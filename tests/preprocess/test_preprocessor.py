@@ -196,3 +196,41 @@ def test_detected_features_are_counted_among_the_known_ones(demo_in_memory: InMe
     names = demo_in_memory.var.index.append(pd.Index(["x", "y"]))
     expected = np.count_nonzero(rows.toarray()[:, :500], axis=1)
     np.testing.assert_array_equal(preprocessor.for_features(names).count_detected(rows), expected)
+
+
+def change(name: str, change_value: Any) -> Any:
+    return lambda plain: plain | {name: change_value(plain[name])}
+
+
+def fill(value: float) -> Any:
+    return lambda tensor: torch.full_like(tensor, value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (change("normalization", lambda _: "evil"), "normalization is 'evil'"),
+        (change("scaling", lambda _: "none"), "scaling is 'none'"),
+        (change("features", lambda names: [names[0]] * len(names)), "names of features are repeated"),
+        (change("features", lambda names: ["other", *names[1:]]), "input features are not among the kept features"),
+        (change("total_features", lambda names: [*names, names[0]]), "names of the features of the total are repeated"),
+        (change("domains", lambda names: [names[0]] * len(names)), "names of domains are repeated"),
+        (change("domains", lambda names: []), "there are no features or no domains"),
+        (change("maximum", fill(np.nan)), "the maxima are not those"),
+        (change("maximum", fill(-1)), "the maxima are not those"),
+        (change("maximum", lambda values: values[:1]), "the maxima are not those"),
+        (change("mean", fill(np.nan)), "the means are not those"),
+        (change("mean", fill(7)), "the means are not those"),
+        (change("mean", lambda values: values[1:]), "the means are not those"),
+        (change("weight", fill(np.inf)), "the factors are not those"),
+        (change("weight", lambda values: values[1:]), "the factors are not those"),
+        (change("target_sum", lambda _: 0.0), r"target_sum is 0\.0"),
+        (change("target_sum", lambda _: float("nan")), "target_sum is nan"),
+        (change("min_features", lambda _: -1), "min_features is -1"),
+    ],
+)
+def test_values_that_no_training_makes_are_refused(demo_in_memory: InMemoryCells, damage: Any, problem: str) -> None:
+    plain = RECIPES["peaks"].fit(demo_in_memory).preprocessor.to_plain()
+    Preprocessor.from_plain(plain)
+    with pytest.raises(ValueError, match=rf"The preprocessing is damaged: {problem}"):
+        Preprocessor.from_plain(damage(plain))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -221,6 +222,26 @@ class TestRefusedFolder:
     def test_a_checkpoint_of_something_else(self, folder: Path) -> None:
         torch.save({"state_dict": {}, "epoch": 3}, folder / "checkpoint" / "best.ckpt")
         with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint of scalex \(KeyError"):
+            Reference.load(folder)
+
+    def test_a_checkpoint_with_damaged_preprocessing_or_weights(self, folder: Path) -> None:
+        path = folder / "checkpoint" / "best.ckpt"
+        sound = torch.load(path, weights_only=True)
+        changed = copy.deepcopy(sound)
+        changed["trained_on"]["preprocessor"]["mean"].fill_(torch.nan)
+        torch.save(changed, path)
+        with pytest.raises(ValueError, match=r"best\.ckpt: The preprocessing is damaged: the means are not those"):
+            Reference.load(folder)
+        next(iter(sound["state_dict"].values())).fill_(torch.nan)
+        torch.save(sound, path)
+        with pytest.raises(ValueError, match=r"best\.ckpt: the weights .* are not finite"):
+            Reference.load(folder)
+
+    @pytest.mark.parametrize("content", ["[1, 2]", '"text"', "{}", "[" * 100_000, "[]"])
+    @pytest.mark.parametrize("name", ["growth.json", "lineage.json"])
+    def test_json_that_is_not_what_it_should_be(self, folder: Path, name: str, content: str) -> None:
+        (folder / name).write_text(content)
+        with pytest.raises(ValueError, match=rf"{name} is broken \(.*\): copy the folder again"):
             Reference.load(folder)
 
 
