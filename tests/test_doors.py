@@ -102,7 +102,8 @@ def test_cells_in_any_format_get_the_latents_of_cells_in_memory(clean: Clean, tm
 
 # Text that may be mistaken for a formula, a path, a value, a format, markup or nothing.
 NAMES = [
-    "$x_{$", "../a", "a/b", "a\nb", "a\tb", "🧬", "x" * 200, "", " ", "nan", "None", "NA", "0", "1.0", "True", "{}", "%s", "<b>", "..", "_x",
+    "$x_{$", "../a", "a/b", "a\nb", "a\tb", "🧬", "x" * 200, "", " ", "nan", "None", "NA", "0", "1.0", "True", "{}", "%s", "<b>", "..",
+    "_x",
 ]  # fmt: skip
 
 

@@ -63,7 +63,8 @@ NOT_TYPED = re.compile(r"\.\.\.|^(?:torchrun|srun|make|pip)|launch=(?:slurm|ray|
 # What follows a command to make its training short.
 SHORT = {
     "train.py": [
-        "preprocess.min_features=0", "preprocess.n_top_features=50", "model.max_steps=2", "trainer=cpu", "callbacks=[checkpoint,latent_export]",
+        "preprocess.min_features=0", "preprocess.n_top_features=50", "model.max_steps=2", "trainer=cpu",
+        "callbacks=[checkpoint,latent_export]",
     ],
     "project.py": ["trainer=cpu"],
 }  # fmt: skip
