@@ -21,7 +21,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_settings_may_stand_on_both_sides_of_the_flag(tmp_path: Path) -> None:
-    quick = ["model=small", "model.max_steps=1", "dataset.n_cells=60", "dataset.n_features=300", "preprocess.min_features=0", "trainer=cpu"]
+    quick = ["model=small", "model.max_steps=1", "dataset.n_cells=60", "dataset.n_features=400", "preprocess.min_features=0", "trainer=cpu"]
     done = run_command("train.py", *quick, "callbacks=[latent_export]", "output=run", "-m", "seed=1,2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("adata.h5ad"))) == 2
