@@ -10,6 +10,7 @@ from omegaconf import DictConfig  # noqa: E402
 
 from scalex.commands.errors import exit_on_errors, run_command  # noqa: E402
 from scalex.commands.project import project  # noqa: E402
+from scalex.commands.sweep import move_multirun_first  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="project")
@@ -19,4 +20,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    move_multirun_first()
     run_command(main, "project")

@@ -9,6 +9,7 @@ import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from scalex.commands.errors import exit_on_errors, run_command  # noqa: E402
+from scalex.commands.sweep import move_multirun_first  # noqa: E402
 from scalex.commands.train import train  # noqa: E402
 
 
@@ -19,4 +20,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    move_multirun_first()
     run_command(main, "train")

@@ -104,7 +104,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Features detected in fewer cells are left out.
     target_sum
         Counts per cell after normalization. None: 10,000, as in the published package. scanpy's None is the median of the cells,
-        ``np.median(adata.X.sum(1))``.
+        ``np.median(np.asarray(adata.X.sum(1)))``.
     n_top_features
         Number of features to use, the most variable genes or the most accessible peaks; or a list of them; or a text file with one per
         line. None: 2,000 genes, 30,000 peaks.

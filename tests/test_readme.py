@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import run_command
+from formats.written import compress, write_tenx, write_text
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import scalex
+from scalex.demo import demo_cells
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +56,59 @@ def test_every_setting_of_the_table_exists(configs: list[DictConfig]) -> None:
                     setting
                 )
     assert n_settings >= len(inspect.signature(scalex.SCALEX).parameters) - 1
+
+
+# Signs of commands that need a cluster or several devices, or whose "..." stands for something.
+NOT_TYPED = re.compile(r"\.\.\.|^(?:torchrun|srun|make|pip)|launch=(?:slurm|ray|local)")
+# What follows a command to make its training short.
+SHORT = {
+    "train.py": [
+        "preprocess.min_features=0", "preprocess.n_top_features=50", "model.max_steps=2", "trainer=cpu",
+        "callbacks=[checkpoint,latent_export]",
+    ],
+    "project.py": ["trainer=cpu"],
+}  # fmt: skip
+
+
+def list_commands() -> list[str]:
+    """Return the commands of the documentation that can be typed anywhere."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line.strip() for page in pages for line in page.read_text().splitlines() if re.match(r" {4}python (train|project)\.py ", line)]
+    return [line for line in lines if not NOT_TYPED.search(line.split(" #")[0])]
+
+
+@pytest.fixture(scope="module")
+def typed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files that the commands name."""
+    folder = tmp_path_factory.mktemp("readme")
+    cells = demo_cells(80, 400, 2, seed=1)
+    cells.obs["donor"] = cells.obs["batch"].cat.rename_categories(["donor1", "donor2"])
+    for name in ("cells", "a", "rna", "gene_activity", "query", "new", "my cells, day=1 [new]", "donor's cells"):
+        cells.write_h5ad(folder / f"{name}.h5ad")
+    compress(write_text(cells, folder / "b.csv", ","))
+    for name in ("1", "2"):
+        write_tenx(cells, folder / "runs" / name / "filtered_feature_bc_matrix")
+    arguments = ["dataset=files", "dataset.path=cells.h5ad", "dataset.batch_key=donor", "output=run", *SHORT["train.py"]]
+    assert run_command("train.py", *arguments, cwd=folder).returncode == 0
+    (folder / "outputs").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("command", list_commands())
+def test_commands_can_be_typed(typed_in: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell splits the command into words; a process for each would take long."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    code = command.replace("python ", "printf '%s\\0' ", 1)
+    words = subprocess.run(["bash", "-c", code], cwd=typed_in, capture_output=True, check=True, text=True).stdout.split("\0")[:-1]
+    script, arguments = words[0], words[1:]
+    added: list[Any] = [*SHORT[script]]
+    if any(word.startswith("resume=") for word in arguments):
+        folder = typed_in / arguments[0].partition("=")[2]
+        subprocess.run(["cp", "-r", "run", folder], cwd=typed_in, check=True)
+        (folder / "adata.h5ad").unlink()
+        added = []
+    elif script == "train.py" and not any(word.startswith("dataset") for word in arguments):
+        added += ["dataset.n_cells=80", "dataset.n_features=400"]
+    done = run_command(script, *arguments, *added, cwd=typed_in)
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
+    assert "Results: " in done.stderr or "resume=" in command

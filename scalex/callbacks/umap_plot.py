@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from lightning import Trainer
@@ -18,6 +19,7 @@ from scalex.callbacks.result import Output, Result, place_others
 from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
 from scalex.system.atomic_files import atomic_write
+from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
 from scalex.system.settings import Count, NonNegative, NumberOfNeighbors, Seed, check_call
 
 __all__ = ["UmapPlot", "draw_umap"]
@@ -83,7 +85,11 @@ class UmapPlot(Output):
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
         place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
-        figure = draw_umap(adata, colors)
+        self._show(draw_umap(adata, colors), trainer)
+
+    @draw_text_as_it_is()
+    def _show(self, figure: Figure, trainer: Trainer) -> None:
+        """Write, log and show the figure."""
         if self.folder is not None:
             for ending in ("pdf", "png"):
                 with atomic_write(self.folder / f"umap.{ending}") as path:
@@ -96,17 +102,21 @@ class UmapPlot(Output):
         plt.close(figure)
 
 
+@draw_text_as_it_is()
 def draw_umap(adata: AnnData, colors: list[str]) -> Figure:
     """Draw obsm["X_umap"], (n_cells, 2), in one panel for each of some columns of obs."""
     figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
     # In random order: otherwise the last domain of the table would hide the others.
     order = np.random.default_rng(0).permutation(adata.n_obs)
-    shuffled = AnnData(obs=adata.obs[colors].iloc[order], obsm={"X_umap": adata.obsm["X_umap"][order]})
     for axis, color in zip(axes[0], colors, strict=True):
-        n_values = adata.obs[color].nunique()
-        legend = n_values <= MAX_LEGEND
-        title = color if legend else f"{color} ({n_values:,})"
-        sc.pl.umap(shuffled, color=color, ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if legend else "none")
+        groups = pd.Categorical(adata.obs[color]).remove_unused_categories()
+        legend = len(groups.categories) <= MAX_LEGEND
+        title = shorten_name(color) if legend else f"{shorten_name(color)} ({len(groups.categories):,})"
+        obs = pd.DataFrame({"group": groups.rename_categories(shorten_names(groups.categories))[order]}, index=adata.obs_names[order])
+        shuffled = AnnData(obs=obs, obsm={"X_umap": adata.obsm["X_umap"][order]})
+        sc.pl.umap(
+            shuffled, color="group", ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if legend else "none"
+        )
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,13 @@ __all__ = ["find_domains", "find_labels", "split_batch_key"]
 logger = logging.getLogger(__name__)
 
 
-def split_batch_key(batch_key: str) -> list[str]:
-    """Return the columns that `batch_key` names, under the names by which they are written."""
-    return [rename_column(column.strip()) for column in batch_key.split(",")]
+def split_batch_key(batch_key: str, columns: Collection[str]) -> list[str]:
+    """Return the columns that `batch_key` names, under the names by which they are written.
+
+    A comma separates columns, unless there is a column of that whole name.
+    """
+    whole = rename_column(batch_key)
+    return [whole] if whole in columns else [rename_column(column.strip()) for column in batch_key.split(",")]
 
 
 def find_labels(obs: pd.DataFrame, label_key: str) -> pd.Categorical | None:
@@ -59,7 +63,8 @@ def find_domains(
     ValueError
         If a cell has no domain.
     """
-    keys = split_batch_key(batch_key or source_key)
+    given = source_key if batch_key is None else batch_key
+    keys = split_batch_key(given, columns)
     for key in keys:
         if key not in columns and {f"{key}-1", f"{key}-2"} <= set(columns):
             raise ValueError(f"obs has several columns named {key!r}, with different values: rename those that do not hold the domains.")

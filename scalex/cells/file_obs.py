@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scalex.features.annotation import make_writable_names
 from scalex.features.names import make_unique
 from scalex.h5ad.matrix import AnnDataFile
 from scalex.system.chunks import chunks
@@ -35,10 +36,12 @@ class FileTable:
     def __init__(self, file: AnnDataFile, source: str) -> None:
         self._file = file
         table = file.open()["obs"]
-        self.columns = [str(column) for column in table.attrs["column-order"]]
+        stored = [str(column) for column in table.attrs["column-order"]]
+        self.columns = make_writable_names(stored, f"obs of {source}")
+        self._stored_name = dict(zip(self.columns, stored, strict=True))
         self._index = str(table.attrs["_index"])
         self.n_rows = int((table[f"{self._index}/values"] if is_nullable_text(table[self._index]) else table[self._index]).shape[0])
-        self._categories = {name: self._find_categories(table[name]) for name in self.columns if is_nullable_text(table[name])}
+        self._categories = {name: self._find_categories(table[name]) for name in stored if is_nullable_text(table[name])}
         self._renamed: NDArray[np.int64] = np.empty(0, np.int64)
         self._number: NDArray[np.int64] = np.empty(0, np.int64)
         hashes = self.hash_names()
@@ -53,7 +56,8 @@ class FileTable:
         rows = self._clip(rows)
         obs: pd.DataFrame = self._file.read_rows("obs", rows)
         obs.index = self._make_unique(pd.Index(obs.index.astype(str), dtype=object, name=obs.index.name), rows)
-        return obs.assign(**{name: self._convert(name, obs[name]) for name in obs})
+        converted = {name: self._convert(stored, obs[stored]) for name, stored in self._stored_name.items()}
+        return pd.DataFrame(converted, index=obs.index, columns=pd.Index(self.columns, dtype=object))
 
     def read_names(self, rows: slice) -> pd.Index:
         """Read the names of a run of cells."""
@@ -71,7 +75,8 @@ class FileTable:
     def iter_column(self, name: str) -> Iterator[pd.Series]:
         """Yield a column in one or more chunks, without cell names."""
         for rows in list(chunks(self.n_rows, CHUNK_ROWS)) or [slice(0, 0)]:
-            yield self._convert(name, pd.Series(self._file.read_rows(f"obs/{name}", rows)))
+            stored = self._stored_name[name]
+            yield self._convert(stored, pd.Series(self._file.read_rows(f"obs/{stored}", rows)))
 
     def _find_categories(self, column: Any) -> pd.Index | None:
         """Return the categories of nullable text, for all its chunks; None if no value is missing, so that it stays text."""

@@ -147,7 +147,8 @@ class AnnDataSource:
         for entry in self._list_entries():
             sources.extend([entry] if isinstance(entry, ad.AnnData) else find_sources(entry))
         several = len(sources) > 1
-        if several and self.batch_key is not None and self.source_key in split_batch_key(self.batch_key):
+        source_key = rename_column(self.source_key)
+        if several and self.batch_key is not None and source_key in split_batch_key(self.batch_key, ()):
             raise ValueError(
                 f"batch_key={self.batch_key!r} names the column in which the source of each cell is written (source_key). Leave out "
                 "batch_key to use the sources as domains, or set source_key to another name to keep the column of the sources."
@@ -161,19 +162,19 @@ class AnnDataSource:
         if column is not None and not any(column in store.var for store in stores):
             columns = dict.fromkeys(str(name) for store in stores for name in store.var.columns)
             raise KeyError(f"var_names_from={column!r} is not in var of any source. Columns: {format_names(columns, 20)}.")
-        join: Any = {"join": self.join, "source_key": self.source_key, "match_peaks": self.match_peaks}
+        join: Any = {"join": self.join, "source_key": source_key, "match_peaks": self.match_peaks}
         store = JoinedCells(stores, names, **join) if several else stores[0]
         n_cells, n_features = store.matrix.shape
         if n_cells == 0 or n_features == 0:
             raise ValueError(f"There is no cell or no feature: the matrix is {n_cells} x {n_features}.")
         table = store.table
         label_key = rename_column(self.label_key)
-        keys = {label_key, *split_batch_key(self.batch_key or self.source_key)}
+        keys = {label_key, *split_batch_key(source_key if self.batch_key is None else self.batch_key, table.columns)}
         obs = pd.DataFrame({name: read_column(table, name) for name in table.columns if name in keys}, index=range(n_cells))
         domain = find_domains(
             obs,
             self.batch_key,
-            self.source_key,
+            source_key,
             several=several,
             columns=table.columns,
             get_name=lambda row: table.read_names(slice(row, row + 1))[0],

@@ -12,10 +12,16 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-__all__ = ["FailedRuns", "add_failed_run", "is_sweep"]
+__all__ = ["FailedRuns", "add_failed_run", "is_sweep", "move_multirun_first"]
 
 # Runs may be processes on other machines, so they tell the sweep by a file.
 PREFIX = ".failed-"
+
+
+def move_multirun_first() -> None:
+    """Move ``-m`` to the front of this program's arguments: Hydra takes the settings after it for unknown arguments otherwise."""
+    flags = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
+    sys.argv[1:] = [*flags[:1], *(argument for argument in sys.argv[1:] if argument not in flags)]
 
 
 def is_sweep() -> bool:

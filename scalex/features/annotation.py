@@ -12,7 +12,7 @@ from pandas.api.types import infer_dtype
 
 from scalex.features.names import format_names
 
-__all__ = ["make_writable", "make_writable_names", "rename_column", "use_categories"]
+__all__ = ["make_writable", "make_writable_names", "make_writable_text", "rename_column", "use_categories"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +159,12 @@ def _to_text(column: pd.Series) -> pd.Series:
     values = column.to_numpy(object)
     if not missing.any() and infer_dtype(values) == "string" and _is_plain_text(values):
         return column if column.dtype == object else pd.Series(values, index=column.index, dtype=object)
-    text = np.array([None if gone else _format(value) for value, gone in zip(values, missing, strict=True)], dtype=object)
+    text = np.array([None if gone else make_writable_text(value) for value, gone in zip(values, missing, strict=True)], dtype=object)
     return pd.Series(pd.Categorical(text) if missing.any() else text, index=column.index)
 
 
-def _format(value: Any) -> str:
+def make_writable_text(value: Any) -> str:
+    """Return a value as text that .h5ad can hold."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     # HDF5 holds neither zero bytes nor halves of surrogate pairs.
     return text.replace("\0", "").encode(errors="replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from glob import glob
@@ -65,9 +66,12 @@ def split_h5mu_path(path: Path) -> tuple[Path, str] | None:
 def name_source(path: Path) -> str:
     """Return the default name of a source: the name of the file without extensions, with the modality if there is one."""
     modality = split_h5mu_path(path)
-    if modality is not None:
-        return f"{modality[0].stem}-{modality[1]}"
-    return re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|hdf5|h5mu|loom|gz|bz2|xz|zip))+$", "", path.name) or path.name
+    if modality is None:
+        name = re.sub(r"(?:\.(?:h5ad|zarr|csv|tsv|txt|mtx|h5|hdf5|h5mu|loom|gz|bz2|xz|zip))+$", "", path.name) or path.name
+    else:
+        name = f"{modality[0].stem}-{modality[1]}"
+    # Names of files may be no UTF-8, which files of AnnData need.
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _describe_similar(path: Path) -> str:

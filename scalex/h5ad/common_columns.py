@@ -45,8 +45,13 @@ def _find_common_type(dtypes: Sequence[Any]) -> Any:
 
 
 def conform(table: pd.DataFrame, types: dict[str, Any]) -> pd.DataFrame:
-    """Return the table with these columns and types, in this order. Values of absent columns are missing, or "" if the type is text."""
-    return pd.DataFrame({name: _convert_column(table.get(name), dtype, table.index) for name, dtype in types.items()}, index=table.index)
+    """Return the table with these columns and types, in this order. Values of absent columns are missing, or "" if the type is text.
+
+    The index has no name, which would be another column of a file.
+    """
+    index = table.index.rename(None)
+    columns = {name: _convert_column(table.get(name), dtype, table.index) for name, dtype in types.items()}
+    return pd.DataFrame({name: column.set_axis(index) for name, column in columns.items()}, index=index)
 
 
 def _convert_column(values: pd.Series | None, dtype: Any, index: pd.Index) -> pd.Series:

@@ -78,17 +78,18 @@ class Preprocessor:
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values and tensors, for a checkpoint."""
+        # Names from some files are texts of NumPy, with which a checkpoint does not open.
         return {
-            "features": self.features.tolist(),
-            "expressed": self.kept_features.tolist(),
-            "total_features": None if self.total_features is None else self.total_features.tolist(),
+            "features": [str(name) for name in self.features],
+            "expressed": [str(name) for name in self.kept_features],
+            "total_features": None if self.total_features is None else [str(name) for name in self.total_features],
             "normalization": self.normalization,
             "target_sum": self.target_sum,
             "binarize": self.binarize,
             "weight": None if self.weight is None else torch.from_numpy(self.weight.copy()),
             "maximum": torch.from_numpy(self.maximum.copy()),
             "mean": torch.from_numpy(self.mean.copy()),
-            "domains": list(self.domains),
+            "domains": [str(name) for name in self.domains],
             "scaling": self.scaling,
             "min_features": self.min_features,
             "fractional": self.fractional,

@@ -10,12 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
+
 __all__ = ["draw_projection"]
 
 # A histogram of fewer cells shows nothing.
 MIN_CELLS = 10
+# Letters of a line under the panels.
+LONGEST_LINE = 180
 
 
+@draw_text_as_it_is()
 def draw_projection(
     sample: pd.DataFrame,
     reference_umap: NDArray[np.float32] | None,
@@ -36,6 +41,10 @@ def draw_projection(
     lines
         Lines of text under the panels, of which the first 14 are shown.
     """
+    sample = sample.copy()
+    for column in sample.columns.intersection(["domain", "label"]):
+        groups = sample[column].astype("category").cat.remove_unused_categories()
+        sample[column] = groups.cat.rename_categories(shorten_names(groups.cat.categories))
     maps = [] if reference_umap is None else [c for c in ("domain", "label", "distance") if c in sample]
     figure, axes = plt.subplots(2, 3 if maps else 2, figsize=(17 if maps else 12, 9), squeeze=False, layout="constrained")
     panels = list(axes.flat)
@@ -47,7 +56,7 @@ def draw_projection(
         _draw_labels(rest[1], sample)
     for axis in rest[1 + ("label" in sample) :]:
         axis.axis("off")
-    figure.supxlabel("\n".join(lines[:14]), fontsize=9, ha="left", x=0.01)
+    figure.supxlabel("\n".join(shorten_name(line, LONGEST_LINE) for line in lines[:14]), fontsize=9, ha="left", x=0.01)
     return figure
 
 
@@ -62,7 +71,7 @@ def _draw_map(axis: Axes, sample: pd.DataFrame, umap: NDArray[np.float32] | None
         points = axis.scatter(shuffled["umap1"], shuffled["umap2"], s=size, linewidths=0, rasterized=True, **colors)
         axis.figure.colorbar(points, ax=axis, label=f"distance (outside above {limit:.1f})")
     else:
-        groups = shuffled[color].astype("category").cat.remove_unused_categories()
+        groups = shuffled[color]
         palette = _choose_colors(list(groups.cat.categories))
         axis.scatter(shuffled["umap1"], shuffled["umap2"], s=size, c=[palette[group] for group in groups], linewidths=0, rasterized=True)
         largest = list(groups.value_counts().index[:20])
@@ -76,7 +85,7 @@ def _draw_distances(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.f
     bins = np.linspace(0, max(2 * limit, float(np.quantile(sample["distance"], 0.98))), 60).tolist()
     axis.hist(np.clip(own_distance, 0, bins[-1]), bins, density=True, color="lightgrey", label="reference, each cell held out")
     domains = sample["domain"].value_counts().index[:10]
-    palette = _choose_colors(list(sample["domain"].astype("category").cat.remove_unused_categories().cat.categories))
+    palette = _choose_colors(list(sample["domain"].cat.categories))
     for domain in domains:
         own = sample.loc[sample["domain"] == domain, "distance"]
         if len(own) >= MIN_CELLS:
@@ -84,7 +93,7 @@ def _draw_distances(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.f
     axis.axvline(limit, color="black", linestyle=":", label="outside")
     axis.set(title="distance to the reference", xlabel="1 = median of the reference's own cells", ylabel="density")
     # loc="best" compares all that is drawn, which takes long.
-    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _draw_labels(axis: Axes, sample: pd.DataFrame) -> None:
@@ -92,6 +101,7 @@ def _draw_labels(axis: Axes, sample: pd.DataFrame) -> None:
     axis.barh(share.index.astype(str), share["size"], color="lightgrey", label="cells")
     axis.barh(share.index.astype(str), share["size"] * share["mean"], color="tab:red", label="of these outside")
     axis.set(title="transferred labels", xlabel="cells (of those sampled)")
+    axis.tick_params(axis="y", labelsize=8)
     # Free space: the longest bar is at the top.
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 

@@ -21,6 +21,7 @@ from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
 from scalex.system.atomic_files import atomic_write
+from scalex.system.figure_text import draw_text_as_it_is, shorten_name
 
 __all__ = ["Report", "Tally"]
 
@@ -62,16 +63,17 @@ class Report:
         lines = [
             f"Features: {features['n_found']:,} of {features['n_used']:,} found ({share}; weighted by their use in the encoder {weighted})",
             _format_line("All cells", cells),
-            *(_format_line(f"Domain {name}", numbers) for name, numbers in self.numbers["domains"].items()),
+            *(_format_line(f"Domain {shorten_name(name)}", numbers) for name, numbers in self.numbers["domains"].items()),
         ]
         for label, counts in self.numbers["labels"].items():
-            lines.append(f"{label}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+            lines.append(f"{shorten_name(label)}: " + ", ".join(f"{shorten_name(name)} {count:,}" for name, count in counts.items()))
         return lines
 
     def figure(self) -> Figure:
         """Draw one page of plots."""
         return draw_projection(self.sample, self.umap, self.own_distance, self.limit, self.lines())
 
+    @draw_text_as_it_is()
     def write(self, folder: Path) -> None:
         """Write ``report.json``, ``projection.pdf`` and ``projection.png``, and log the summary."""
         for line in self.lines():

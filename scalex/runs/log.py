@@ -31,7 +31,8 @@ class _LogFile(logging.Handler):
             raise OSError(f"Cannot write to the log {path} ({hint}).") from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{self.format(record)}\n".encode()
+        # Names of files may be no UTF-8.
+        text = f"{self.format(record)}\n".encode(errors="backslashreplace")
         try:
             while text:
                 text = text[os.write(self._descriptor, text) :]

@@ -14,6 +14,7 @@ import pytest
 import zarr
 from anndata import AnnData
 from formats.damaged import AGAIN, assert_refused, open_cells
+from formats.imitated import write_like_anndata_0_6, write_like_anndata_0_7
 from formats.written import write_zarr
 from scipy import sparse
 
@@ -216,36 +217,6 @@ def test_tables_without_an_encoding_keep_their_names(full: AnnData, path: Path, 
     assert list(cells.obs.index) == list(full.obs_names)
     assert list(cells.var.index) == list(full.var_names)
     assert list(cells.domain) == list(full.obs["kind"])
-
-
-def write_like_anndata_0_6(cells: AnnData, path: Path) -> None:
-    """Write obs and var as one array each, with the categories in uns."""
-    with h5py.File(path, "w") as file:
-        matrix = sparse.csr_matrix(cells.X)
-        group = file.create_group("X")
-        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", matrix.shape
-        for part in ("data", "indices", "indptr"):
-            group[part] = getattr(matrix, part)
-        obs = np.zeros(cells.n_obs, [("index", "S30"), ("kind", "i1")])
-        obs["index"], obs["kind"] = cells.obs_names.to_numpy().astype("S"), cells.obs["kind"].cat.codes
-        file["obs"] = obs
-        file["var"] = np.array(list(zip(cells.var_names.to_numpy().astype("S"), strict=True)), [("index", "S30")])
-        file["uns/kind_categories"] = cells.obs["kind"].cat.categories.to_numpy().astype("S")
-
-
-def write_like_anndata_0_7(cells: AnnData, path: Path) -> None:
-    """Write the categories beside the columns, without the encoding of SeuratDisk."""
-    with h5py.File(path, "w") as file:
-        ad.io.write_elem(file, "X", cells.X)
-        for name, index in (("obs", cells.obs_names), ("var", cells.var_names)):
-            table = file.create_group(name)
-            columns = ["kind"] if name == "obs" else []
-            table.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "_index"})
-            table.attrs["column-order"] = np.array(columns, h5py.string_dtype())
-            table["_index"] = np.array(index, h5py.string_dtype())
-        file["obs/__categories/kind"] = np.array(cells.obs["kind"].cat.categories, h5py.string_dtype())
-        file["obs/kind"] = cells.obs["kind"].cat.codes.to_numpy()
-        file["obs/kind"].attrs["categories"] = file["obs/__categories/kind"].ref
 
 
 @pytest.mark.parametrize("write", [write_like_anndata_0_6, write_like_anndata_0_7])

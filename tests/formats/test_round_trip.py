@@ -10,24 +10,8 @@ import pytest
 from anndata import AnnData
 from formats.written import WRITERS, write_text
 
-import scalex
 from scalex.cells import AnnDataSource
 from scalex.formats import read_cells
-
-OPTIONS: dict[str, Any] = {"min_features": 0, "max_iteration": 10, "ignore_umap": True, "batch_size": 32, "n_top_features": 100}
-
-
-@pytest.fixture(scope="session")
-def latents(counts: AnnData) -> np.ndarray:
-    return scalex.SCALEX(counts, **OPTIONS).obsm["latent"]
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_the_same_cells_in_any_format_have_the_same_latents(counts: AnnData, latents: np.ndarray, tmp_path: Path, kind: str) -> None:
-    path = WRITERS[kind](counts, tmp_path)
-    adata = scalex.SCALEX(str(path), **OPTIONS)
-    assert list(adata.obs_names) == list(counts.obs_names)
-    np.testing.assert_array_equal(adata.obsm["latent"], latents)
 
 
 @pytest.mark.parametrize("kind", WRITERS)

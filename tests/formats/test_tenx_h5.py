@@ -10,6 +10,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from formats.damaged import AGAIN, assert_refused, open_cells
+from formats.imitated import write_cellbender, write_old_tenx_h5
 from formats.written import write_tenx_h5
 
 from scalex.formats import read_cells
@@ -18,18 +19,6 @@ from scalex.formats import read_cells
 @pytest.fixture
 def path(few: AnnData, tmp_path: Path) -> Path:
     return write_tenx_h5(few, tmp_path / "cells.h5")
-
-
-def write_old(cells: AnnData, path: Path, *genomes: str) -> Path:
-    """Write a file like those of Cell Ranger 2."""
-    with h5py.File(write_tenx_h5(cells, path), "a") as file:
-        features = file["matrix/features"]
-        file["matrix/genes"], file["matrix/gene_names"] = features["id"][()], features["name"][()]
-        del file["matrix/features"]
-        for genome in genomes:
-            file.copy("matrix", genome)
-        del file["matrix"]
-    return path
 
 
 def assert_same(found: AnnData, expected: AnnData) -> None:
@@ -41,16 +30,12 @@ def assert_same(found: AnnData, expected: AnnData) -> None:
 
 def test_counts_are_those_that_scanpy_reads(few: AnnData, path: Path, tmp_path: Path) -> None:
     assert_same(read_cells(path), sc.read_10x_h5(path))
-    old = write_old(few, tmp_path / "old.h5", "hg19")
+    old = write_old_tenx_h5(few, tmp_path / "old.h5", "hg19")
     assert_same(read_cells(old), sc.read_10x_h5(old))
 
 
-def test_more_arrays_of_cellbender_are_ignored(few: AnnData, path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["matrix/latent_gene_encoding"], file["matrix/ambient_expression"] = np.ones((7, 3)), np.ones(40)
-        file["matrix/barcode_indices_for_latents"] = np.arange(7)
-        file["metadata/cell_size"], file["droplet_latents/cell_probability"] = np.ones(3), np.ones(7)
-    found = read_cells(path.rename(path.with_name("out_filtered.h5")))
+def test_more_arrays_of_cellbender_are_ignored(few: AnnData, tmp_path: Path) -> None:
+    found = read_cells(write_cellbender(few, tmp_path / "out_filtered.h5"))
     np.testing.assert_array_equal(found.X.toarray(), few.X.toarray())
     assert set(found.var) == {"gene_ids", "feature_types", "genome"}
 
@@ -63,7 +48,7 @@ def test_types_of_features_may_be_absent(few: AnnData, path: Path) -> None:
 
 
 def test_several_genomes_and_molecules_are_refused(few: AnnData, tmp_path: Path) -> None:
-    both = write_old(few, tmp_path / "both.h5", "hg19", "mm10")
+    both = write_old_tenx_h5(few, tmp_path / "both.h5", "hg19", "mm10")
     assert_refused(both, r"holds several genomes: hg19, mm10\. Write one of them .* genome='hg19'\)\.write_h5ad\('cells\.h5ad'\)\.$")
     with h5py.File(tmp_path / "molecule_info.h5", "w") as file:
         file["barcode_idx"], file["umi"], file["barcodes"] = np.arange(3), np.arange(3), np.arange(3)

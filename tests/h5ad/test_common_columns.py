@@ -123,3 +123,8 @@ def test_categories_have_one_order_in_all_tables() -> None:
     tables = [pd.DataFrame({"a": pd.Categorical(["x"], categories=order)}) for order in (["x", "y"], ["y", "x"])]
     types = find_common_types(tables)
     assert len({tuple(conform(table, types)["a"].cat.categories) for table in tables}) == 1
+
+
+def test_the_index_has_no_name() -> None:
+    table = pd.DataFrame({"a": [1]}, index=pd.Index(["c"], name="a"))
+    assert conform(table, find_common_types([table])).index.name is None

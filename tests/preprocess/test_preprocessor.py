@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +167,18 @@ def test_the_plain_form_can_be_saved_in_a_checkpoint(
     assert torch.equal(one.pop("mean"), other.pop("mean"))
     np.testing.assert_array_equal(one.pop("weight"), other.pop("weight"))
     assert one == other
+
+
+def test_the_plain_form_has_no_text_of_numpy(preprocessor: Preprocessor) -> None:
+    """Such text is an instance of `str`, but safe loading refuses it."""
+
+    def convert(names: Iterable[str]) -> list[str]:
+        return [np.str_(name) for name in names]
+
+    features = {name: pd.Index(convert(getattr(preprocessor, name)), dtype=object) for name in ("features", "kept_features")}
+    changed = replace(preprocessor, domains=tuple(convert(preprocessor.domains)), total_features=features["kept_features"], **features)
+    loaded = save_and_load(changed.to_plain())
+    assert {type(name) for key in ("features", "expressed", "total_features", "domains") for name in loaded[key]} == {str}
 
 
 def test_the_plain_form_is_a_copy(preprocessor: Preprocessor) -> None:
