@@ -19,6 +19,7 @@ from pydantic import SkipValidation
 
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
+from scalex.model.imputation import Impute
 from scalex.model.module import ScalexModule, Statistics
 from scalex.preprocess.fitting import FeatureChoice
 from scalex.preprocess.profiles import DEFAULT_MIN_FEATURES, check_profile, make_recipe
@@ -61,7 +62,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     outdir: str | Path | None = None,
     projection: str | Path | None = None,
     repeat: bool = False,
-    impute: bool | str | None = None,
+    impute: Impute = None,
     chunk_size: Count = 20000,
     ignore_umap: bool = False,
     verbose: bool = False,

@@ -21,7 +21,7 @@ from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.scratch_table import ScratchTable
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import Model
-from scalex.model.imputation import get_domain_code
+from scalex.model.imputation import Impute, get_domain_code
 from scalex.model.inference import on_device
 from scalex.nn import all_sum
 from scalex.reference.input_pca import INPUT_PCA, InputPca
@@ -56,7 +56,7 @@ class LatentExport(Callback):
     For cells in files, obsm["input_pca"] is in memory only if nothing is written.
     """
 
-    def __init__(self, folder: str | Path | None, *, impute: bool | str | None = None, expression: bool | None = None) -> None:
+    def __init__(self, folder: str | Path | None, *, impute: Impute = None, expression: bool | None = None) -> None:
         self.impute = impute
         self.expression = expression
         self.path = None if folder is None else Path(folder) / "adata.h5ad"

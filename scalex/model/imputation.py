@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator
 
 from scalex.preprocess import Preprocessor
 
-__all__ = ["check_domains", "describe_units", "get_domain_code"]
+
+def _read_name(given: Any) -> Any:
+    """Return a number as text: the command line reads the domain name 1 as a number."""
+    return given if isinstance(given, bool | str | None) else str(given)
 
 
-def get_domain_code(impute: bool | str | None, known: Sequence[str]) -> int | None:
+# True: each cell is decoded through its own domain. Text: through the domain of this name.
+Impute: TypeAlias = Annotated[bool | str | None, BeforeValidator(_read_name)]
+
+__all__ = ["Impute", "check_domains", "describe_units", "get_domain_code"]
+
+
+def get_domain_code(impute: Impute, known: Sequence[str]) -> int | None:
     """Return the code of the domain that `impute` names, -1 for each cell's own, or None if nothing is decoded.
 
     Raises
@@ -21,9 +33,8 @@ def get_domain_code(impute: bool | str | None, known: Sequence[str]) -> int | No
         return None
     if impute is True:
         return -1
-    # The command line reads the domain name 1 as a number.
-    check_domains([str(impute)], known)
-    return list(known).index(str(impute))
+    check_domains([impute], known)
+    return list(known).index(impute)
 
 
 def check_domains(domains: Iterable[str], known: Sequence[str]) -> None:

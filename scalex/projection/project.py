@@ -24,7 +24,7 @@ from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import AllCells
-from scalex.model.imputation import check_domains, describe_units, get_domain_code
+from scalex.model.imputation import Impute, check_domains, describe_units, get_domain_code
 from scalex.model.inference import on_device
 from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, make_projection_column, make_reference_blocks
@@ -72,7 +72,7 @@ def project(
     trainer: Trainer | None = None,
     *,
     repeat: bool = False,
-    impute: bool | str | None = None,
+    impute: Impute = None,
     label: str | None = "cell_type",
     statistics: Statistics | None = None,
     chunk_size: Count = 20_000,
@@ -180,7 +180,7 @@ def _open_blocks(
     source: CellSource,
     *,
     repeat: bool,
-    impute: bool | str | None,
+    impute: Impute,
     label: str | None,
     statistics: Statistics | None,
     chunk_size: int,

@@ -208,6 +208,9 @@ def check_value(kind: Any, name: str, value: Any, words: Mapping[Any, str] = YAM
     adapter = _make_adapter(kind)
     if adapter is None:
         return value
+    if getattr(value, "ndim", 0) > 1:
+        # A matrix of one value would pass as a number.
+        raise SettingError(name, type(value).__name__, describe(kind, words))
     if isinstance(value, bool) and not _takes_bool(kind):
         raise SettingError(name, _show(value, words), describe(kind, words))
     try:
@@ -218,7 +221,7 @@ def check_value(kind: Any, name: str, value: Any, words: Mapping[Any, str] = YAM
 
 def _make_adapter(kind: Any) -> TypeAdapter[Any] | None:
     """Return the check of a type; None for a type that cannot be checked."""
-    if _has_objects(kind):
+    if _has_objects(kind) or _is_skipped(kind):
         return None
     try:
         return TypeAdapter(kind, config=CONFIG)
@@ -231,8 +234,12 @@ def _has_objects(kind: Any) -> bool:
     return bool(getattr(kind, "_is_protocol", False)) or is_dataclass(kind) or any(map(_has_objects, _list_parts(kind)))
 
 
+def _is_skipped(kind: Any) -> bool:
+    return get_origin(kind) is Annotated and any(isinstance(one, SkipValidation) for one in get_args(kind)[1:])
+
+
 def _takes_bool(kind: Any) -> bool:
-    if kind is Any or kind is bool or get_origin(kind) is Literal or SkipValidation in map(type, get_args(kind)):
+    if kind is Any or kind is bool or get_origin(kind) is Literal:
         return True
     return any(map(_takes_bool, _list_parts(kind)))
 

@@ -89,14 +89,6 @@ def assert_same(backed: BackedCells, in_memory: InMemoryCells) -> None:
     ],
     ids=["csr", "csr array", "dense", "dense int64", "csr int32", "csr float64"],
 )
-@pytest.mark.filterwarnings("ignore:Forward slashes")
-def test_columns_with_slashes_are_renamed_as_in_memory(annotated: AnnData, tmp_path: Path) -> None:
-    annotated.obs["stage/day"] = annotated.obs["stage"]
-    backed, in_memory = open_both(write(annotated, tmp_path), batch_key="stage/day")
-    assert_same(backed, in_memory)
-    assert "stage|day" in backed.obs
-
-
 def test_cells_on_disk_equal_cells_in_memory(annotated: AnnData, tmp_path: Path, kind: Callable[[Any], Any]) -> None:
     annotated.X = kind(annotated.X.toarray())
     assert_same(*open_both(write(annotated, tmp_path), batch_key="batch"))
@@ -315,3 +307,11 @@ class TestErrorsAreTheSameOnDiskAndInMemory:
         (tmp_path / "cells.h5ad").write_text("a text")
         with pytest.raises(ValueError, match=r"cells\.h5ad is not a readable AnnData file"):
             AnnDataSource(path=tmp_path / "cells.h5ad", backed=backed).open()
+
+
+@pytest.mark.filterwarnings("ignore:Forward slashes")
+def test_columns_with_slashes_are_renamed_as_in_memory(annotated: AnnData, tmp_path: Path) -> None:
+    annotated.obs["stage/day"] = annotated.obs["stage"]
+    backed, in_memory = open_both(write(annotated, tmp_path), batch_key="stage/day")
+    assert_same(backed, in_memory)
+    assert "stage|day" in backed.obs

@@ -105,6 +105,7 @@ def test_values_are_converted_to_their_types(kind: Any, given: Any, expected: An
         (Sequence[Share], 0.5, r"name=0\.5: a list of numbers from 0 to 1 is"),
         (Sequence[Share], [2], r"name=\[2\]: a list of numbers from 0 to 1"),
         (Annotated[Count | str, Described("a number or a name")], [], r"name=\[\]: a number or a name is"),
+        (Positive, np.ones((1, 1)), "name=ndarray: a number above 0"),
         (Count, "x" * 100, r"name=x{60}\.\.\.: a whole"),
     ],
 )
