@@ -12,7 +12,7 @@ from scalex.preprocess import Preprocessor
 
 def _read_name(given: Any) -> Any:
     """Return a number as text: the command line reads the domain name 1 as a number."""
-    return given if isinstance(given, bool | str | None) else str(given)
+    return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
 # True: each cell is decoded through its own domain. Text: through the domain of this name.

@@ -235,7 +235,7 @@ def _has_objects(kind: Any) -> bool:
 
 
 def _is_skipped(kind: Any) -> bool:
-    return get_origin(kind) is Annotated and any(isinstance(one, SkipValidation) for one in get_args(kind)[1:])
+    return get_origin(kind) is Annotated and SkipValidation in map(type, get_args(kind)[1:])
 
 
 def _takes_bool(kind: Any) -> bool:
