@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scalex.model.module import ScalexModule
     from scalex.preprocess import AdtRecipe, AsIsRecipe, AtacRecipe, Preprocessor, RnaRecipe
     from scalex.projection.reference import Reference
+    from scalex.reference.add_latent import add_latent
     from scalex.training.fit import fit
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RnaRecipe",
     "ScalexDataModule",
     "ScalexModule",
+    "add_latent",
     "demo_cells",
     "fit",
     "label_transfer",
@@ -44,6 +46,7 @@ _HOME = {
     "RnaRecipe": "preprocess",
     "ScalexDataModule": "data",
     "ScalexModule": "model.module",
+    "add_latent": "reference.add_latent",
     "demo_cells": "demo",
     "fit": "training.fit",
     "label_transfer": "api",

@@ -184,7 +184,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     Examples
     --------
     >>> import scalex
-    >>> adata = scalex.SCALEX([scalex.demo_cells(300, 500), scalex.demo_cells(300, 500, seed=1)], max_iteration=20, ignore_umap=True)
+    >>> cells = [scalex.demo_cells(300, 500), scalex.demo_cells(300, 500, seed=1)]
+    >>> adata = scalex.SCALEX(cells, min_features=100, max_iteration=20, ignore_umap=True)
     >>> adata.obsm["latent"].shape
     (600, 10)
     """
