@@ -36,7 +36,7 @@ class BlockWriter:
     def append(self, block: ad.AnnData) -> None:
         """Append cells. Blocks must have the same features, layers, obsm, columns of obs, types and categories."""
         with h5py.File("block", "w", driver="core", backing_store=False) as staging:
-            ad.io.write_elem(staging, "block", block)
+            _write(staging, "block", block)
             source = staging["block"]
             if self.n_cells == 0:
                 self._write_first(source)
@@ -51,7 +51,7 @@ class BlockWriter:
     def finish(self, **elements: Mapping[str, Any]) -> None:
         """Write whole elements, such as uns and obsp, after the last block."""
         for name, element in elements.items():
-            ad.io.write_elem(self._file, name, dict(element))
+            _write(self._file, name, dict(element))
 
     def _write_first(self, source: h5py.Group) -> None:
         self._file.attrs.update(source.attrs)
@@ -94,6 +94,12 @@ class BlockWriter:
             compression=self._compression,
         )
         dataset.attrs.update(element.attrs)
+
+
+def _write(group: h5py.Group, name: str, element: Any) -> None:
+    """Write an element, with text in the form that every version of anndata reads."""
+    with ad.settings.override(allow_write_nullable_strings=False):
+        ad.io.write_elem(group, name, element)
 
 
 def _is_null(element: h5py.Group | h5py.Dataset | None) -> bool:
