@@ -57,8 +57,9 @@ class BlockWriter:
         self._file.attrs.update(source.attrs)
         for name, element in source.items():
             if _is_null(element):
-                source.copy(element, self._file, name)
-            elif name in PER_CELL:
+                # anndata 0.11 reads no element that is None.
+                continue
+            if name in PER_CELL:
                 self._create(self._file, name, element)
             elif name == "raw":
                 raw = self._file.create_group(name)
