@@ -189,7 +189,6 @@ def _make_anndata(data: ScalexDataModule) -> ad.AnnData:
     """Return kept cells x input features, without values."""
     preprocessor, cells = data.preprocessor, data.cells
     obs = cells.obs.iloc[data.rows].copy()
-    obs.index = obs.index.astype(str)
     domain = pd.Categorical(cells.domain[data.rows]).remove_unused_categories()
     if "domain" in obs and not np.array_equal(obs["domain"].astype(str), domain.astype(str)):
         logger.warning("The domains of the training replace obs['domain'] of the input.")

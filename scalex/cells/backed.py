@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells.protocol import Store, Table
+from scalex.features.annotation import stack_tables
 
 __all__ = ["BackedCells", "read_rows"]
 
@@ -82,4 +83,4 @@ def read_rows(table: Table, rows: NDArray[np.int64]) -> pd.DataFrame:
     for own in np.split(rows, np.flatnonzero(np.diff(rows // CHUNK_ROWS)) + 1):
         first, stop = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
         parts.append(table.read(slice(first, stop)).iloc[own - first])
-    return parts[0] if len(parts) == 1 else pd.concat(parts)
+    return stack_tables(parts)

@@ -18,7 +18,7 @@ from scalex.features.names import format_names, make_unique
 # The layer that stands for `.raw`, which has features of its own.
 RAW = "raw"
 
-__all__ = ["InMemoryCells", "MemoryTable", "open_anndata"]
+__all__ = ["InMemoryCells", "MemoryTable", "named_layers", "open_anndata"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,11 @@ class _MemoryMatrix:
         return self.values if whole else self.values[rows]
 
 
+def named_layers(adata: ad.AnnData) -> list[str]:
+    """Return the names of the layers, without the one of anndata 0.13 that stands for X."""
+    return [name for name in adata.layers if name is not None]
+
+
 def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool) -> OneSource:
     """Open the cells of an AnnData, with one of its matrices as CSR float32.
 
@@ -142,7 +147,7 @@ def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool)
     if layer == "X":
         matrix = adata.X
         if matrix is None:
-            raise ValueError(f"{source}: X is empty. Layers: {format_names(adata.layers)}; choose one with layer=.")
+            raise ValueError(f"{source}: X is empty. Layers: {format_names(named_layers(adata))}; choose one with layer=.")
     elif layer in adata.layers:
         matrix = adata.layers[layer]
     elif layer == RAW and adata.raw is not None:
@@ -155,7 +160,7 @@ def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool)
     else:
         raw = "; raw" if adata.raw is not None else ""
         raise KeyError(
-            f"layer={layer!r} is not in {source}. Layers: {format_names(adata.layers)}; obsm: {format_names(adata.obsm)}{raw}; or X."
+            f"layer={layer!r} is not in {source}. Layers: {format_names(named_layers(adata))}; obsm: {format_names(adata.obsm)}{raw}; or X."
         )
     values = sparse.csr_matrix(matrix, dtype=np.float32)
     if not values.has_canonical_format:

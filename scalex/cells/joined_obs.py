@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pandas.api.types import is_object_dtype, is_string_dtype, union_categoricals
 
 from scalex.cells.protocol import Table
-from scalex.features.annotation import use_categories
+from scalex.features.annotation import stack_tables, use_categories
+from scalex.features.names import make_text
 from scalex.h5ad.common_columns import conform
 
 __all__ = ["JoinedTable", "read_column", "split_by_source"]
@@ -52,12 +53,12 @@ class JoinedTable:
             part.index = self._add_source(i, part.index)
             part[self._source_key] = self._make_source_column(i, len(part))
             parts.append(part)
-        return (parts[0] if len(parts) == 1 else pd.concat(parts))[self.columns]
+        return stack_tables(parts)[self.columns]
 
     def read_names(self, rows: slice) -> pd.Index:
         """Read the names of a run of cells."""
         parts = [self._add_source(i, self._tables[i].read_names(own)) for i, own in split_by_source(rows, self._ends)]
-        return parts[0].append(parts[1:])
+        return make_text(parts[0].append(parts[1:]))
 
     def hash_names(self) -> NDArray[np.uint64]:
         """Return a hash of each name within its source, (n_rows,). Collisions are practically impossible."""
@@ -108,7 +109,8 @@ class JoinedTable:
         return pd.Categorical.from_codes(np.full(n_rows, i), categories=self._names)
 
     def _add_source(self, i: int, names: pd.Index) -> pd.Index:
-        return names.rename(None) + (f"-{self._names[i]}" if self._names_are_shared else "")
+        names = names.rename(None)
+        return make_text(names + f"-{self._names[i]}") if self._names_are_shared else names
 
 
 def split_by_source(rows: slice | NDArray[np.int64], ends: NDArray[np.int64]) -> list[tuple[int, Any]]:

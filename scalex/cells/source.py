@@ -21,7 +21,7 @@ from scalex.cells.backed import BackedCells, read_rows
 from scalex.cells.domains_and_labels import find_domains, find_labels, split_batch_key
 from scalex.cells.file_cells import NotBackableError
 from scalex.cells.h5ad_cells import open_h5ad
-from scalex.cells.in_memory import RAW, InMemoryCells, open_anndata
+from scalex.cells.in_memory import InMemoryCells, open_anndata
 from scalex.cells.joined import JoinedCells
 from scalex.cells.joined_obs import read_column
 from scalex.cells.one_source import OneSource
@@ -197,9 +197,7 @@ class AnnDataSource:
         """Return the values of `layer` with which the first cells of the first source are whole numbers, as counts are."""
         entry = self._list_entries()[0]
         first = entry if isinstance(entry, ad.AnnData) else find_sources(entry)[0]
-        layers = list_layers(first, follow_links=self.follow_links) if isinstance(first, Path) else list(first.layers)
-        if isinstance(first, ad.AnnData) and first.raw is not None:
-            layers = [RAW, *layers]
+        layers = list_layers(first, follow_links=self.follow_links)
         return [layer for layer in layers if layer != self.layer and _holds_counts(first, layer, follow_links=self.follow_links)]
 
     def _list_entries(self) -> list[Source]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import anndata as ad
+
 from scalex.cells.file_cells import NotBackableError
 from scalex.cells.h5ad_cells import open_h5ad
-from scalex.cells.in_memory import RAW
+from scalex.cells.in_memory import RAW, named_layers
 from scalex.cells.one_source import OneSource
 from scalex.cells.zarr_cells import ZarrFile, open_zarr
 from scalex.formats.zarr_store import is_zarr_folder
@@ -28,12 +30,14 @@ class StoreOpener(Protocol):
 STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr.zip": open_zarr}
 
 
-def list_layers(path: Path, *, follow_links: bool = False) -> list[str]:
-    """Return "raw", if the store has it, and the names of its layers; nothing for a path that is not a store."""
-    extension = _find_extension(path)
+def list_layers(source: Path | ad.AnnData, *, follow_links: bool = False) -> list[str]:
+    """Return "raw", if an AnnData or a store has it, and the names of its layers; nothing for a path that is not a store."""
+    if isinstance(source, ad.AnnData):
+        return [*([RAW] if source.raw is not None else []), *named_layers(source)]
+    extension = _find_extension(source)
     if extension is None:
         return []
-    group = (StoredFile(path, follow_links=follow_links) if extension == ".h5ad" else ZarrFile(path)).open()
+    group = (StoredFile(source, follow_links=follow_links) if extension == ".h5ad" else ZarrFile(source)).open()
     return [*([RAW] if "raw/X" in group else []), *group.get("layers", [])]
 
 

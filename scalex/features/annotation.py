@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from scalex.features.names import format_names
+from scalex.features.names import format_names, make_text
 
-__all__ = ["make_writable", "make_writable_names", "make_writable_text", "rename_column", "use_categories"]
+__all__ = ["make_writable", "make_writable_names", "make_writable_text", "rename_column", "stack_tables", "use_categories"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def make_writable(table: pd.DataFrame, source: str) -> pd.DataFrame:
     if converted:
         logger.info("%s: columns that .h5ad cannot hold were converted: %s", source, format_names(converted, 10))
     writable = pd.DataFrame(columns, index=table.index, columns=pd.Index(names, dtype=object))
+    writable.index = make_text(writable.index)
     # anndata writes the name of the index among the columns.
     name = table.index.name
     writable.index.name = name if isinstance(name, str) and name not in (*names, RESERVED) and "/" not in name else None
@@ -91,6 +93,17 @@ def use_categories(table: pd.DataFrame) -> pd.DataFrame:
         elif column.dtype == object:
             table[name] = pd.Categorical(column.where(column.isna(), column.astype(str)))
     return table
+
+
+def stack_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of tables with the same columns, one after the other.
+
+    pandas 3 would turn their names into a type of its own.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    stacked = pd.concat(tables)
+    return stacked.set_axis(make_text(stacked.index))
 
 
 def _drop_copies(table: pd.DataFrame) -> pd.DataFrame:

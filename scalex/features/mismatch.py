@@ -54,7 +54,7 @@ def _explain_pair(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name:
         return f"The features of {peaks} are peaks and those of {genes} are not ({examples}). Compute gene activities from the peaks first."
     for var, target, source in ((one, other, name), (other, one, other_name)):
         for column in var.columns:
-            if _compute_share(strip_version(pd.Index(var[column].astype(str))), strip_version(target.index)) >= MIN_SHARE:
+            if _compute_share(strip_version(pd.Index(var[column])), strip_version(target.index)) >= MIN_SHARE:
                 kinds = "symbols and Ensembl identifiers" if is_ensembl(one.index) != is_ensembl(other.index) else "different names"
                 return (
                     f"The sources use {kinds} ({examples}). var[{str(column)!r}] of {source} holds the names that the other uses: set "

@@ -9,7 +9,7 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
-__all__ = ["ENSEMBL", "is_ensembl", "format_names", "rename_by_column", "make_unique", "strip_version"]
+__all__ = ["ENSEMBL", "is_ensembl", "format_names", "make_text", "make_unique", "rename_by_column", "strip_version"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,14 @@ ENSEMBL = r"ENS[A-Z]*[GTPE]\d{11}"
 VERSIONED = rf"^({ENSEMBL})\.\d+(_PAR_Y)?$"
 # Names that are tested, and the share of identifiers among them above which all count as identifiers.
 N_TESTED, MIN_SHARE = 1000, 0.5
+
+
+def make_text(names: pd.Index) -> pd.Index:
+    """Return the names as text in an index of objects.
+
+    pandas 3 would hold them in a type that anndata 0.13 writes in a form of its own, and would keep missing names as they are.
+    """
+    return pd.Index([str(name) for name in names], dtype=object, name=names.name)
 
 
 def make_unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
@@ -32,14 +40,14 @@ def make_unique(table: pd.DataFrame, kind: str, source: str) -> pd.DataFrame:
         Name of the source, for the warning.
     """
     table = table.copy()
-    table.index = table.index.astype(str)
+    table.index = make_text(table.index)
     if not table.index.is_unique:
         repeated = table.index[table.index.duplicated()].unique()
         logger.warning(
             "%s: %d %s names are not unique (%s); repeats get the suffixes -1, -2, ...",
             source, len(repeated), kind, format_names(repeated),
         )  # fmt: skip
-        table.index = ad.utils.make_index_unique(table.index)
+        table.index = make_text(ad.utils.make_index_unique(table.index))
     return table
 
 
@@ -68,7 +76,7 @@ def rename_by_column(var: pd.DataFrame, *, column: str | None, source: str, seve
             return var
         raise KeyError(f"var_names_from={column!r} is not in var of {source}. Columns: {format_names(var.columns, 20)}.")
     text = var[column].astype(object)
-    return var.set_axis(pd.Index(text.where(text.notna() & (text != ""), var.index.to_numpy()).astype(str)))
+    return var.set_axis(make_text(pd.Index(text.where(text.notna() & (text != ""), var.index.to_numpy()), name=None)))
 
 
 def strip_version(names: pd.Index, *, copies_apart: bool = False) -> pd.Index:
@@ -79,7 +87,7 @@ def strip_version(names: pd.Index, *, copies_apart: bool = False) -> pd.Index:
     copies_apart
         Keep "_PAR_Y", which distinguishes a gene's copy on the Y chromosome from the copy on the X chromosome.
     """
-    return pd.Index(names.astype(str).str.replace(VERSIONED, r"\1\2" if copies_apart else r"\1", regex=True))
+    return pd.Index(make_text(names).str.replace(VERSIONED, r"\1\2" if copies_apart else r"\1", regex=True), dtype=object)
 
 
 def is_ensembl(names: pd.Index) -> bool:

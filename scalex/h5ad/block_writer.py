@@ -36,7 +36,7 @@ class BlockWriter:
     def append(self, block: ad.AnnData) -> None:
         """Append cells. Blocks must have the same features, layers, obsm, columns of obs, types and categories."""
         with h5py.File("block", "w", driver="core", backing_store=False) as staging:
-            ad.io.write_elem(staging, "block", block)
+            _write(staging, "block", block)
             source = staging["block"]
             if self.n_cells == 0:
                 self._write_first(source)
@@ -51,14 +51,15 @@ class BlockWriter:
     def finish(self, **elements: Mapping[str, Any]) -> None:
         """Write whole elements, such as uns and obsp, after the last block."""
         for name, element in elements.items():
-            ad.io.write_elem(self._file, name, dict(element))
+            _write(self._file, name, dict(element))
 
     def _write_first(self, source: h5py.Group) -> None:
         self._file.attrs.update(source.attrs)
         for name, element in source.items():
             if _is_null(element):
-                source.copy(element, self._file, name)
-            elif name in PER_CELL:
+                # anndata 0.11 reads no element that is None.
+                continue
+            if name in PER_CELL:
                 self._create(self._file, name, element)
             elif name == "raw":
                 raw = self._file.create_group(name)
@@ -94,6 +95,12 @@ class BlockWriter:
             compression=self._compression,
         )
         dataset.attrs.update(element.attrs)
+
+
+def _write(group: h5py.Group, name: str, element: Any) -> None:
+    """Write an element, with text in the form that every version of anndata reads."""
+    with ad.settings.override(allow_write_nullable_strings=False):
+        ad.io.write_elem(group, name, element)
 
 
 def _is_null(element: h5py.Group | h5py.Dataset | None) -> bool:

@@ -22,7 +22,8 @@ def find_common_types(tables: Sequence[pd.DataFrame]) -> dict[str, Any]:
 
 
 def _find_common_type(dtypes: Sequence[Any]) -> Any:
-    known = [dtype for dtype in dtypes if dtype is not None]
+    # pandas 3 holds text in a type of its own.
+    known: list[Any] = [np.dtype(object) if isinstance(dtype, pd.StringDtype) else dtype for dtype in dtypes if dtype is not None]
     is_missing = len(known) < len(dtypes)
     if any(isinstance(dtype, pd.CategoricalDtype) for dtype in known):
         if not all(isinstance(dtype, pd.CategoricalDtype) for dtype in known):

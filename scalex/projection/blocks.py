@@ -100,7 +100,6 @@ class QueryBlocks:
         n_cells = rows.stop - rows.start
         placement = self._map.place(latent)
         obs = self.data.cells.read_obs(rows).copy()
-        obs.index = obs.index.astype(str)
         obs["domain"] = pd.Categorical.from_codes(self.data.domain(rows), categories=list(self.data.domains))
         obs["projection"] = make_projection_column("query", n_cells)
         assert batch.values is not None

@@ -151,7 +151,7 @@ def project(
             query.tally.add(block)
             if types is not None:
                 block.obs = conform(block.obs, types)
-                block.obs_names = block.obs_names.astype(str) + suffix
+                block.obs_names = block.obs_names + suffix
             writer.append(block)
             n_cells = block.n_obs
             bar.update(n_cells)

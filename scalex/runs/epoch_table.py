@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from scalex.system.atomic_files import atomic_write
 
 __all__ = ["EpochTable"]
+
+WHOLE = ("epoch", "step")
 
 
 class EpochTable(Logger):
@@ -57,9 +60,8 @@ class EpochTable(Logger):
         if "train/loss" not in metrics:
             return
         if not self._rows and self.path.exists():
-            earlier = pd.read_csv(self.path, float_precision="round_trip")
             # Epochs after the last checkpoint are trained again.
-            self._rows = earlier[earlier["epoch"] < metrics["epoch"]].to_dict("records")
+            self._rows = [row for row in _read_rows(self.path) if row["epoch"] < metrics["epoch"]]
         first = {"epoch": int(metrics["epoch"]), "step": step}
         self._rows.append(first | {name.removeprefix("train/"): value for name, value in metrics.items() if name != "epoch"})
 
@@ -70,3 +72,11 @@ class EpochTable(Logger):
             with atomic_write(self.path) as path:
                 pd.DataFrame(self._rows).to_csv(path, index=False)
             self._n_written = len(self._rows)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table. Numbers keep all their bits, which the default of pandas before 3.1 does not do."""
+    with path.open(newline="") as file:
+        return [
+            {name: int(value) if name in WHOLE else float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
+        ]

@@ -39,7 +39,7 @@ def _read_table(runs: Iterable[Path]) -> pd.DataFrame:
         settings[path.parent.name] = _flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
         results[path.parent.name] = json.loads(path.read_text())
     table = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
-    differing = table.loc[:, table.astype(str).nunique() > 1]
+    differing = table.loc[:, table.astype(str).nunique(dropna=False) > 1]
     return differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
 
 

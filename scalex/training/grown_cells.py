@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalex.cells import StoredMatrix
+from scalex.features.annotation import stack_tables
 from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.projection.query import Query
 from scalex.reference.finished_run import FinishedRun
@@ -58,9 +59,8 @@ class GrownCells:
         added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
         added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
         types = find_common_types([own, added])
-        added.index = added.index.astype(str)
         added.index = added.index + find_free_suffix(own.index, lambda: [added.index])
-        obs = pd.concat([conform(own, types), conform(added, types)])
+        obs = stack_tables([conform(own, types), conform(added, types)])
         known = pd.Categorical(obs[label]) if label in obs else None
         domain = pd.Categorical(obs["domain"].astype(str))
         return cls(open_expression(reference), query, kept, obs, reference.raw_var, domain, known)

@@ -13,6 +13,7 @@ import pytest
 from anndata import AnnData
 from pandas.api.types import is_object_dtype
 from scipy import sparse
+from tables import assert_same_table, hold_text_in_objects
 
 from scalex.cells import AnnDataSource, BackedCells, InMemoryCells, file_obs
 from scalex.cells.joined import JoinedCells
@@ -94,7 +95,7 @@ def assert_same_annotation(backed: BackedCells, in_memory: InMemoryCells, text: 
     for name in text:
         assert isinstance(expected[name].dtype, pd.CategoricalDtype)
         expected[name] = expected[name].astype(object).fillna("")
-    pd.testing.assert_frame_equal(backed.obs, expected)
+    assert_same_table(backed.obs, expected)
     n = len(expected)
     for size in (70, n):
         parts = [backed.read_obs(rows) for rows in chunks(n, size)]
@@ -103,9 +104,9 @@ def assert_same_annotation(backed: BackedCells, in_memory: InMemoryCells, text: 
             for name, column in part.items():
                 if isinstance(column.dtype, pd.CategoricalDtype):
                     assert list(column.cat.categories) == list(expected[name].cat.categories)
-        pd.testing.assert_frame_equal(pd.concat(parts), expected)
+        assert_same_table(pd.concat(parts), expected)
     for rows in (slice(0, 0), slice(80, 160), slice(n - 3, n + 9), slice(95, 20)):
-        pd.testing.assert_frame_equal(backed.read_obs(rows), expected.iloc[rows])
+        assert_same_table(backed.read_obs(rows), expected.iloc[rows])
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
@@ -116,7 +117,7 @@ def test_cells_joined_on_disk_equal_cells_joined_in_memory(sources: list[AnnData
     assert_same_values(backed, in_memory)
     assert_same_annotation(backed, in_memory)
     assert_same_roles(backed, in_memory)
-    pd.testing.assert_frame_equal(backed.var, in_memory.var)
+    assert_same_table(backed.var, in_memory.var)
 
 
 @pytest.mark.parametrize("join", ["inner", "outer"])
@@ -169,7 +170,7 @@ def test_names_repeated_in_a_file_are_numbered(
     backed, in_memory = open_both(paths, join="outer", source_key="file")
     assert_same_annotation(backed, in_memory)
     assert_same_values(backed, in_memory)
-    pd.testing.assert_frame_equal(backed.var, in_memory.var)
+    assert_same_table(backed.var, in_memory.var)
     messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert messages[: len(messages) // 2] == messages[len(messages) // 2 :]
     assert "one: 1 cell names are not unique (x); repeats get the suffixes -1, -2, ..." in messages
@@ -253,7 +254,7 @@ def test_a_column_has_the_same_type_as_in_memory(
 
 def join_obs(sources: list[AnnData]) -> pd.DataFrame:
     """Return the annotation joined by pandas. Objects, which files cannot hold, become booleans or categories of text."""
-    joined = pd.concat([source.obs for source in sources])
+    joined = hold_text_in_objects(pd.concat([source.obs for source in sources]))
     for name, column in joined.items():
         if column.dtype == object:
             there = set(map(type, column.dropna()))
@@ -267,7 +268,7 @@ def test_columns_in_memory_are_joined_as_by_pandas(sources: list[AnnData], kind:
     for source, make in zip(sources, COLUMNS[kind], strict=True):
         source.obs = source.obs[["cell_type"]].assign(**({} if make is None else {"column": make(source.n_obs)}))
     found = AnnDataSource(path=sources, source_key="file").open().obs
-    pd.testing.assert_frame_equal(found[["cell_type", "column"]], join_obs(sources))
+    assert_same_table(found[["cell_type", "column"]], join_obs(sources))
 
 
 @pytest.mark.parametrize("which", [[0, 1, 2], [1], [0, 2]])
@@ -307,7 +308,7 @@ def test_chunks_of_the_annotation_can_be_written_in_turn(sources: list[AnnData],
         for rows in chunks(sum(N), 40):
             writer.append(AnnData(cells.read(rows), obs=cells.read_obs(rows), var=cells.var))
     found = ad.read_h5ad(tmp_path / "all.h5ad")
-    pd.testing.assert_frame_equal(found.obs, cells.obs)
+    assert_same_table(found.obs, cells.obs)
     np.testing.assert_array_equal(found.X.toarray(), cells.read(slice(None)).toarray())
 
 
@@ -320,13 +321,13 @@ def test_a_sample_equals_that_of_cells_in_memory(
     backed, in_memory = open_both(write(sources[:n_files], tmp_path), source_key="file", seed=3, **options)
     n = len(in_memory.obs)
     assert (backed.subset is not None) == (n < sum(N[:n_files]))
-    pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
-    pd.testing.assert_frame_equal(backed.var, in_memory.var, check_column_type=False)
+    assert_same_table(backed.obs, in_memory.obs)
+    assert_same_table(backed.var, in_memory.var, check_column_type=False)
     assert_same_roles(backed, in_memory)
     for rows in (slice(None), slice(0, 0), slice(n // 3, n), np.array([0]), np.array([], np.int64), np.arange(0, n, 2)):
         np.testing.assert_array_equal(backed.read(rows).toarray(), in_memory.read(rows).toarray())
         if isinstance(rows, slice):
-            pd.testing.assert_frame_equal(backed.read_obs(rows), in_memory.read_obs(rows))
+            assert_same_table(backed.read_obs(rows), in_memory.read_obs(rows))
 
 
 def test_a_sample_keeps_the_proportions_of_the_domains(sources: list[AnnData], tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_cells_of_several_files_can_be_pickled(sources: list[AnnData], tmp_path:
     backed, in_memory = open_both(write(sources, tmp_path), source_key="file")
     copy = pickle.loads(pickle.dumps(backed))
     assert_same_values(copy, in_memory)
-    pd.testing.assert_frame_equal(copy.obs, in_memory.obs)
+    assert_same_table(copy.obs, in_memory.obs)
 
 
 @pytest.mark.parametrize("backed", [True, False])
@@ -401,5 +402,5 @@ def test_sources_in_memory_and_in_files_are_joined(
     assert_same_values(backed, in_memory)
     assert_same_annotation(backed, in_memory)
     assert_same_roles(backed, in_memory)
-    pd.testing.assert_frame_equal(backed.var, in_memory.var)
+    assert_same_table(backed.var, in_memory.var)
     assert (backed.identity is None) == (kind == "AnnData")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from conftest import Trained
+from tables import assert_same_table
 
 import scalex
 from scalex.cells import AnnDataSource, BackedCells, InMemoryCells
@@ -43,7 +44,7 @@ def test_a_list_is_joined_on_disk(path: Path, demo: AnnData, tmp_path: Path) -> 
     assert isinstance(found, BackedCells)
     expected = AnnDataSource(path=[source.to_memory() for source in opened], source_key="file").open()
     np.testing.assert_array_equal(found.read(slice(None)).toarray(), expected.read(slice(None)).toarray())
-    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    assert_same_table(found.obs, expected.obs)
     # Joined with cells in memory, they are read into memory.
     mixed = AnnDataSource(path=[opened[0], opened[1].to_memory()], source_key="file").open()
     assert isinstance(mixed, InMemoryCells)

@@ -14,6 +14,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from tables import assert_same_table
 
 from scalex.cells import AnnDataSource, InMemoryCells
 
@@ -48,9 +49,9 @@ def to_frame(cells: InMemoryCells) -> pd.DataFrame:
 
 def test_an_anndata_is_read_unchanged(demo: AnnData) -> None:
     cells = open_cells(demo, batch_key="batch")
-    pd.testing.assert_frame_equal(to_frame(cells), demo.to_df(), check_names=False)
-    pd.testing.assert_frame_equal(cells.obs, demo.obs)
-    pd.testing.assert_frame_equal(cells.var, demo.var)
+    assert_same_table(to_frame(cells), demo.to_df(), check_names=False)
+    assert_same_table(cells.obs, demo.obs)
+    assert_same_table(cells.var, demo.var)
     assert list(cells.domain) == list(demo.obs["batch"])
     assert list(cells.label) == list(demo.obs["cell_type"])
 
@@ -59,14 +60,14 @@ def test_a_file_is_read_as_its_anndata(demo: AnnData, tmp_path: Path) -> None:
     demo.write_h5ad(tmp_path / "cells.h5ad")
     for path in (tmp_path / "cells.h5ad", str(tmp_path / "cells.h5ad"), [tmp_path / "cells.h5ad"]):
         cells = open_cells(path, batch_key="batch")
-        pd.testing.assert_frame_equal(to_frame(cells), demo.to_df(), check_names=False)
+        assert_same_table(to_frame(cells), demo.to_df(), check_names=False)
         assert list(cells.domain) == list(demo.obs["batch"])
 
 
 def test_a_dict_names_its_sources(left: AnnData, right: AnnData) -> None:
     cells = open_cells({"first": left, "second": right})
     assert list(cells.domain.categories) == ["first", "second"]
-    pd.testing.assert_frame_equal(cells.obs, open_cells([left, right], batch_categories=["first", "second"]).obs)
+    assert_same_table(cells.obs, open_cells([left, right], batch_categories=["first", "second"]).obs)
     with pytest.raises(ValueError, match="path is a dict, whose keys name the sources, and batch_categories names them, too"):
         AnnDataSource(path={"first": left}, batch_categories=["a"])
 
@@ -99,7 +100,7 @@ def test_raw_is_a_layer_with_its_own_features(demo: AnnData, tmp_path: Path, bac
         cells = AnnDataSource(path=path, layer="raw", batch_key="batch", backed=backed).open()
         assert cells.in_memory == (path is demo or (isinstance(path, Path) and not backed))
         np.testing.assert_array_equal(cells.read(slice(0, 50)).toarray(), counts.X[:50].toarray())
-        pd.testing.assert_frame_equal(cells.var, counts.var)
+        assert_same_table(cells.var, counts.var)
 
 
 def test_the_layers_that_hold_counts_are_found(demo: AnnData, tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_values_stored_twice_are_added_and_the_input_is_not_changed() -> None:
 def test_opening_does_not_change_the_anndata(left: AnnData, right: AnnData) -> None:
     before = left.copy()
     open_cells([left, right], join="outer")
-    pd.testing.assert_frame_equal(left.obs, before.obs)
-    pd.testing.assert_frame_equal(left.to_df(), before.to_df())
+    assert_same_table(left.obs, before.obs)
+    assert_same_table(left.to_df(), before.to_df())
 
 
 def test_rows_are_read_by_slice_and_by_index(demo_in_memory: InMemoryCells) -> None:
@@ -173,7 +174,7 @@ def test_rows_are_read_by_slice_and_by_index(demo_in_memory: InMemoryCells) -> N
 def test_joined_values_equal_anndata_concat(left: AnnData, right: AnnData, join: Any) -> None:
     expected = ad.concat([left, right], join=join, fill_value=0).to_df()
     cells = open_cells([left, right], join=join)
-    pd.testing.assert_frame_equal(to_frame(cells)[expected.columns], expected, check_names=False)
+    assert_same_table(to_frame(cells)[expected.columns], expected, check_names=False)
     assert len(cells.var) == {"inner": 300, "outer": 500}[join]
     assert list(cells.obs["cell_type"]) == [*left.obs["cell_type"], *right.obs["cell_type"]]
 
@@ -327,7 +328,7 @@ def test_a_sample_is_counted_seeded_and_consistent(demo: AnnData, options: dict[
     assert cells.obs.index.is_unique
     assert list(cells.obs.index) == list(again.obs.index)
     assert n == 1 or list(cells.obs.index) != list(other.obs.index)
-    pd.testing.assert_frame_equal(to_frame(cells), demo[cells.obs.index].to_df(), check_names=False)
+    assert_same_table(to_frame(cells), demo[cells.obs.index].to_df(), check_names=False)
     assert list(cells.domain) == list(demo.obs.loc[cells.obs.index, "batch"])
     assert list(cells.label) == list(demo.obs.loc[cells.obs.index, "cell_type"])
 

@@ -16,6 +16,7 @@ import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
+from tables import assert_same_table
 
 import scalex
 from scalex.cells import AnnDataSource, BackedCells, InMemoryCells
@@ -89,8 +90,8 @@ def assert_same(backed: BackedCells, in_memory: InMemoryCells) -> None:
         assert found.has_canonical_format
         np.testing.assert_array_equal(found.toarray(), expected.toarray())
         if isinstance(rows, slice):
-            pd.testing.assert_frame_equal(backed.read_obs(rows), in_memory.read_obs(rows))
-    pd.testing.assert_frame_equal(backed.var, in_memory.var, check_column_type=False)
+            assert_same_table(backed.read_obs(rows), in_memory.read_obs(rows))
+    assert_same_table(backed.var, in_memory.var, check_column_type=False)
     assert list(backed.domain) == list(in_memory.domain)
 
 
@@ -104,7 +105,7 @@ def test_cells_of_a_store_equal_cells_in_memory(
     path = write(annotated, tmp_path)
     backed, in_memory = open_both(path, batch_key="batch")
     assert_same(backed, in_memory)
-    pd.testing.assert_frame_equal(backed.obs, expected.obs)
+    assert_same_table(backed.obs, expected.obs)
     assert_same(pickle.loads(pickle.dumps(backed)), in_memory)
 
 
@@ -114,7 +115,7 @@ def test_stores_and_files_are_joined(demo: AnnData, tmp_path: Path, write: Calla
     assert_same(*open_both(paths, source_key="file"))
     backed, in_memory = open_both(paths, source_key="file", n_obs=90)
     np.testing.assert_array_equal(backed.read(slice(None)).toarray(), in_memory.read(slice(None)).toarray())
-    pd.testing.assert_frame_equal(backed.obs, in_memory.obs)
+    assert_same_table(backed.obs, in_memory.obs)
 
 
 @pytest.mark.parametrize("write", ["shards"], indirect=True)

@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from tables import assert_same_table
 
 from scalex.features.annotation import make_writable, rename_column, use_categories
 
@@ -71,7 +72,7 @@ def list_values(column: pd.Series) -> list[Any]:
 def test_columns_that_can_be_written_do_not_change(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     table = WRITTEN_AS_THEY_ARE[name].set_axis(["x", "y"]).to_frame(name)
-    pd.testing.assert_frame_equal(make_writable(table, "obs"), table)
+    assert_same_table(make_writable(table, "obs"), table)
     assert caplog.text == ""
 
 
@@ -83,7 +84,7 @@ def test_other_columns_are_converted_to_what_anndata_writes_and_reads(name: str,
     written = make_writable(table, "obs")
     assert list_values(written[name]) == expected
     assert list_values(write_and_read(written, tmp_path)[name]) == expected
-    pd.testing.assert_frame_equal(table, before)
+    assert_same_table(table, before)
 
 
 def test_one_line_of_the_log_names_what_became_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +100,7 @@ def test_names_become_distinct_text_without_slashes(tmp_path: Path, caplog: pyte
     written = make_writable(table, "obs of a")
     assert list(written) == ["a-1", "0", "('t', 1)", "n|m", "_index-column", "a-2", "unnamed"]
     assert "obs of a: columns were renamed, since .h5ad needs distinct text without slashes: 'a' -> a-1, 0 -> 0" in caplog.text
-    pd.testing.assert_frame_equal(write_and_read(written, tmp_path), written)
+    assert_same_table(write_and_read(written, tmp_path), written)
     assert rename_column("n/m") == "n|m"
 
 
@@ -110,7 +111,7 @@ def test_numbers_of_repeated_names_avoid_other_names() -> None:
 
 def test_copies_of_a_column_are_dropped() -> None:
     table = pd.DataFrame([[1, 1, 2]], index=["x"], columns=["a", "a", "b"])
-    pd.testing.assert_frame_equal(make_writable(table, "obs"), pd.DataFrame({"a": [1], "b": [2]}, index=["x"]))
+    assert_same_table(make_writable(table, "obs"), pd.DataFrame({"a": [1], "b": [2]}, index=["x"]))
 
 
 @pytest.mark.parametrize(("name", "kept"), [("cell", "cell"), ("a", None), ("_index", None), (0, None), ("n/m", None)])
@@ -118,7 +119,7 @@ def test_the_name_of_the_index_stays_unless_a_column_has_it(name: Any, kept: str
     table = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name=name))
     written = make_writable(table, "obs")
     assert written.index.name == kept
-    pd.testing.assert_frame_equal(write_and_read(written, tmp_path), written)
+    assert_same_table(write_and_read(written, tmp_path), written)
 
 
 def test_objects_become_categories_or_booleans_where_tables_are_joined() -> None:

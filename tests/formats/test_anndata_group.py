@@ -17,6 +17,7 @@ from formats.damaged import AGAIN, assert_refused, open_cells
 from formats.imitated import write_like_anndata_0_6, write_like_anndata_0_7
 from formats.written import write_zarr
 from scipy import sparse
+from tables import assert_same_table
 
 from scalex.formats import read_cells
 
@@ -43,8 +44,8 @@ def path(full: AnnData, tmp_path: Path) -> Path:
 
 
 def assert_same(found: AnnData, expected: AnnData) -> None:
-    pd.testing.assert_frame_equal(found.obs, expected.obs)
-    pd.testing.assert_frame_equal(found.var, expected.var)
+    assert_same_table(found.obs, expected.obs)
+    assert_same_table(found.var, expected.var)
     np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
     for kind in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
         assert set(getattr(found, kind)) == set(getattr(expected, kind)), kind

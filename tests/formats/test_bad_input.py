@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import mudata
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from anndata import AnnData, settings
+from anndata import AnnData
 from formats.damaged import AGAIN, assert_refused, flip_bytes, open_cells, truncate
 from formats.written import compress, write_h5ad, write_h5mu, write_loom, write_tenx_h5, write_text, write_zarr
 from scipy import sparse
@@ -126,9 +127,8 @@ def test_zarr_may_omit_files_of_zeros(few: AnnData, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_zarr_of_both_formats_is_read_and_missing_files_are_named(few: AnnData, tmp_path: Path, zarr_format: int) -> None:
-    with settings.override(zarr_write_format=zarr_format):
-        path = write_zarr(few, tmp_path / "cells.zarr")
+def test_zarr_of_both_formats_is_read_and_missing_files_are_named(few: AnnData, tmp_path: Path, zarr_format: Literal[2, 3]) -> None:
+    path = write_zarr(few, tmp_path / "cells.zarr", zarr_format)
     np.testing.assert_array_equal(open_cells(path).read(slice(None)).toarray(), few.X.toarray())
     part = path / "X" / "data" / ("0" if zarr_format == 2 else "c/0")
     truncate(part)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 from formats.damaged import assert_refused, open_cells
+from formats.written import make_mudata
 
 from scalex.formats import read_cells
 
@@ -19,11 +19,10 @@ def path(few: AnnData, tmp_path: Path) -> Path:
     rna = few.copy()
     rna.obs["kind"] = [f"own {i}" for i in range(30)]
     adt = AnnData(few.X[:20][::-1, :5].copy(), obs=few.obs[:20][::-1].copy(), var=few.var.iloc[:5].set_axis([f"p{i}" for i in range(5)]))
-    with mudata.set_options(pull_on_update=False):
-        data = mudata.MuData({"adt": adt, "rna": rna})
-        data.obs["sample"] = pd.Categorical([f"s{list(few.obs_names).index(name) % 3}" for name in data.obs_names])
-        data.obs["kind"], data.obs["rna:copy"] = "whole", "copy"
-        data.write(tmp_path / "cells.h5mu")
+    data = make_mudata({"adt": adt, "rna": rna})
+    data.obs["sample"] = pd.Categorical([f"s{list(few.obs_names).index(name) % 3}" for name in data.obs_names])
+    data.obs["kind"], data.obs["rna:copy"] = "whole", "copy"
+    data.write(tmp_path / "cells.h5mu")
     return tmp_path / "cells.h5mu"
 
 

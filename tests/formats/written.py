@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import anndata as ad
 import h5py
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
@@ -84,17 +86,25 @@ def write_tenx_h5(cells: AnnData, path: Path) -> Path:
     return path
 
 
+def make_mudata(modalities: dict[str, AnnData]) -> mudata.MuData:
+    """Return a MuData whose columns of all cells are its own, which is the default since mudata 0.4."""
+    if hasattr(mudata, "set_options"):
+        # Writing asks for it, too.
+        mudata.set_options(pull_on_update=False)
+    return mudata.MuData(modalities)
+
+
 def write_h5mu(cells: AnnData, path: Path) -> Path:
     other = AnnData(cells.X[:, :5].copy(), obs=cells.obs.copy(), var=cells.var.iloc[:5].set_axis([f"protein{i}" for i in range(5)]))
-    mudata.set_options(pull_on_update=False)
-    mudata.MuData({"rna": cells.copy(), "adt": other}).write(path)
+    make_mudata({"rna": cells.copy(), "adt": other}).write(path)
     return path
 
 
-def write_zarr(cells: AnnData, path: Path) -> Path:
+def write_zarr(cells: AnnData, path: Path, zarr_format: Literal[2, 3] = 2) -> Path:
     with warnings.catch_warnings(action="ignore"):
-        # anndata warns about future defaults.
-        cells.write_zarr(path)
+        # anndata warns about future defaults, and zarr about metadata in one file.
+        ad.io.write_elem(zarr.open_group(path, mode="w", zarr_format=zarr_format), "/", cells)
+        zarr.consolidate_metadata(path)
     return path
 
 
@@ -108,7 +118,9 @@ def write_loom(cells: AnnData, path: Path) -> Path:
     pytest.importorskip("loompy")
     # The import of loompy makes torch use all cores.
     torch.set_num_threads(n_threads)
-    ad.io.write_loom(path, cells)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        # anndata advises against the format.
+        ad.io.write_loom(path, cells)
     return path
 
 

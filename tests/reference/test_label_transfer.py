@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tables import assert_same_table
 
 import scalex.reference.label_transfer
 from scalex.reference.label_transfer import LabelTransfer
@@ -154,7 +155,7 @@ def test_the_result_for_a_cell_does_not_depend_on_other_cells(reference: Known, 
     transfer = LabelTransfer.fit(*reference)
     together = transfer.predict(query[0], query[1])
     alone = pd.concat([transfer.predict(query[0][[i]], query[1][[i]]) for i in range(len(together))], ignore_index=True)
-    pd.testing.assert_frame_equal(together, alone, rtol=1e-10)
+    assert_same_table(together, alone, rtol=1e-10)
 
 
 def test_cells_without_a_label_are_ignored(reference: Known, query: New) -> None:
@@ -165,7 +166,7 @@ def test_cells_without_a_label_are_ignored(reference: Known, query: New) -> None
     some = LabelTransfer.fit(latent, missing, components)
     assert some.types.tolist() == list(TYPES)
     expected = LabelTransfer.fit(latent[known], label[known], components[known])
-    pd.testing.assert_frame_equal(some.predict(query[0], query[1]), expected.predict(query[0], query[1]))
+    assert_same_table(some.predict(query[0], query[1]), expected.predict(query[0], query[1]))
 
 
 def test_a_single_type_is_certain_and_has_no_runner_up(reference: Known, query: New) -> None:
@@ -187,7 +188,7 @@ def test_the_sample_of_a_large_reference_keeps_rare_types(reference: Known, quer
     names = np.array(["a"] * 80 + ["b"] * 8 + ["c"] * 2)
     first, again, other = (LabelTransfer.fit(latent, pd.Categorical(names), components, seed=seed) for seed in (0, 0, 1))
     assert [view.count_K.tolist() for view in first._views] == [[20, 8, 2]] * 3
-    pd.testing.assert_frame_equal(first.predict(query[0], query[1]), again.predict(query[0], query[1]))
+    assert_same_table(first.predict(query[0], query[1]), again.predict(query[0], query[1]))
     assert not first.predict(query[0], query[1]).equals(other.predict(query[0], query[1]))
 
 
@@ -236,7 +237,7 @@ class TestProbabilitiesWithDomains:
         latent, label, domain = self.reference(1.0)
         found = LabelTransfer.fit(latent, pd.Categorical(label), domain=domain).compute_evidence(query[0])
         plain = LabelTransfer.fit(latent, pd.Categorical(label)).compute_evidence(query[0])
-        pd.testing.assert_frame_equal(found.drop(columns="probability"), plain.drop(columns="probability"))
+        assert_same_table(found.drop(columns="probability"), plain.drop(columns="probability"))
 
         def cross_entropy(factor: float) -> float:
             total = 0.0
@@ -266,9 +267,9 @@ class TestProbabilitiesWithDomains:
     def test_with_one_domain_are_those_without_domains(self, reference: Known, query: New) -> None:
         latent, label, components = reference
         one = LabelTransfer.fit(latent, label, components, domain=pd.Categorical(["p"] * len(label)))
-        pd.testing.assert_frame_equal(one.predict(query[0], query[1]), LabelTransfer.fit(*reference).predict(query[0], query[1]))
+        assert_same_table(one.predict(query[0], query[1]), LabelTransfer.fit(*reference).predict(query[0], query[1]))
 
     def test_with_types_of_one_domain_each_are_those_without_domains(self, query: New) -> None:
         latent, label, _ = self.reference(0)
         by_type = LabelTransfer.fit(latent, pd.Categorical(label), domain=pd.Categorical(label))
-        pd.testing.assert_frame_equal(by_type.predict(query[0]), LabelTransfer.fit(latent, pd.Categorical(label)).predict(query[0]))
+        assert_same_table(by_type.predict(query[0]), LabelTransfer.fit(latent, pd.Categorical(label)).predict(query[0]))
