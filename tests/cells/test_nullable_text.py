@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData, settings
+from conftest import Trained
 from formats.written import write_h5ad, write_zarr
 
+import scalex
 from scalex.cells import AnnDataSource
+from scalex.cells.file_obs import is_nullable_text
+
+OPTIONS: dict[str, Any] = {"min_features": 1, "n_top_features": 200, "max_iteration": 20, "ignore_umap": True, "show": False}
 
 
 def to_nullable(values: Any) -> Any:
@@ -56,3 +63,70 @@ def test_nullable_text_is_read_in_pieces(
             assert found[name].cat.categories.dtype == object
         assert list(found["partly"].isna()) == list(cells.obs["partly"].iloc[rows].isna())
         assert list(found["partly"].dropna()) == list(cells.obs["partly"].iloc[rows].dropna())
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_a_file_of_anndata_0_13_is_read_as_it_was_written(backed: bool) -> None:
+    path = Path(__file__).parent / "stored" / "cells.h5ad"
+    found = AnnDataSource(path=path, backed=backed, batch_key="batch").open()
+    assert found.in_memory != backed
+    assert list(found.domain) == ["a", "b"] * 4
+    assert list(found.obs.index) == [f"c{i}" for i in range(8)]
+    assert list(found.var["symbol"]) == [f"S{i}" for i in range(5)]
+    assert list(found.obs["text"]) == [f"note {i}" for i in range(8)]
+    assert list(found.obs["partly"].astype(object).fillna("")) == ["" if i % 4 == 0 else f"id {i}" for i in range(8)]
+    np.testing.assert_array_equal(found.read(slice(None)).toarray(), np.arange(40).reshape(8, 5))
+
+
+@pytest.mark.parametrize("write", [write_h5ad, write_zarr])
+@pytest.mark.parametrize("backed", [False, True])
+def test_nullable_text_does_not_change_what_is_trained_and_projected(
+    demo: AnnData, cells: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path], backed: bool
+) -> None:
+    """Files with plain names and without annotation give the same latents and labels."""
+    cells.obs["cell_type"] = to_nullable(cells.obs["cell_type"])
+    plain = AnnData(demo.X, obs=demo.obs[["batch", "cell_type"]].astype("category"), var=demo.var[[]])
+    is_query = (plain.obs["batch"] == "domain2").to_numpy()
+    found = []
+    for name, adata in (("plain", plain), ("nullable", cells)):
+        folder = tmp_path / name
+        folder.mkdir()
+        extension = write.__name__.removeprefix("write_")
+        with settings.override(allow_write_nullable_strings=True):
+            for part, rows in (("known", ~is_query), ("query", is_query)):
+                write(adata[rows].copy(), folder / f"{part}.{extension}")
+        scalex.SCALEX(folder / f"known.{extension}", backed=backed, outdir=folder / "run", **OPTIONS)
+        reference = scalex.Reference.load(folder / "run")
+        projected = reference.project(folder / f"query.{extension}")
+        labels = reference.transfer_labels(folder / f"query.{extension}")
+        found.append((projected.obsm["latent"], list(projected.obs_names), list(labels["label"])))
+        assert not list_nullable_text(folder / "run" / "adata.h5ad")
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]
+
+
+def list_nullable_text(path: Path) -> list[str]:
+    """Return the names of text that anndata 0.11 and pandas 2 hold in another type than other text."""
+    names: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, element: names.append(name) if is_nullable_text(element) else None)
+    return names
+
+
+def test_a_reference_can_be_annotated_and_written_again(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    adata = trained.exported
+    is_known = np.arange(adata.n_obs) % 5 > 0
+    adata.obs["mine"] = to_nullable(kind if known else None for kind, known in zip(adata.obs["cell_type"], is_known, strict=True))
+    adata.obs.index = pd.Index(to_nullable(adata.obs_names))
+    with settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(folder / "adata.h5ad")
+    before, after = scalex.Reference.load(trained.folder), scalex.Reference.load(folder)
+    assert set(after.labels) == {*before.labels, "mine"}
+    expected, found = before.project(trained.query), after.project(trained.query)
+    np.testing.assert_array_equal(found.obsm["latent"], expected.obsm["latent"])
+    assert list(found.obs_names) == list(expected.obs_names)
+    assert list(found.obs["mine"].isna()) == [*~is_known, *[True] * trained.query.n_obs]
+    labels = after.transfer_labels(trained.query, label="mine")["label"]
+    assert set(labels) <= {*trained.cells.obs["cell_type"], "unknown"}

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import zarr
 from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
@@ -101,10 +100,9 @@ def write_h5mu(cells: AnnData, path: Path) -> Path:
 
 
 def write_zarr(cells: AnnData, path: Path, zarr_format: Literal[2, 3] = 2) -> Path:
-    with warnings.catch_warnings(action="ignore"):
-        # anndata warns about future defaults, and zarr about metadata in one file.
-        ad.io.write_elem(zarr.open_group(path, mode="w", zarr_format=zarr_format), "/", cells)
-        zarr.consolidate_metadata(path)
+    # anndata warns about future defaults and about the setting.
+    with warnings.catch_warnings(action="ignore"), ad.settings.override(zarr_write_format=zarr_format):
+        cells.write_zarr(path)
     return path
 
 
@@ -118,8 +116,8 @@ def write_loom(cells: AnnData, path: Path) -> Path:
     pytest.importorskip("loompy")
     # The import of loompy makes torch use all cores.
     torch.set_num_threads(n_threads)
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        # anndata advises against the format.
+    with warnings.catch_warnings(action="ignore"):
+        # anndata advises against the format, and loompy uses what Python advises against.
         ad.io.write_loom(path, cells)
     return path
 

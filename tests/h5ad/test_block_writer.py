@@ -193,3 +193,18 @@ def test_the_layout_is_that_of_anndata(tmp_path: Path) -> None:
     for name in whole:
         if "categories" not in name:
             assert blocks[name] == whole[name], name
+
+
+def test_every_version_of_anndata_reads_what_is_written(tmp_path: Path) -> None:
+    """Version 0.11 reads no element that is None, and no text in the type of pandas 3."""
+    obs = pd.DataFrame({"text": ["a", "b"], "kind": pd.Categorical(["a", "b"])}, index=["a", "b"])
+    with h5py.File(tmp_path / "blocks.h5ad", "w") as file:
+        writer = BlockWriter(file)
+        for rows in (slice(0, 1), slice(1, 2)):
+            writer.append(AnnData(obs=obs.iloc[rows].assign(kind=obs["kind"].iloc[rows]), obsm={"latent": np.ones((1, 2), np.float32)}))
+        writer.finish(uns={})
+        encodings: set[str] = set()
+        file.visititems(lambda name, element: encodings.add(str(element.attrs["encoding-type"])))
+    assert encodings <= {"dataframe", "string-array", "categorical", "array", "dict"}
+    read = ad.read_h5ad(tmp_path / "blocks.h5ad").obs
+    assert [list(read.index), list(read["text"]), list(read["kind"])] == [["a", "b"]] * 3

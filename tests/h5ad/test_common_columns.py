@@ -49,7 +49,7 @@ B = make_table(
 
 
 def test_common_columns_are_joined_as_by_pandas() -> None:
-    found, expected = join(A, B), hold_text_in_objects(pd.concat([A, B]))
+    found, expected = map(hold_text_in_objects, (join(A, B), pd.concat([A, B])))
     assert list(found) == list(expected)
     for name in ("order", "count", "flag", "maybe", "whole", "text"):
         pd.testing.assert_series_equal(found[name], expected[name], check_index_type=False)

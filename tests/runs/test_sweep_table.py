@@ -115,3 +115,9 @@ def test_without_scores_there_is_no_table(add: Add, tmp_path: Path) -> None:
     add("0", None, 8)
     assert write_sweep_table(tmp_path).empty
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_setting_that_only_some_runs_have_differs(add: Add, tmp_path: Path) -> None:
+    add("0", {"total": 0.1}, None)
+    add("1", {"total": 0.2}, 8)
+    assert "model.n_latent" in write_sweep_table(tmp_path)
