@@ -16,7 +16,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
-import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticSchemaGenerationError, SkipValidation, TypeAdapter, ValidationError
 
@@ -202,7 +201,7 @@ def check_value(kind: Any, name: str, value: Any, words: Mapping[Any, str] = YAM
     SettingError
         If it has another type or is out of range.
     """
-    if isinstance(value, np.generic) or getattr(value, "ndim", 0) == 1:
+    if getattr(value, "ndim", 2) <= 1 and hasattr(value, "tolist"):
         # Numbers and lists of NumPy and pandas.
         value = value.tolist()
     adapter = _make_adapter(kind)
