@@ -45,8 +45,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("again", ["resume", "the same command"])
-@pytest.mark.parametrize("name", ["config.yaml", ".composed.yaml", "metrics.csv", "last.ckpt", "best.ckpt", "adata.h5ad"])
+# make campaign tries each change of a file.
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [(".composed.yaml", "the same command"), ("last.ckpt", "the same command"), ("best.ckpt", "resume"), ("adata.h5ad", "resume")],
+)
 def test_a_killed_run_gives_the_result_of_a_whole_one(tmp_path: Path, whole: Path, name: str, again: str) -> None:
     run_child("train.py", *SETTINGS, "output=run", cwd=tmp_path, before=KILL.format(name=name), returncode=-signal.SIGKILL)
     has_begun = name not in ("config.yaml", ".composed.yaml")
@@ -76,7 +79,7 @@ def test_a_stopped_run_is_not_changed_by_another_command(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "report.json", "projection.png", "best.ckpt", "lineage.json", "adata.h5ad"])
+@pytest.mark.parametrize("name", ["report.json", "best.ckpt", "adata.h5ad"])
 def test_a_killed_projection_can_be_typed_again(tmp_path: Path, trained: Any, name: str) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
     arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "append=true", "trainer=cpu"]

@@ -31,9 +31,11 @@ def project(cfg: DictConfig) -> None:
     if is_sweep():
         folder = Path(HydraConfig.get().runtime.output_dir)
     check_complete(cfg)
-    check_project_settings(resolve_settings(cfg))
     name_is_given = is_sweep() or not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
+    # An occupied folder is told before the slow imports that the settings need.
+    _holds_own_run(cfg, folder)
+    check_project_settings(resolve_settings(cfg))
     several = uses_several_processes(cfg.trainer)
     with begin_run(
         folder, cfg, several=several, name_is_given=name_is_given, prepare=_prepare, save=save_config, load=load_config
@@ -76,9 +78,16 @@ def _project(cfg: DictConfig, folder: Path) -> None:
 def _prepare(cfg: DictConfig, folder: Path) -> None:
     """Write the settings to a folder without results. A projection of the same settings that was stopped is made again."""
     path = folder / "config.yaml"
-    if holds_settings(path, cfg, resolve=True) and (is_sweep() or not (folder / FINISHED).exists()):
+    if _holds_own_run(cfg, folder):
         return
-    check_unused(folder)
     (folder / COMPOSED).unlink(missing_ok=True)
     with atomic_write(path) as unfinished:
         OmegaConf.save(cfg, unfinished, resolve=True)
+
+
+def _holds_own_run(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether a folder holds a run of the same settings that goes on. Raises `FileExistsError` for results of another run."""
+    if holds_settings(folder / "config.yaml", cfg, resolve=True) and (is_sweep() or not (folder / FINISHED).exists()):
+        return True
+    check_unused(folder)
+    return False

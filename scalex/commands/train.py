@@ -71,9 +71,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     folder = get_folder(cfg, "output")
     check_complete(cfg)
     resolve_others(cfg)
-    check_train_settings(resolve_settings(cfg), overrides)
     name_is_given = not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
+    # An occupied folder is told before the slow imports that the settings need.
+    _holds_own_run(cfg, folder)
+    check_train_settings(resolve_settings(cfg), overrides)
     several = uses_several_processes(cfg.trainer)
     with begin_run(
         folder, cfg, several=several, name_is_given=name_is_given, prepare=_prepare, save=save_config, load=load_config
@@ -97,10 +99,16 @@ def _resume(folder: Path, allowed: Sequence[str]) -> float | None:
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:
     """Write the settings to a folder without results. A run of the same settings that was stopped is resumed."""
+    if not _holds_own_run(cfg, folder):
+        write_config(cfg, folder)
+
+
+def _holds_own_run(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether a folder holds a run of the same settings that goes on. Raises `FileExistsError` for results of another run."""
     if holds_settings(folder / COMPOSED, cfg) and (is_sweep() or not (folder / FINISHED).exists()):
-        return
+        return True
     check_unused(folder)
-    write_config(cfg, folder)
+    return False
 
 
 def _fit(cfg: DictConfig, folder: Path) -> float | None:
