@@ -14,6 +14,7 @@ from scalex.commands.configuration import check_complete, get_folder, holds_sett
 from scalex.commands.settings import check_project_settings
 from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_unused
+from scalex.runs.owner import OWNER
 from scalex.runs.processes import begin_run
 from scalex.system.atomic_files import atomic_write
 from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, uses_several_processes
@@ -33,8 +34,9 @@ def project(cfg: DictConfig) -> None:
     check_complete(cfg)
     name_is_given = is_sweep() or not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
-    # An occupied folder is told before the slow imports that the settings need.
-    _holds_own_run(cfg, folder)
+    if not (folder / OWNER).exists():
+        # An occupied folder is told before the slow imports that the settings need, and again when it is claimed.
+        _holds_own_run(cfg, folder)
     check_project_settings(resolve_settings(cfg))
     several = uses_several_processes(cfg.trainer)
     with begin_run(

@@ -26,6 +26,7 @@ from scalex.commands.settings import check_train_settings
 from scalex.commands.stored import check_stored, resolve_others
 from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, check_resume, check_unused, find_checkpoint
+from scalex.runs.owner import OWNER
 from scalex.runs.processes import begin_run, resume_run
 from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, read_launch, uses_several_processes
 
@@ -73,8 +74,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     resolve_others(cfg)
     name_is_given = not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
-    # An occupied folder is told before the slow imports that the settings need.
-    _holds_own_run(cfg, folder)
+    if not (folder / OWNER).exists():
+        # An occupied folder is told before the slow imports that the settings need, and again when it is claimed.
+        _holds_own_run(cfg, folder)
     check_train_settings(resolve_settings(cfg), overrides)
     several = uses_several_processes(cfg.trainer)
     with begin_run(

@@ -257,10 +257,12 @@ def test_an_accepted_run_is_the_next_version(grown: Grown, reference: Reference)
 
 
 def test_a_run_that_harms_the_old_cells_does_not_replace_the_reference(
-    reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reference: Reference, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = hash_files(trained.folder)
-    grow_to(tmp_path, reference, trained.query, allowed_fall=-2)
+    totals = iter([0.9, 0.5])
+    monkeypatch.setattr("scalex.training.growth._compute_scores", lambda *_: {"total": next(totals)})
+    grow_to(tmp_path, reference, trained.query, allowed_fall=0.3)
     assert "The old cells' score fell by" in caplog.text
     assert "this run does not replace the reference. Lower model.lr or growth.encoder_lr, or allow more." in caplog.text
     assert json.loads((tmp_path / "growth.json").read_text())["accepted"] is False
