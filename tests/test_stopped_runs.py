@@ -182,7 +182,7 @@ def test_a_run_of_a_sweep_that_fails_is_one_line_and_the_others_go_on(tmp_path: 
     done = run_command("train.py", *settings, "dataset.n_features=400,3,410", cwd=tmp_path)
     assert done.returncode == 1
     assert [(tmp_path / "sweep" / run / "adata.h5ad").exists() for run in "012"] == [True, False, True]
-    errors = [line for line in done.stderr.splitlines() if "Error" in line]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Run ")]
     assert len(errors) == 1
     assert errors[0].startswith("Run 1 (")
     assert "dataset.n_features=3" in errors[0]
@@ -229,7 +229,7 @@ def test_other_processes_end_with_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["train.py", "project.py"])
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path, script: str) -> None:
     code = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "class Stop:\n    def find_spec(self, name, *_):\n        if name == {{name!r}}: signal.raise_signal(signal.SIGINT)\n"
+    code += "class Stop:\n    def find_spec(self, name, *_):\n        if name == {name!r}: signal.raise_signal(signal.SIGINT)\n"
     code += f"sys.meta_path.insert(0, Stop()); sys.path.insert(0, {str(ROOT)!r}); sys.argv = [{str(ROOT / script)!r}, *sys.argv[1:]]\n"
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     for name in ("hydra", "torch"):
