@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from commands import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from scalex.callbacks import LatentExport
+from scalex.cells import Cells
 from scalex.commands.settings import check_project_settings, check_train_settings, list_settings
 from scalex.commands.settings_table import TABLE, make_table
+from scalex.demo import DemoSource
 from scalex.system.settings import SettingError
 
 # Commands with the options of their groups. Together they have every setting of conf/.
@@ -105,6 +109,31 @@ def test_help_shows_what_settings_take(tmp_path: Path, command: str, line: str) 
     assert re.search(line, run_command(f"{command}.py", "--help", cwd=tmp_path).stdout)
 
 
+class OwnExport(LatentExport):
+    """A callback of a user."""
+
+
+@dataclass
+class OwnSource:
+    """A source of a user, made of another object."""
+
+    inner: DemoSource
+
+    def open(self) -> Cells:
+        assert isinstance(self.inner, DemoSource)
+        return self.inner.open()
+
+
+def test_objects_of_users_are_allowed() -> None:
+    settings = copy.deepcopy(dict(load("train")))
+    settings["callbacks"]["latent_export"]["_target_"] = f"{__name__}.OwnExport"
+    settings["dataset"] = {"_target_": f"{__name__}.OwnSource", "inner": {"_target_": "scalex.DemoSource", "n_cells": "20"}}
+    assert check_train_settings(settings)["dataset"]["inner"]["n_cells"] == 20
+    settings["dataset"]["inner"]["n_cells"] = 3
+    with pytest.raises(SettingError, match=r"^dataset\.inner\.n_cells=3: a whole number of at least 10 is needed"):
+        check_train_settings(settings)
+
+
 @pytest.mark.parametrize("word", ["no", "off", "false", "False", "0"])
 def test_words_for_no_are_no(word: str) -> None:
     settings = copy.deepcopy(dict(load("train")))
@@ -137,6 +166,7 @@ def test_words_for_no_are_no(word: str) -> None:
         (["model.lr"], "model.lr: this is no setting as NAME=VALUE."),
         (["model.correct_at=[0.5,0.2]"], "ValueError: model.correct_at=[0.5, 0.2]: it must be rising shares of the training"),
         (["trainer.devices=0"], "trainer.devices=0: a whole number of at least 1, a list of devices, or auto is needed."),
+        (["growth=null"], "growth=null: settings as growth.NAME=VALUE, is needed."),
         (["growth.encoder_lr=-1"], "growth.encoder_lr=-1: a number above 0 is needed."),
         (
             ["callbacks=[early_stopping,latent_export]", "callbacks.early_stopping.monitor=nope"],

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.features.annotation import make_writable_names
-from scalex.features.names import make_unique
+from scalex.features.names import make_text, make_unique
 from scalex.h5ad.matrix import AnnDataFile
 from scalex.system.chunks import chunks
 
@@ -55,15 +55,14 @@ class FileTable:
         """Read a run of rows, with all columns."""
         rows = self._clip(rows)
         obs: pd.DataFrame = self._file.read_rows("obs", rows)
-        obs.index = self._make_unique(pd.Index(obs.index.astype(str), dtype=object, name=obs.index.name), rows)
+        obs.index = self._make_unique(make_text(obs.index), rows)
         converted = {name: self._convert(stored, obs[stored]) for name, stored in self._stored_name.items()}
         return pd.DataFrame(converted, index=obs.index, columns=pd.Index(self.columns, dtype=object))
 
     def read_names(self, rows: slice) -> pd.Index:
         """Read the names of a run of cells."""
         rows = self._clip(rows)
-        names = pd.Index(self._file.read_rows(f"obs/{self._index}", rows)).astype(str)
-        return self._make_unique(pd.Index(names, dtype=object), rows)
+        return self._make_unique(make_text(pd.Index(self._file.read_rows(f"obs/{self._index}", rows))), rows)
 
     def hash_names(self) -> NDArray[np.uint64]:
         """Return a hash of each name, (n_rows,). Collisions are practically impossible."""

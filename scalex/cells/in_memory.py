@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex.cells.one_source import OneSource
 from scalex.features.annotation import make_writable, use_categories
-from scalex.features.names import format_names, make_unique
+from scalex.features.names import format_names, make_text, make_unique
 
 # The layer that stands for `.raw`, which has features of its own.
 RAW = "raw"
@@ -156,7 +156,7 @@ def open_anndata(adata: ad.AnnData, layer: str, source: str, *, is_joined: bool)
         entry = adata.obsm[layer]
         matrix = entry if sparse.issparse(entry) else np.asarray(entry)
         names = entry.columns if isinstance(entry, pd.DataFrame) else [f"{layer}_{i}" for i in range(matrix.shape[1])]
-        var = pd.DataFrame(index=pd.Index(names).astype(str))
+        var = pd.DataFrame(index=make_text(pd.Index(names)))
     else:
         raw = "; raw" if adata.raw is not None else ""
         raise KeyError(

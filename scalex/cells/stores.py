@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import anndata as ad
 
@@ -31,13 +31,16 @@ STORES: dict[str, StoreOpener] = {".h5ad": open_h5ad, ".zarr": open_zarr, ".zarr
 
 
 def list_layers(source: Path | ad.AnnData, *, follow_links: bool = False) -> list[str]:
-    """Return "raw", if an AnnData or a store has it, and the names of its layers; nothing for a path that is not a store."""
+    """Return "raw", if an AnnData or a store has it, and the names of its layers; nothing for a path that is no AnnData in a store."""
     if isinstance(source, ad.AnnData):
         return [*([RAW] if source.raw is not None else []), *named_layers(source)]
     extension = _find_extension(source)
-    if extension is None:
+    if extension == ".h5ad":
+        group: Any = StoredFile(source, follow_links=follow_links).open()
+    elif extension in (".zarr", ".zarr.zip"):
+        group = ZarrFile(source).open()
+    else:
         return []
-    group = (StoredFile(source, follow_links=follow_links) if extension == ".h5ad" else ZarrFile(source)).open()
     return [*([RAW] if "raw/X" in group else []), *group.get("layers", [])]
 
 

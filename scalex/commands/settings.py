@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, TypeAlias
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from pydantic import StringConstraints
 
 from scalex.system.settings import (
@@ -66,6 +68,8 @@ def check_train_settings(settings: Mapping[str, Any], overrides: Sequence[str] =
         unused = [one for one in overrides if one.startswith(("preprocess=", "preprocess."))]
         if unused:
             raise ValueError(f"{' '.join(unused)}: reference= keeps the preprocessing of the reference. Leave it out.")
+    if not isinstance(settings["growth"], Mapping):
+        raise SettingError("growth", "null" if settings["growth"] is None else str(settings["growth"]), "settings as growth.NAME=VALUE,")
     checked["growth"] = _check_node(_get_target("scalex.training.growth.grow"), settings["growth"], "growth.")
     _check_callbacks(checked["callbacks"])
     _create(checked, ("dataset", "preprocess", "model"))
@@ -188,8 +192,10 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
-    targets = [str(one["_target_"]).rpartition(".")[2] for one in callbacks.values()]
-    if "LatentExport" not in targets:
+    from scalex.callbacks import LatentExport
+
+    targets = [_get_target(one["_target_"]) for one in callbacks.values()]
+    if not any(isinstance(target, type) and issubclass(target, LatentExport) for target in targets):
         raise ValueError(
             f"callbacks=[{','.join(callbacks)}]: none of them keeps the latents. Add latent_export: callbacks=[latent_export,...]."
         )
@@ -204,11 +210,12 @@ def _create(settings: Mapping[str, Any], groups: Sequence[str]) -> None:
         If a constructor refuses its settings.
     """
     for group in groups:
-        own = {name: value for name, value in settings[group].items() if not name.startswith("_")}
         try:
-            _get_target(settings[group]["_target_"], f"{group}.")(**own)
-        except ValueError as error:
-            raise ValueError(f"{group}.{error}") from error
+            instantiate(settings[group], _convert_="all")
+        except InstantiationException as error:
+            if not isinstance(error.__cause__, ValueError):
+                raise
+            raise ValueError(f"{group}.{error.__cause__}") from error
 
 
 def _get_target(name: Any, prefix: str = "") -> Any:

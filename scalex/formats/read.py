@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 import anndata as ad
 import h5py
-import pandas as pd
 import torch
 from scipy import sparse
 
+from scalex.features.names import make_text
 from scalex.formats.advice import AdvisedError, advise_extension
 from scalex.formats.anndata_group import read_anndata_group
 from scalex.formats.h5mu import read_modality
@@ -101,7 +101,7 @@ def _name_with_text(adata: ad.AnnData) -> ad.AnnData:
     """Return the cells with names that .h5ad can hold: text, in an index without the name of a column."""
     for table in (adata.obs, adata.var):
         names = table.index.name
-        table.index = pd.Index(table.index.astype(str), dtype=object, name=names if isinstance(names, str) and names not in table else None)
+        table.index = make_text(table.index).rename(names if isinstance(names, str) and names not in table else None)
     return adata
 
 

@@ -32,12 +32,23 @@ logger = logging.getLogger(__name__)
 
 
 def _read_number(given: Any) -> Any:
-    """Return a number that is given as text or as a float, unless a file has its name."""
+    """Return a number that is given as text or as a float, unless a file has its name. Other values stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If the number is not a number of features, or if a list is a mask.
+    """
     if isinstance(given, str) and re.fullmatch(r"\d+(?:\.0*)?", given) and not Path(given).exists():
         given = float(given)
     if isinstance(given, list | tuple) and any(isinstance(name, bool) for name in given):
         raise ValueError("a mask is not a list of names")
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        if given < 1 or given % 1:
+            # As text it would be the name of a file.
+            raise ValueError("not a number of features")
+        return int(given)
+    return given
 
 
 FeatureChoice: TypeAlias = Annotated[
@@ -141,14 +152,16 @@ def fit_recipe(
 
 def _report_kind(cells: Cells, n_fractional: int, *, is_ready: bool) -> None:
     """Tell if the values look normalized but are to be normalized, or look like counts but are not."""
+    if is_ready == bool(n_fractional):
+        return
     n_cells = len(cells.domain)
     sample = cells.read(slice(0, min(N_SAMPLED, n_cells)))
-    if is_ready and not n_fractional and sample.max() > 1:
+    if is_ready and sample.max() > 1:
         logger.warning(
             "All values are whole numbers, as counts are, but they are only scaled. If they are counts, use preprocess=rna, atac or adt "
             "(SCALEX: without processed=True, and counts_layer= in place of use_layer=)."
         )
-    if is_ready or not n_fractional:
+    if is_ready:
         return
     numbers = f"{n_fractional:,}", f"{n_cells:,}"
     if look_normalized(sample):

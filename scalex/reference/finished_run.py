@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.features.annotation import make_writable
+from scalex.formats.hdf5 import check_links
 from scalex.model.base import Model
 from scalex.model.models import load_model
 from scalex.model.trained_on import TrainedOn
@@ -213,9 +214,10 @@ class FinishedRun:
 
 @contextmanager
 def _open_adata(path: Path) -> Iterator[h5py.File]:
-    """Open an AnnData file. Errors while it is open say that it is damaged."""
+    """Open an AnnData file. Errors while it is open say that it is damaged, or that it takes data from other files."""
     try:
         with h5py.File(path) as file:
+            check_links(file)
             yield file
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error

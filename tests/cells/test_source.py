@@ -17,6 +17,8 @@ from scipy import sparse
 from tables import assert_same_table
 
 from scalex.cells import AnnDataSource, InMemoryCells
+from scalex.cells.h5ad_cells import open_h5ad
+from scalex.cells.stores import STORES
 
 SHIFTED = slice(100, 500)
 
@@ -103,7 +105,7 @@ def test_raw_is_a_layer_with_its_own_features(demo: AnnData, tmp_path: Path, bac
         assert_same_table(cells.var, counts.var)
 
 
-def test_the_layers_that_hold_counts_are_found(demo: AnnData, tmp_path: Path) -> None:
+def test_the_layers_that_hold_counts_are_found(demo: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo.raw = demo
     demo.layers["counts"] = demo.X.copy()
     demo.X = demo.layers["half"] = demo.X / 2
@@ -115,6 +117,10 @@ def test_the_layers_that_hold_counts_are_found(demo: AnnData, tmp_path: Path) ->
         assert AnnDataSource(path=path).find_counts() == ["raw", "counts"]
     demo.to_df().T.to_csv(tmp_path / "cells.csv")
     assert AnnDataSource(path=tmp_path / "cells.csv").find_counts() == []
+    # A store of a user need not hold an AnnData.
+    monkeypatch.setitem(STORES, ".own", open_h5ad)
+    (tmp_path / "cells.own").write_text("own")
+    assert AnnDataSource(path=tmp_path / "cells.own").find_counts() == []
 
 
 def test_the_names_of_a_table_in_obsm_are_kept(demo: AnnData) -> None:

@@ -354,6 +354,9 @@ def test_filters_log_how_much_they_keep(varied_demo: AnnData, caplog: pytest.Log
         (AtacRecipe, {"normalization": "clr"}, "normalization=clr: one of total, tfidf is needed"),
         (AtacRecipe, {"n_top_features": 0}, "n_top_features=0: a number of features, a list of their names"),
         (AdtRecipe, {"scaling": "batch"}, "scaling=batch: one of global, domain is needed"),
+        (RnaRecipe, {"n_top_features": -5}, "n_top_features=-5: a number of features, a list of their names"),
+        (RnaRecipe, {"n_top_features": 1.5}, r"n_top_features=1\.5: a number of features, a list of their names"),
+        (RnaRecipe, {"n_top_features": float("nan")}, "n_top_features=nan: a number of features, a list of their names"),
         (RnaRecipe, {"n_top_features": [True, False]}, r"n_top_features=\[True, False\]: a number of features, a list of their names \(as"),
         (RnaRecipe, {"n_top_features": np.array([True, False])}, r"n_top_features=\[True, False\]: a number of features"),
         (RnaRecipe, {"target_sum": 0}, "target_sum=0: a number above 0 is needed"),
@@ -404,3 +407,15 @@ def test_proteins_become_centred_log_ratios(make_cells: MakeCells) -> None:
     np.testing.assert_allclose(inputs.toarray(), expected / expected.max(0), rtol=1e-5)
     # Zeros stay 0.
     assert (normalized.toarray() > 0).sum() == (counts > 0).sum()
+
+
+@pytest.mark.parametrize("given", [200, 200.0, "200", "200.0", np.int64(200)])
+def test_a_number_of_features_may_be_given_in_any_form(given: Any) -> None:
+    assert RnaRecipe(n_top_features=given).n_top_features == 200
+
+
+def test_a_list_of_names_may_begin_with_a_mark_of_its_byte_order(demo_in_memory: InMemoryCells, tmp_path: Path) -> None:
+    names = list(demo_in_memory.var.index[:3])
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    fitted = RnaRecipe(min_features=0, n_top_features=tmp_path / "names.txt").fit(demo_in_memory)
+    assert list(fitted.preprocessor.features) == names

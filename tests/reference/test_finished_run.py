@@ -244,6 +244,14 @@ class TestRefusedFolder:
         with pytest.raises(ValueError, match=rf"{name} is broken \(.*\): copy the folder again"):
             Reference.load(folder)
 
+    def test_cells_that_are_in_another_file(self, folder: Path, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "secret.h5", "w") as file:
+            file["secret"] = b"hush"
+        with h5py.File(folder / "adata.h5ad", "a") as file:
+            file["uns/leak"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "secret")
+        with pytest.raises(ValueError, match=r"adata\.h5ad is not a readable .* uns/leak takes its data from another file, .*secret\.h5"):
+            Reference.load(folder)
+
 
 class Hostile:
     """An object whose unpickling creates a directory."""
