@@ -18,7 +18,8 @@ FLOORS = (
     {"preprocess", "demo"},
     {"cells"},
     {"h5ad", "runs"},
-    {"system", "features", "formats", "metrics", "nn"},
+    {"formats"},
+    {"system", "features", "metrics", "nn"},
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Only the command line imports Hydra.

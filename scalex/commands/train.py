@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,12 +123,26 @@ def _fit(cfg: DictConfig, folder: Path) -> float | None:
         logging.getLogger("scalex").info("Finished before: %s", folder)
         return _get_score(_read_scores(folder), cfg.score, folder)
     settings = check_train_settings(resolve_settings(cfg))
-    with log_to(folder / "log.txt" if is_first() else None):
+    with log_to(folder / "log.txt" if is_first() else None), _end_wandb():
         parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
         adata = _train_and_embed(parts, _make_trainer(settings, parts, folder), settings, folder)
         if is_first():
             logging.getLogger("scalex").info("Results: %s", folder)
     return _get_score(adata.uns["scalex"].get("scores", {}), cfg.score, folder)
+
+
+@contextmanager
+def _end_wandb() -> Iterator[None]:
+    """Finally end the run of Weights & Biases: the next run of a sweep would go on in it."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        if "wandb" in sys.modules:
+            import wandb
+
+            wandb.finish(code)
 
 
 def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path) -> Trainer:
