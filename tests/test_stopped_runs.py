@@ -32,6 +32,13 @@ replace = Path.replace
 Path.replace = lambda self, target: die() if Path(target).name == {name!r} else replace(self, target)
 """
 
+# Compiling the search of neighbours takes half a minute in each process.
+FAST = """
+from functools import partial
+import scanpy
+scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
+"""
+
 
 def read_latents(folder: Path) -> np.ndarray:
     return np.asarray(ad.read_h5ad(folder / "adata.h5ad").obsm["latent"])
@@ -160,16 +167,16 @@ def test_a_broken_file_of_settings_is_said(tmp_path: Path) -> None:
 
 def test_a_sweep_that_was_stopped_can_be_typed_again(tmp_path: Path) -> None:
     settings = ["-m", *SETTINGS, "callbacks=[checkpoint,latent_export,scores]", "seed=1,2,3"]
-    run_child("train.py", *settings, "output=whole", cwd=tmp_path)
-    before = KILL.format(name="metrics.json").replace("die() if", "die() if '/sweep/1/' in str(target) and")
+    run_child("train.py", *settings, "output=whole", cwd=tmp_path, before=FAST)
+    before = FAST + KILL.format(name="metrics.json").replace("die() if", "die() if '/sweep/1/' in str(target) and")
     run_child("train.py", *settings, "output=sweep", cwd=tmp_path, before=before, returncode=-signal.SIGKILL)
     table = tmp_path / "sweep" / "sweep.csv"
     assert len(pd.read_csv(table)) == 1
     finished = (tmp_path / "sweep" / "0" / "adata.h5ad").stat().st_mtime_ns
     # A run that is resumed by itself gets its row.
-    run_child("train.py", "resume=sweep/1", cwd=tmp_path)
+    run_child("train.py", "resume=sweep/1", cwd=tmp_path, before=FAST)
     assert len(pd.read_csv(table)) == 2
-    again = run_child("train.py", *settings, "output=sweep", cwd=tmp_path)
+    again = run_child("train.py", *settings, "output=sweep", cwd=tmp_path, before=FAST)
     assert [f"Finished before: {tmp_path}/sweep/{run}" in again for run in "012"] == [True, True, False]
     assert (tmp_path / "sweep" / "0" / "adata.h5ad").stat().st_mtime_ns == finished
     pd.testing.assert_frame_equal(pd.read_csv(table), pd.read_csv(tmp_path / "whole" / "sweep.csv"))
@@ -240,12 +247,6 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path, script: str) -> N
         assert done.stderr == "Stopped by Ctrl-C.\n"
 
 
-# Compiling the search of neighbours takes half a minute in each process.
-FAST = """
-from functools import partial
-import scanpy
-scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
-"""
 GROWN = ["model=paper", "model.max_steps=4", "growth.allowed_fall=2", "callbacks=[checkpoint,latent_export]"]
 
 
