@@ -264,8 +264,7 @@ def test_slurm_starts_processes_that_train_together(cells: Path, tmp_path: Path)
     assert read_latents(tmp_path / "run", firsts).shape == (400, 30)
 
 
-@pytest.mark.parametrize("launcher", [slurm, torchrun])
-@pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize(("launcher", "backed"), [(slurm, True), (torchrun, False)])
 def test_each_process_of_a_launch_may_have_its_own_run(
     cells: Path, tmp_path: Path, set_environment: SetEnvironment, launcher: Callable[[int], dict[str, str]], backed: bool
 ) -> None:

@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # make campaign tries each change of a file.
 @pytest.mark.parametrize(
     ("name", "again"),
-    [(".composed.yaml", "the same command"), ("last.ckpt", "the same command"), ("best.ckpt", "resume"), ("adata.h5ad", "resume")],
+    [(".composed.yaml", "the same command"), ("best.ckpt", "the same command"), ("adata.h5ad", "resume")],
 )
 def test_a_killed_run_gives_the_result_of_a_whole_one(tmp_path: Path, whole: Path, name: str, again: str) -> None:
     run_child("train.py", *SETTINGS, "output=run", cwd=tmp_path, before=KILL.format(name=name), returncode=-signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_stopped_run_is_not_changed_by_another_command(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("name", ["report.json", "best.ckpt", "adata.h5ad"])
+@pytest.mark.parametrize("name", ["report.json", "adata.h5ad"])
 def test_a_killed_projection_can_be_typed_again(tmp_path: Path, trained: Any, name: str) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
     arguments = [f"reference={trained.folder}", "dataset.path=query.h5ad", "append=true", "trainer=cpu"]
@@ -253,26 +253,24 @@ GROWN = ["model=paper", "model.max_steps=4", "growth.allowed_fall=2", "callbacks
 @pytest.mark.parametrize(
     ("script", "arguments", "file"),
     [
-        ("project.py", ["repeat=true"], "adata.h5ad"),
         ("project.py", ["append=true"], "checkpoint/best.ckpt"),
         ("train.py", GROWN, "checkpoint/last.ckpt"),
     ],
-    ids=["project", "append", "grow"],
+    ids=["append", "grow"],
 )
 def test_a_command_that_fills_the_disk_can_be_typed_again(
     tmp_path: Path, trained: Any, script: str, arguments: list[str], file: str
 ) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
     given = [*arguments, f"reference={trained.folder}", "dataset=h5ad", "dataset.path=query.h5ad", "trainer=cpu", "output=out"]
-    # A checkpoint has 950,000 bytes, and the results of the projection fewer.
-    n_bytes = 50_000 if "repeat=true" in arguments else 800_000
-    before = f"{FAST}import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes},) * 2)"
+    # A checkpoint has 950,000 bytes.
+    before = f"{FAST}import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (800_000,) * 2)"
     output = run_child(script, *given, cwd=tmp_path, before=before, returncode=1)
     assert output.splitlines()[-1].startswith(f"OSError: The disk has no space left for out/{file}.")
     assert "Traceback" not in output
     assert "Logging error" not in output
     run_child(script, *given, cwd=tmp_path, before=FAST)
-    assert Reference.load(tmp_path / "out").cells.n_obs > 0 if "repeat=true" not in arguments else read_latents(tmp_path / "out").any()
+    assert Reference.load(tmp_path / "out").cells.n_obs > 0
 
 
 def test_a_full_disk_stops_the_log_with_one_line(tmp_path: Path) -> None:

@@ -78,8 +78,7 @@ def test_a_file_of_anndata_0_13_is_read_as_it_was_written(backed: bool) -> None:
     np.testing.assert_array_equal(found.read(slice(None)).toarray(), np.arange(40).reshape(8, 5))
 
 
-@pytest.mark.parametrize("write", [write_h5ad, write_zarr])
-@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize(("write", "backed"), [(write_zarr, False), (write_h5ad, True)])
 def test_nullable_text_does_not_change_what_is_trained_and_projected(
     demo: AnnData, cells: AnnData, tmp_path: Path, write: Callable[[AnnData, Path], Path], backed: bool
 ) -> None:
