@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
+# Most modules of the dependencies are never imported, so that compiling them all would take longer than it saves.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --editable
 
 .PHONY: demo test campaign settings clean
 
@@ -25,12 +27,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(BIN)/.scalex: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) .
 	touch $@
 
-$(BIN)/.scalex-test: $(BIN)/.scalex
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+$(BIN)/.scalex-test: $(BIN)/python pyproject.toml
+	$(INSTALL) '.[test]'
+	touch $@ $(BIN)/.scalex
 
 clean:
 	rm -rf $(VENV)

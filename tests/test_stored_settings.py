@@ -39,8 +39,10 @@ def resume(settings: dict[str, Any], tmp_path: Path) -> Resume:
     return write_and_resume
 
 
-@pytest.mark.parametrize("target", ["torch.load", "pandas.read_pickle", "${score}"])
-@pytest.mark.parametrize("part", ["dataset", "logger", "trainer", "optimizer"])
+@pytest.mark.parametrize(
+    ("part", "target"),
+    [("dataset", "torch.load"), ("logger", "pandas.read_pickle"), ("trainer", "torch.load"), ("optimizer", "${score}")],
+)
 def test_unknown_code_is_not_started(settings: dict[str, Any], resume: Resume, part: str, target: str) -> None:
     settings.setdefault(part, {})["extra"] = [{"_target_": target, "path": "evil"}]
     done = resume()

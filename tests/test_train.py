@@ -178,7 +178,7 @@ def test_a_sweep_trains_each_run_in_one_process(tmp_path: Path) -> None:
 
 def test_each_run_of_a_sweep_is_a_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run_command("train.py", "-m", *QUICK, "logger=wandb", "seed=1,2", f"output={tmp_path}/sweep", cwd=tmp_path)
+    run_command("train.py", "-m", *QUICK, "callbacks=[latent_export]", "logger=wandb", "seed=1,2", "output=sweep", cwd=tmp_path)
     for number in ("0", "1"):
         assert len([*(tmp_path / "sweep" / number / "wandb").rglob("*.wandb")]) == 1
 
