@@ -1,9 +1,9 @@
-# make demo: see what it does; make test: see that it works; make campaign: see that killed commands go on. All make .venv first.
+# make demo: see what it does; make test: see that it works; make campaign: see that every format passes
+# through every command and that killed commands go on. All make .venv first.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
-# Most modules of the dependencies are never imported, so that compiling them all would take longer than it saves.
-INSTALL = $(BIN)/python -m pip install --quiet --no-compile --editable
+INSTALL = $(BIN)/python -m pip install --quiet --editable
 
 .PHONY: demo test campaign settings clean
 
@@ -14,12 +14,13 @@ test: $(BIN)/.scalex-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy scalex train.py project.py
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 settings: $(BIN)/.scalex
 	$(BIN)/python -c "from scalex.commands.settings_table import TABLE, make_table; TABLE.write_text(make_table())"
 
 campaign: $(BIN)/.scalex-test
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 SCALEX_CAMPAIGN=1 $(BIN)/pytest -v tests/test_doors.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python tests/campaign.py
 
 $(BIN)/python:

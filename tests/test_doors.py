@@ -116,6 +116,7 @@ def make_named(names: list[str], columns: tuple[str, str] = ("batch", "cell_type
     return cells
 
 
+@pytest.mark.slow
 def test_domains_and_types_may_have_any_name(tmp_path: Path) -> None:
     cells = make_named(NAMES)
     scalex.SCALEX(cells, outdir=tmp_path / "run", **OPTIONS | {"ignore_umap": False, "assess": True})
@@ -163,8 +164,23 @@ def test_files_may_have_any_name(clean: Clean, tmp_path: Path, name: str) -> Non
     np.testing.assert_array_equal(written.obsm["latent"], clean.two)
 
 
-@pytest.mark.parametrize("kind", ["h5ad", "10x new"])
-def test_the_commands_give_the_latents_of_scalex(clean: Clean, tmp_path: Path, kind: str) -> None:
+GROW = ["model=paper", "model.max_steps=3", "growth.allowed_fall=2", "trainer=cpu", "callbacks=[checkpoint,latent_export]"]
+
+
+@pytest.fixture(scope="module")
+def grown(clean: Clean, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Return the latents of all cells after continued training on the cells of one file."""
+    folder = tmp_path_factory.mktemp("grown")
+    clean.cells.write_h5ad(folder / "cells.h5ad")
+    done = run_command("train.py", f"reference={clean.run}", *GROW, "dataset=files", "dataset.path=cells.h5ad", "output=grown", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return np.asarray(ad.read_h5ad(folder / "grown" / "adata.h5ad").obsm["latent"])
+
+
+# make campaign takes all formats through the commands.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS if "SCALEX_CAMPAIGN" in os.environ else ["h5ad", "10x new"])
+def test_the_commands_give_the_latents_of_scalex(clean: Clean, grown: np.ndarray, tmp_path: Path, kind: str) -> None:
     paths = write_two(clean.cells, kind, tmp_path)
     run = [*SETTINGS, "dataset=files", f"dataset.path=[{','.join(paths)}]", "output=run"]
     if kind == "h5ad":
@@ -181,3 +197,7 @@ def test_the_commands_give_the_latents_of_scalex(clean: Clean, tmp_path: Path, k
         written = ad.read_h5ad(tmp_path / setting.replace("=", "-") / "adata.h5ad")
         np.testing.assert_array_equal(written.obsm["latent"][n_before:], clean.projected)
         assert written.n_obs == n_before + 60
+    arguments = [f"reference={clean.run}", *GROW, "dataset=files", f"dataset.path={query}", "output=grown"]
+    done = run_command("train.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "grown" / "adata.h5ad").obsm["latent"], grown)

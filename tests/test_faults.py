@@ -63,6 +63,7 @@ def test_a_source_that_changes_or_disappears_stops_the_run(
     assert not (tmp_path / "run" / "adata.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_if_one_of_two_processes_is_killed_the_run_can_be_resumed(settings: list[str], tmp_path: Path) -> None:
     settings = [*settings, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoint.every_seconds=0"]
     for task in start_tasks("train.py", *settings, "output=whole", cwd=tmp_path):

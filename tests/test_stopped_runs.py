@@ -86,6 +86,7 @@ def test_a_stopped_run_is_not_changed_by_another_command(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report.json", "adata.h5ad"])
 def test_a_killed_projection_can_be_typed_again(tmp_path: Path, trained: Any, name: str) -> None:
     trained.query.write_h5ad(tmp_path / "query.h5ad")
@@ -165,6 +166,7 @@ def test_a_broken_file_of_settings_is_said(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"ValueError: run/.composed.yaml is broken ({reason}")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_can_be_typed_again(tmp_path: Path) -> None:
     settings = ["-m", *SETTINGS, "callbacks=[checkpoint,latent_export,scores]", "seed=1,2,3"]
     run_child("train.py", *settings, "output=whole", cwd=tmp_path, before=FAST)

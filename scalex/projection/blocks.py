@@ -18,7 +18,7 @@ from scalex.projection.query import Query
 from scalex.projection.report import Tally
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
-from scalex.reference.label_transfer import UNKNOWN, has_label
+from scalex.reference.label_transfer import UNKNOWN
 from scalex.system.chunks import chunks
 
 __all__ = ["QueryBlocks", "make_projection_column", "make_reference_blocks"]
@@ -122,18 +122,20 @@ def _find_label(reference: FinishedRun, label: str | None) -> str | None:
 
     Raises
     ------
-    KeyError
+    KeyError, ValueError
         If the label is not the default one, and the reference does not have it.
     """
     if label is None:
         return None
     label = rename_column(label)
-    if label in reference.labels and has_label(pd.Categorical(reference.cells.obs[label])).any():
-        return label
-    if label != DEFAULT_LABEL:
+    try:
         reference.check_label(label)
-    logger.info("No labels are transferred: the reference has none in obs[%r]. It has: %s", label, ", ".join(reference.labels) or "none")
-    return None
+    except (KeyError, ValueError) as error:
+        if label != DEFAULT_LABEL:
+            raise
+        logger.info("No labels are transferred: %s", error.args[0])
+        return None
+    return label
 
 
 def make_projection_column(value: str, n: int) -> pd.Categorical:

@@ -128,7 +128,7 @@ class Reference(FinishedRun):
 
         Raises
         ------
-        KeyError
+        KeyError, ValueError
             If the reference has no such labels. The message lists those it has.
         """
         label = rename_column(label)

@@ -21,7 +21,7 @@ from scalex.model.base import Model
 from scalex.model.models import load_model
 from scalex.model.trained_on import TrainedOn
 from scalex.reference.input_pca import INPUT_PCA, InputPca
-from scalex.reference.label_transfer import LabelTransfer
+from scalex.reference.label_transfer import LabelTransfer, has_label
 from scalex.reference.latent_map import LatentMap
 from scalex.reference.lineage import GROWTH, LINEAGE, describe_version, read_json
 
@@ -184,7 +184,7 @@ class FinishedRun:
 
         Raises
         ------
-        KeyError
+        KeyError, ValueError
             If the reference has no such labels. The message lists those it has.
         """
         self.check_label(label)
@@ -193,15 +193,24 @@ class FinishedRun:
         return LabelTransfer.fit(self.latent, pd.Categorical(obs[label]), components, domain=pd.Categorical(obs["domain"]))
 
     def check_label(self, label: str) -> None:
-        """Check that the reference has such labels.
+        """Check that the reference has such labels, which can be transferred.
 
         Raises
         ------
         KeyError
-            If the reference has no such labels. The message lists those it has.
+            If the reference has no such column. The message lists its labels.
+        ValueError
+            If the column is not categorical, or no cell has a label.
         """
+        known = f"It has: {', '.join(self.labels) or 'none'}."
         if label not in self.cells.obs:
-            raise KeyError(f"label={label!r}: the reference has no such labels. It has: {', '.join(self.labels) or 'none'}.")
+            raise KeyError(f"label={label!r}: the reference has no such labels. {known}")
+        column = self.cells.obs[label]
+        if label not in self.labels:
+            reason = "tells where cells are from" if isinstance(column.dtype, pd.CategoricalDtype) else "is not categorical"
+            raise ValueError(f"label={label!r}: this column of the reference {reason}. Only labels are transferred. {known}")
+        if not has_label(pd.Categorical(column)).any():
+            raise ValueError(f"label={label!r}: no cell of the reference has a label in this column. {known}")
 
     def latent_map(self) -> LatentMap:
         """Index the latents, for any number of queries."""

@@ -16,6 +16,7 @@ from typing import Any
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -141,6 +142,25 @@ def test_the_error_for_unknown_labels_lists_the_available_ones(trained: Any, ref
         reference.transfer_labels(trained.query, "celltype")
     with pytest.raises(KeyError, match="label='celltype'"):
         reference.label_transfer("celltype")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("depth", r"label='depth': this column of the reference is not categorical\. Only labels are transferred\. It has: .*cell_type"),
+        ("domain", r"label='domain': this column of the reference tells where cells are from\."),
+        ("nothing", r"label='nothing': no cell of the reference has a label in this column\."),
+    ],
+)
+def test_a_column_without_labels_is_refused(trained: Any, folder: Path, label: str, message: str) -> None:
+    adata = ad.read_h5ad(folder / "adata.h5ad")
+    adata.obs["depth"] = np.arange(adata.n_obs)
+    adata.obs["nothing"] = pd.Categorical([None] * adata.n_obs, categories=["a"])
+    adata.write_h5ad(folder / "adata.h5ad")
+    changed = Reference.load(folder)
+    for use in (changed.transfer_labels, lambda query, label: changed.project(query, label=label)):
+        with pytest.raises(ValueError, match=message):
+            use(trained.query, label)
 
 
 def test_transferred_labels_have_one_row_per_cell(trained: Any, reference: Reference) -> None:
