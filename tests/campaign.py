@@ -73,10 +73,10 @@ scanpy.pp.neighbors = partial(scanpy.pp.neighbors, method="gauss")
 """
 RUN = "import runpy, sys\nsys.argv = {argv}\nsys.path.insert(0, {root!r})\nrunpy.run_path(sys.argv[0], run_name='__main__')"
 SMALL = [
-    "model=small", "model.n_hidden=16", "model.n_latent=4", "model.max_epochs=2", "preprocess.min_features=0", "trainer=cpu",
-    "callbacks=[checkpoint,latent_export,scores]", "model.correct_at=[]",
+    "model=small", "model.n_hidden=16", "model.n_latent=4", "model.max_epochs=2", "trainer=cpu", "model.correct_at=[]",
+    "callbacks=[checkpoint,latent_export,scores]",
 ]  # fmt: skip
-FILES = ["dataset=h5ad", "dataset.path=cells.h5ad", "dataset.batch_key=batch"]
+FILES = ["dataset=h5ad", "dataset.path=cells.h5ad", "dataset.batch_key=batch", "preprocess.min_features=0"]
 BACKED = [*FILES, "dataset.backed=true", "callbacks.latent_export.expression=true"]
 QUERY = ["reference=reference", "dataset=h5ad", "dataset.path=query.h5ad", "dataset.batch_key=batch", "trainer=cpu"]
 
