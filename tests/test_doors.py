@@ -62,6 +62,7 @@ def _ignore_old_formats() -> Iterator[None]:
     with warnings.catch_warnings():
         # anndata warns about old files.
         warnings.filterwarnings("ignore", module="anndata")
+        warnings.filterwarnings("ignore", message="Element .* was written without encoding metadata")
         yield
 
 

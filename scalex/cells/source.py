@@ -127,7 +127,7 @@ class AnnDataSource:
             object.__setattr__(self, "path", list(self.path.values()))
         entries = self._list_entries()
         if not entries:
-            raise ValueError("No cells given: path is an empty list.")
+            raise ValueError("path: the list is empty. Give an AnnData, a path, or a list of them.")
         for entry in entries:
             _check_entry(entry)
 

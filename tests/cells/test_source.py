@@ -481,7 +481,7 @@ def test_batch_categories_need_a_unique_name_for_each_source(left: AnnData, righ
         ({"fraction": 0.0}, r"fraction=0\.0: a number above 0 and at most 1 or None is needed"),
         ({"fraction": 1.5}, r"fraction=1\.5: a number above 0 and at most 1 or None is needed"),
         ({"n_obs": 0}, "n_obs=0: a whole number of at least 1 or None is needed"),
-        ({"path": []}, "No cells given: path is an empty list"),
+        ({"path": []}, "path: the list is empty"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(options: dict[str, Any], message: str) -> None:

@@ -300,7 +300,7 @@ def test_names_are_looked_up_in_the_data_folder(few: AnnData, home: Path) -> Non
 
 
 def test_an_empty_list_is_refused() -> None:
-    with pytest.raises(ValueError, match="No cells given: path is an empty list"):
+    with pytest.raises(ValueError, match="path: the list is empty"):
         AnnDataSource(path=[])
 
 
