@@ -60,9 +60,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
 @pytest.fixture(autouse=True)
 def _ignore_old_formats() -> Iterator[None]:
     with warnings.catch_warnings():
-        # anndata warns about old files.
+        warnings.simplefilter("ignore", ad.OldFormatWarning)
         warnings.filterwarnings("ignore", module="anndata")
-        warnings.filterwarnings("ignore", message="Element .* was written without encoding metadata")
         yield
 
 

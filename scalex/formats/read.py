@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,10 @@ def _read_loom(path: Path, options: ReadOptions) -> ad.AnnData:
         # The import of loompy makes torch use all cores, which would change the bits of its sums.
         torch.set_num_threads(n_threads)
     cells, features = _find_loom_names(path)
-    return _read_checked(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
+    with warnings.catch_warnings():
+        # anndata advises those who write the format to choose another.
+        warnings.filterwarnings("ignore", message="The function read_loom is deprecated", category=FutureWarning)
+        return _read_checked(path, ".loom", lambda: ad.io.read_loom(path, obs_names=cells, var_names=features, validate=False))
 
 
 def _find_loom_names(path: Path) -> tuple[str, str]:

@@ -111,14 +111,20 @@ def write_h5ad(cells: AnnData, path: Path) -> Path:
     return path
 
 
+def _list_attributes(table: pd.DataFrame, names: str) -> dict[str, np.ndarray]:
+    """Return the columns of a table, and its index under a name that anndata looks for."""
+    return {names: table.index.to_numpy(str)} | {str(name): column.to_numpy() for name, column in table.items()}
+
+
 def write_loom(cells: AnnData, path: Path) -> Path:
     n_threads = torch.get_num_threads()
-    pytest.importorskip("loompy")
+    loompy = pytest.importorskip("loompy")
     # The import of loompy makes torch use all cores.
     torch.set_num_threads(n_threads)
     with warnings.catch_warnings(action="ignore"):
-        # anndata advises against the format, and loompy uses what Python advises against.
-        ad.io.write_loom(path, cells)
+        # loompy uses what Python advises against.
+        values = cells.X.T.toarray() if sparse.issparse(cells.X) else cells.X.T
+        loompy.create(str(path), values, _list_attributes(cells.var, "var_names"), _list_attributes(cells.obs, "obs_names"))
     return path
 
 
