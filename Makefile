@@ -14,7 +14,7 @@ test: $(BIN)/.scalex-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy scalex train.py project.py
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 settings: $(BIN)/.scalex
 	$(BIN)/python -c "from scalex.commands.settings_table import TABLE, make_table; TABLE.write_text(make_table())"

@@ -21,12 +21,6 @@ from scalex.demo import demo_cells
 ROOT = Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of slow tests, so that processes that share the files end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def pytest_collection_finish() -> None:
     """Exempt all present objects from garbage collection, each run of which would take longer than many tests."""
     gc.collect()
