@@ -9,6 +9,8 @@ from pydantic import BeforeValidator
 
 from scalex.preprocess import Preprocessor
 
+__all__ = ["Impute", "check_domains", "describe_units", "get_domain_code"]
+
 
 def _read_name(given: Any) -> Any:
     """Return a number as text: the command line reads the domain name 1 as a number."""
@@ -17,8 +19,6 @@ def _read_name(given: Any) -> Any:
 
 # True: each cell is decoded through its own domain. Text: through the domain of this name.
 Impute: TypeAlias = Annotated[bool | str | None, BeforeValidator(_read_name)]
-
-__all__ = ["Impute", "check_domains", "describe_units", "get_domain_code"]
 
 
 def get_domain_code(impute: Impute, known: Sequence[str]) -> int | None:
