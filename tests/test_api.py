@@ -178,7 +178,8 @@ def test_one_domain_is_integrated_and_logged(demo: AnnData, caplog: pytest.LogCa
 def test_a_single_type_is_not_scored(demo: AnnData) -> None:
     demo.obs["cell_type"] = pd.Categorical(["unlabelled"] * demo.n_obs)
     scores = run_scalex(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
-    assert scores.keys() == {"entropy_mixing", "silhouette", "umap_entropy_mixing", "umap_silhouette", "total"}
+    without_labels = {"entropy_mixing", "mixed", "shared", "kept", "silhouette", "total"}
+    assert scores.keys() == without_labels | {"umap_entropy_mixing", "umap_silhouette"}
 
 
 def test_a_domain_may_have_one_cell(demo: AnnData) -> None:

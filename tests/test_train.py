@@ -65,7 +65,7 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     assert parameters["preprocess"]["min_features"] == 50
 
     scores = json.loads((folder / "metrics.json").read_text())
-    assert scores.keys() >= {"entropy_mixing", "silhouette", "ari", "nmi", "total"}
+    assert scores.keys() >= {"entropy_mixing", "mixed", "shared", "kept", "silhouette", "ari", "nmi", "wrong", "total"}
     assert scores == pytest.approx(dict(adata.uns["scalex"]["scores"]))
     table = pd.read_csv(folder / "metrics.csv")
     assert table["epoch"].tolist() == [0, 1, 2]
@@ -207,7 +207,7 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
     [
         (
             "score=totl",
-            "score=totl: one of total, entropy_mixing, silhouette, ari, nmi, umap_entropy_mixing, umap_sil",
+            "score=totl: one of total, entropy_mixing, mixed, shared, kept, silhouette, ari, nmi, umap_entropy_mixing, umap_sil",
         ),
         (
             "callbacks=[checkpoint]",
@@ -226,8 +226,9 @@ def test_settings_that_would_fail_at_the_end_are_refused_before_cells_are_read(t
 def test_a_score_that_cannot_be_computed_is_an_error_after_all_is_written(tmp_path: Path) -> None:
     done = run_command("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
     assert done.returncode == 1
-    line = "score=umap_silhouette cannot be computed for these cells. Available: entropy_mixing, ari, nmi, silhouette, total. All results"
-    assert f"ValueError: {line} are in run." in done.stderr
+    names = "entropy_mixing, mixed, shared, kept, ari, nmi, wrong, silhouette, total"
+    line = f"score=umap_silhouette cannot be computed for these cells. Available: {names}. All results are in run."
+    assert f"ValueError: {line}" in done.stderr
     assert {"adata.h5ad", "metrics.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 

@@ -16,6 +16,7 @@ import torch
 from anndata import AnnData
 from lightning import Callback, Trainer
 
+from scalex.callbacks.result import Result
 from scalex.data import ScalexDataModule
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.scratch_table import ScratchTable
@@ -72,7 +73,7 @@ class LatentExport(Callback):
         get_domain_code(self.impute, data.domains)
 
     @contextmanager
-    def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[AnnData]:
+    def embed(self, module: Model, data: ScalexDataModule, trainer: Trainer) -> Iterator[Result]:
         """Yield the kept cells with their latents, and write them with the caller's additions at the end of the context.
 
         No file is left if the body of the context fails.
@@ -104,7 +105,7 @@ class LatentExport(Callback):
                 pca.add_to(adata, gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
                 self._add_values(adata, slice(None), data, module)
-            yield adata
+            yield Result(adata, data.label, adata.obsm.get(INPUT_PCA, coordinates))
             if self.path is not None and trainer.is_global_zero:
                 self._write(self.path, adata, data, module, coordinates)
 

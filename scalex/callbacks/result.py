@@ -12,6 +12,7 @@ from anndata import AnnData
 from lightning import Callback, Trainer
 from numpy.typing import NDArray
 
+from scalex.h5ad.scratch_table import ScratchTable
 from scalex.reference.latent_map import LatentMap
 from scalex.system.chunks import chunks
 
@@ -49,10 +50,13 @@ class Result:
         The kept cells with their latents, obsm["latent"].
     label
         (n_cells,) label of each cell, or None.
+    coordinates
+        (n_cells, n_components) coordinates in the principal components of the inputs, in memory or in a file, or None.
     """
 
     adata: AnnData
     label: pd.Categorical | None = None
+    coordinates: NDArray[np.float32] | ScratchTable | None = None
     _sample: Sample | None = None
 
     def sample(self, max_cells: int, seed: int) -> Sample:

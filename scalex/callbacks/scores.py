@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from lightning import Trainer
+from numpy.typing import NDArray
 
 from scalex.callbacks.result import Output, Result, place_others
-from scalex.metrics import SCORES, batch_entropy_mixing, scores, silhouette
+from scalex.metrics import SCORES, batch_entropy_mixing, mixed_types, scores, silhouette
 from scalex.metrics.clusters import add_clusters
+from scalex.metrics.scores import choose_some
 from scalex.system.atomic_files import atomic_write
 from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
 
@@ -21,8 +23,13 @@ __all__ = ["SCORE_NAMES", "Scores"]
 
 logger = logging.getLogger(__name__)
 
-# Names in metrics.json, if all scores can be computed.
+# Names in metrics.json of which more is better, if all scores can be computed.
 SCORE_NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
+# Components of the inputs in which neighbours before the integration are found.
+N_COMPONENTS = 30
+# Pairs of types that the log names, and the smallest share of neighbours with which they count as mixed up.
+MAX_PAIRS = 5
+MIN_SHARE = 0.1
 
 
 @check_call
@@ -67,7 +74,11 @@ class Scores(Output):
                 label = None
             if label is not None and sample.rows is not None:
                 label = label[sample.rows]
-            values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label)
+            rows = np.arange(adata.n_obs) if sample.rows is None else sample.rows
+            before = None if result.coordinates is None else result.coordinates[rows][:, :N_COMPONENTS]
+            values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label, before=before)
+            if label is not None:
+                _log_mixed_types(adata.obsm["latent"], label)
             if "X_umap" in adata.obsm and "entropy_mixing" in values:
                 values["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
             if "X_umap" in adata.obsm and "silhouette" in values:
@@ -81,3 +92,13 @@ class Scores(Output):
         if self.path is not None:
             with atomic_write(self.path) as path:
                 path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _log_mixed_types(latent: NDArray[np.float32], label: pd.Categorical) -> None:
+    """Log the types whose cells lie among another type."""
+    known = np.flatnonzero(~label.isna())
+    some = known[choose_some(len(known))]
+    share = mixed_types(latent[some], label[some])
+    pairs = [f"{one} among {other} ({value:.2f})" for (one, other), value in share[share >= MIN_SHARE].head(MAX_PAIRS).items()]
+    if pairs:
+        logger.info("Types that lie among others (share of their neighbours): %s", ", ".join(pairs))

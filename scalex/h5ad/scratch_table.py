@@ -46,6 +46,10 @@ class ScratchTable:
         n_values = (rows.stop - rows.start) * self._n_columns
         return np.fromfile(self._path, np.float32, n_values, offset=rows.start * self._row_bytes).reshape(-1, self._n_columns)
 
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read the values of single rows, (n_rows, n_columns)."""
+        return np.array(np.memmap(self._path, np.float32, "r").reshape(-1, self._n_columns)[rows])
+
     def remove(self) -> None:
         """Delete the file."""
         self._path.unlink(missing_ok=True)

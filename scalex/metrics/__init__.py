@@ -1,7 +1,24 @@
 """Scores of an embedding: pure functions, and metrics of torchmetrics for training."""
 
-from scalex.metrics.entropy_mixing import BatchEntropyMixing, batch_entropy_mixing, neighbor_entropy
+from scalex.metrics.entropy_mixing import BatchEntropyMixing, SharedMixing, batch_entropy_mixing, neighbor_entropy, shared_mixing
+from scalex.metrics.kept_neighbors import kept_neighbors
+from scalex.metrics.neighbors import find_nearest
 from scalex.metrics.scores import SCORES, scores
 from scalex.metrics.silhouette import Silhouette, silhouette
+from scalex.metrics.wrong_neighbors import mixed_types, wrong_neighbors
 
-__all__ = ["SCORES", "BatchEntropyMixing", "Silhouette", "batch_entropy_mixing", "neighbor_entropy", "scores", "silhouette"]
+__all__ = [
+    "SCORES",
+    "BatchEntropyMixing",
+    "SharedMixing",
+    "Silhouette",
+    "batch_entropy_mixing",
+    "find_nearest",
+    "kept_neighbors",
+    "mixed_types",
+    "neighbor_entropy",
+    "scores",
+    "shared_mixing",
+    "silhouette",
+    "wrong_neighbors",
+]

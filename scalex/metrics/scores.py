@@ -7,13 +7,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from scalex.metrics.entropy_mixing import batch_entropy_mixing
+from scalex.metrics.entropy_mixing import batch_entropy_mixing, shared_mixing
+from scalex.metrics.kept_neighbors import kept_neighbors
+from scalex.metrics.neighbors import find_nearest
 from scalex.metrics.silhouette import silhouette
+from scalex.metrics.wrong_neighbors import wrong_neighbors
 
-__all__ = ["SCORES", "scores"]
+__all__ = ["SCORES", "choose_some", "scores"]
 
-# Names of the scores.
-SCORES = ("total", "entropy_mixing", "silhouette", "ari", "nmi")
+# Names of the scores of which more is better.
+SCORES = ("total", "entropy_mixing", "mixed", "shared", "kept", "silhouette", "ari", "nmi")
+# Above this number of cells, a sample is compared, since the time grows with the square.
+MAX_COMPARED = 20_000
+# Number of neighbours among which the domains are counted.
+N_NEIGHBORS = 100
 
 
 def scores(
@@ -22,6 +29,7 @@ def scores(
     domain: pd.Categorical,
     cluster: pd.Categorical,
     label: pd.Categorical | None = None,
+    before: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """Compute the scores of an embedding, except those that are not defined for the cells.
 
@@ -31,18 +39,26 @@ def scores(
         (n_cells, n_latent).
     domain, cluster, label
         (n_cells,) the domain, the cluster and the label of each cell.
+    before
+        (n_cells, n_components) coordinates before the integration, such as principal components of the inputs, for "kept".
 
     Returns
     -------
     dict
-        "entropy_mixing" in [0, 1], for two domains or more. "silhouette" in [-1, 1], of the labels, or of the clusters without labels.
-        "ari" in [-1, 1] and "nmi" in [0, 1], of clusters against labels. "total" = 0.6 biology + 0.4 mixing, the weights of scIB
-        (Luecken et al. 2022). Biology is the mean of ari, nmi and (silhouette + 1) / 2, or only the last without labels. With one
-        domain, the total is biology.
+        "entropy_mixing" in [0, 1], for two domains or more, with "mixed" in [0, 1] and "shared" in [0, 1], the results of
+        `shared_mixing` in the clusters. "kept", at most 1, the mean of `kept_neighbors`. "silhouette" in [-1, 1], of the labels, or of
+        the clusters without labels. "ari" in [-1, 1] and "nmi" in [0, 1], of clusters against labels; "wrong", the mean of
+        `wrong_neighbors`. "total" = 0.6 biology + 0.4 mixing, the weights of scIB (Luecken et al. 2022). Biology is the mean of ari, nmi
+        and (silhouette + 1) / 2, or only the last without labels. With one domain, the total is biology.
     """
     found: dict[str, float] = {}
+    nearest = find_nearest(latent, N_NEIGHBORS)
     if len(domain.remove_unused_categories().categories) > 1:
-        found["entropy_mixing"] = batch_entropy_mixing(latent, domain)
+        found["entropy_mixing"] = batch_entropy_mixing(latent, domain, nearest=nearest)
+        found |= shared_mixing(latent, domain, cluster, nearest=nearest)._asdict()
+    if before is not None:
+        some = choose_some(len(latent))
+        found["kept"] = _mean(kept_neighbors(before[some], latent[some], domain[some]))
     biology = []
     group = cluster
     if label is not None:
@@ -50,6 +66,7 @@ def scores(
         latent, cluster, group = latent[known], cluster[known], label[known]
         found["ari"] = float(adjusted_rand_score(group, cluster))
         found["nmi"] = float(normalized_mutual_info_score(group, cluster))
+        found["wrong"] = _mean(wrong_neighbors(latent, group, nearest=nearest if known.all() else None))
         biology += [found["ari"], found["nmi"]]
     if 2 <= len(group.remove_unused_categories().categories) < len(group):
         found["silhouette"] = silhouette(latent, group)
@@ -58,4 +75,17 @@ def scores(
         found["total"] = float(np.mean(biology))
         if "entropy_mixing" in found:
             found["total"] = 0.6 * found["total"] + 0.4 * found["entropy_mixing"]
-    return found
+    return {name: value for name, value in found.items() if not np.isnan(value)}
+
+
+def choose_some(n_cells: int, *, seed: int = 124) -> NDArray[np.int64]:
+    """Return the ascending rows of a random sample of 20,000 cells, or of all if there are no more."""
+    if n_cells <= MAX_COMPARED:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(seed).choice(n_cells, MAX_COMPARED, replace=False))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the values that are defined, or NaN."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

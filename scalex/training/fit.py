@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistBackendError
 
 from scalex.callbacks.latent_export import LatentExport
-from scalex.callbacks.result import Output, Result
+from scalex.callbacks.result import Output
 from scalex.cells import AnnDataSource, Cells, CellSource
 from scalex.data import ScalexDataModule
 from scalex.model.base import Model
@@ -200,15 +200,14 @@ def train_and_embed(
     with _explain_lost_process(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
-        with export.embed(module, data, trainer) as adata:
+        with export.embed(module, data, trainer) as result:
             if trainer.is_global_zero:
-                result = Result(adata, data.label)
                 for output in trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(output, Output):
                         output.on_result(result, trainer)
                 if before_write is not None:
-                    before_write(adata)
-    return adata
+                    before_write(result.adata)
+    return result.adata
 
 
 @contextmanager

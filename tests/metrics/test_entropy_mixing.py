@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from scalex.metrics import BatchEntropyMixing, batch_entropy_mixing
+from scalex.metrics import BatchEntropyMixing, batch_entropy_mixing, find_nearest, shared_mixing
 
 
 def compute_by_loop(latent: NDArray[np.float32], domain: NDArray[np.int64], n_neighbors: int) -> float:
@@ -85,3 +85,34 @@ def test_the_metric_of_parts_is_the_score_of_the_whole(latent: NDArray[np.float3
             metric.update(torch.from_numpy(latent[rows]), torch.from_numpy(domain[rows]))
         assert metric.compute().item() == pytest.approx(batch_entropy_mixing(latent, domain, n_neighbors=20))
         metric.reset()
+
+
+def test_types_of_one_domain_do_not_count_as_unmixed() -> None:
+    rng = np.random.default_rng(0)
+    kind = np.repeat([0, 1, 2], 200)
+    latent = (rng.normal(size=(600, 3)) + 30 * kind[:, None]).astype(np.float32)
+    # The third group is of one domain, the first two are mixed, one of them unevenly.
+    domain = np.where(kind == 2, "b", np.where(rng.random(600) < np.where(kind == 0, 0.5, 0.8), "a", "b"))
+    found = shared_mixing(latent, domain, kind)
+    assert found.mixed == pytest.approx(1, abs=0.02)
+    assert found.shared == pytest.approx(2 / 3)
+    assert batch_entropy_mixing(latent, domain) < 0.7
+
+
+def test_cells_apart_by_domain_within_their_group_are_not_mixed() -> None:
+    rng = np.random.default_rng(0)
+    kind, domain = np.repeat([0, 1], 200), np.tile(["a", "b"], 200)
+    latent = (rng.normal(size=(400, 3)) + 30 * kind[:, None] + 9 * (domain == "b")[:, None]).astype(np.float32)
+    found = shared_mixing(latent, domain, kind, n_neighbors=50)
+    assert found.mixed < 0.01
+    assert found.shared == 1
+    assert found == shared_mixing(latent, domain, kind, n_neighbors=50, nearest=find_nearest(latent, 100))
+
+
+def test_without_a_shared_group_nothing_can_be_mixed(latent: NDArray[np.float32]) -> None:
+    domain = np.repeat(["a", "b"], 60)
+    found = shared_mixing(latent, domain, domain)
+    assert math.isnan(found.mixed)
+    assert found.shared == 0
+    with pytest.raises(ValueError, match="at least two domains"):
+        shared_mixing(latent, ["a"] * 120, domain)
