@@ -21,8 +21,10 @@ DIVERSITY = 2.0
 MAX_ATTRACTION = 2.0
 N_UPDATES = 20
 N_BLOCKS = 20
-# Strength of the ridge penalty on the effect of a domain in a cluster, in cells.
+# Penalty on the effect of a domain in a cluster, in cells, and its growth with each cell that the domain lacks there. Without the growth,
+# a few stray cells would drag a type of another domain half of the way to them.
 RIDGE = 1.0
+RIDGE_PER_MISSING = 0.2
 
 
 class Clusters(NamedTuple):
@@ -79,8 +81,10 @@ def mixed_clusters(
 def remove_domain_effects(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -> Tensor:
     """Return cells less the effects of their domain, weighted by their shares in the clusters.
 
-    The effects in a cluster are the coefficients of a ridge regression of cells on domains, whose intercept is not penalized
-    (Korsunsky et al. 2019, algorithm 3).
+    The effect of a domain in a cluster is the distance of its mean from the mean of the domains' means, shrunk to 0 where the domain has
+    few cells. With the same penalty for all domains, these are the coefficients of a ridge regression of cells on domains whose intercept
+    is not penalized (Korsunsky et al. 2019, algorithm 3). Here, the penalty grows with the cells that a domain lacks in the cluster,
+    compared with its share of all cells.
 
     Parameters
     ----------
@@ -95,9 +99,10 @@ def remove_domain_effects(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -
     weight_KD = torch.stack([share_NK[domain_N == code].sum(0) for code in codes], 1)
     sum_KDZ = torch.stack([share_NK[domain_N == code].T @ cell_NZ[domain_N == code] for code in codes], 1)
     mean_KDZ = sum_KDZ / weight_KD.clamp(min=1e-8)[:, :, None]
-    # Each cell has one domain, so the normal equations have this solution: the intercept is a mean of the domains' means, and the
-    # effect of a domain is its distance from the intercept, shrunk to 0 where the domain has few cells.
-    shrunk_KD = weight_KD / (weight_KD + RIDGE)
+    share_D = torch.stack([(domain_N == code).sum() for code in codes]) / len(domain_N)
+    missing_KD = (weight_KD.sum(1, keepdim=True) * share_D - weight_KD).clamp(min=0)
+    shrunk_KD = weight_KD / (weight_KD + RIDGE + RIDGE_PER_MISSING * missing_KD)
+    # Each cell has one domain, so that the normal equations of the ridge regression have this solution.
     intercept_KZ = (shrunk_KD[:, :, None] * mean_KDZ).sum(1) / shrunk_KD.sum(1).clamp(min=1e-8)[:, None]
     effect_KDZ = shrunk_KD[:, :, None] * (mean_KDZ - intercept_KZ[:, None])
     corrected_NZ = cell_NZ.clone()

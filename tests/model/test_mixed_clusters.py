@@ -10,7 +10,8 @@ import scalex.model.mixed_clusters as module
 from scalex.model.mixed_clusters import mixed_clusters, remove_domain_effects
 
 
-def test_effects_of_domains_are_those_of_a_ridge_regression_in_each_cluster() -> None:
+def test_effects_of_domains_are_those_of_a_ridge_regression_in_each_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RIDGE_PER_MISSING", 0.0)
     rng = np.random.default_rng(1)
     cells, domain = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
     share = rng.dirichlet(np.ones(5), 90)
@@ -22,6 +23,37 @@ def test_effects_of_domains_are_those_of_a_ridge_regression_in_each_cluster() ->
         expected -= share[:, [k]] * (design @ fitted.coef_.T)
     found = remove_domain_effects(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_effects_shrink_where_a_domain_lacks_cells() -> None:
+    rng = np.random.default_rng(1)
+    cells, domain = rng.normal(size=(90, 4)), rng.choice(3, 90, p=[0.7, 0.2, 0.1])
+    share = rng.dirichlet(np.ones(5), 90)
+    expected = cells.copy()
+    for k in range(5):
+        means, factors = [], []
+        for d in range(3):
+            weight = share[domain == d, k]
+            missing = max(share[:, k].sum() * (domain == d).mean() - weight.sum(), 0)
+            means.append(np.average(cells[domain == d], axis=0, weights=weight))
+            factors.append(weight.sum() / (weight.sum() + 1 + 0.2 * missing))
+        origin = np.average(means, axis=0, weights=factors)
+        for d in range(3):
+            expected[domain == d] -= share[domain == d, k, None] * factors[d] * (means[d] - origin)
+    found = remove_domain_effects(torch.from_numpy(cells), torch.from_numpy(domain), torch.from_numpy(share))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_stray_cells_do_not_drag_a_type_of_another_domain() -> None:
+    rng = np.random.default_rng(0)
+    # 300 cells of a type of the first domain, with three stray cells of the second, whose own type lies elsewhere.
+    parts = [rng.normal(0, 0.1, (300, 2)), rng.normal(5, 0.1, (3, 2)), rng.normal(20, 0.1, (297, 2))]
+    cells = torch.from_numpy(np.concatenate(parts))
+    domain = torch.arange(600) // 300
+    share = torch.nn.functional.one_hot((torch.arange(600) >= 303).long()).double()
+    moved = (remove_domain_effects(cells, domain, share) - cells).norm(dim=1) / (5 * 2**0.5)
+    assert moved[:300].mean() < 0.1
+    assert moved[300:303].mean() < 0.1
 
 
 def test_a_domain_without_cells_changes_nothing() -> None:
