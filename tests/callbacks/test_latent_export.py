@@ -12,7 +12,9 @@ from tables import assert_same_table
 
 import scalex
 from scalex.callbacks import Checkpoint, LatentExport, Scores, UmapPlot
+from scalex.callbacks.result import Result
 from scalex.cells import AnnDataSource
+from scalex.metrics import kept_neighbors
 from scalex.model.module import ScalexModule
 from scalex.preprocess import RnaRecipe
 
@@ -77,6 +79,18 @@ def test_a_sample_of_many_cells_determines_umap_and_scores(file: Path, tmp_path:
     assert 0 <= adata.uns["scalex"]["scores"]["entropy_mixing"] <= 1
     assert "connectivities" not in adata.obsp
     assert (tmp_path / "run" / "umap.png").exists()
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("max_cells", [1000, 150], ids=["all", "a sample"])
+def test_kept_neighbours_are_those_of_the_written_components(file: Path, tmp_path: Path, max_cells: int, *, backed: bool) -> None:
+    adata = train(file, tmp_path / "run", Scores(tmp_path / "run", max_cells=max_cells), backed=backed)
+    written = ad.read_h5ad(tmp_path / "run" / "adata.h5ad")
+    rows = Result(written).sample(max_cells, 124).rows
+    rows = np.arange(written.n_obs) if rows is None else rows
+    before, latent = written.obsm["input_pca"][rows, :30], written.obsm["latent"][rows]
+    kept = kept_neighbors(before, latent, written.obs["domain"].to_numpy()[rows])
+    assert adata.uns["scalex"]["scores"]["kept"] == pytest.approx(np.nanmean(kept))
 
 
 def test_scalex_returns_the_components_of_the_inputs(file: Path, tmp_path: Path) -> None:
