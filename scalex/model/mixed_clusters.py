@@ -22,7 +22,7 @@ MAX_ATTRACTION = 2.0
 N_UPDATES = 20
 N_BLOCKS = 20
 # Penalty on the effect of a domain in a cluster, in cells, and its growth with each cell that the domain lacks there. Without the growth,
-# a few stray cells would drag a type of another domain half of the way to them.
+# a few stray cells would drag a type of another domain almost half of the way to them.
 RIDGE = 1.0
 RIDGE_PER_MISSING = 0.2
 
