@@ -48,8 +48,9 @@ def scores(
         "entropy_mixing" in [0, 1], for two domains or more, with "mixed" in [0, 1] and "shared" in [0, 1], the results of
         `shared_mixing` in the clusters. "kept", at most 1, the mean of `kept_neighbors`. "silhouette" in [-1, 1], of the labels, or of
         the clusters without labels. "ari" in [-1, 1] and "nmi" in [0, 1], of clusters against labels; "wrong", the mean of
-        `wrong_neighbors`. "total" = 0.6 biology + 0.4 mixing, the weights of scIB (Luecken et al. 2022). Biology is the mean of ari, nmi
-        and (silhouette + 1) / 2, or only the last without labels. With one domain, the total is biology.
+        `wrong_neighbors`. "total" = 0.6 biology + 0.4 entropy_mixing, the weights of scIB (Luecken et al. 2022). Biology is the mean of
+        ari, nmi and (silhouette + 1) / 2; without labels it is "kept", or without "kept" (silhouette + 1) / 2. With one domain, the total
+        is biology.
     """
     found: dict[str, float] = {}
     nearest = find_nearest(latent, N_NEIGHBORS)
@@ -67,10 +68,13 @@ def scores(
         found["ari"] = float(adjusted_rand_score(group, cluster))
         found["nmi"] = float(normalized_mutual_info_score(group, cluster))
         found["wrong"] = _mean(wrong_neighbors(latent, group, nearest=nearest if known.all() else None))
-        biology += [found["ari"], found["nmi"]]
+        biology = [found["ari"], found["nmi"]]
+    elif not np.isnan(found.get("kept", np.nan)):
+        biology = [found["kept"]]
     if 2 <= len(group.remove_unused_categories().categories) < len(group):
         found["silhouette"] = silhouette(latent, group)
-        biology.append((found["silhouette"] + 1) / 2)
+        if label is not None or not biology:
+            biology.append((found["silhouette"] + 1) / 2)
     if biology:
         found["total"] = float(np.mean(biology))
         if "entropy_mixing" in found:

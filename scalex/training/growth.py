@@ -15,6 +15,7 @@ from anndata import AnnData
 from lightning import Trainer
 from numpy.typing import NDArray
 
+from scalex.callbacks.scores import N_COMPONENTS
 from scalex.cells import CellSource
 from scalex.data import ScalexDataModule
 from scalex.metrics import scores
@@ -24,6 +25,7 @@ from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Preprocessor
 from scalex.projection.query import Query, open_query
 from scalex.reference.finished_run import FinishedRun
+from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.lineage import GROWTH, write_lineage
 from scalex.system.atomic_files import atomic_write
 from scalex.system.chunks import chunks
@@ -201,4 +203,6 @@ def _compute_scores(reference: FinishedRun, latent: NDArray[np.float32], label: 
     cells = AnnData(obs=pd.DataFrame(index=obs.index), obsm={"latent": latent})
     add_clusters(cells, n_neighbors=30, seed=seed)
     known = pd.Categorical(obs[label]) if label in obs else None
-    return scores(latent, domain=pd.Categorical(obs["domain"]), cluster=pd.Categorical(cells.obs["leiden"]), label=known)
+    domain, cluster = pd.Categorical(obs["domain"]), pd.Categorical(cells.obs["leiden"])
+    before = np.asarray(reference.cells.obsm[INPUT_PCA])[:, :N_COMPONENTS] if INPUT_PCA in reference.cells.obsm else None
+    return scores(latent, domain=domain, cluster=cluster, label=known, before=before)

@@ -87,6 +87,11 @@ def test_coordinates_before_the_integration_give_the_kept_neighbours(latent: NDA
     before = latent + np.random.default_rng(3).normal(size=latent.shape).astype(np.float32)
     found = scores(latent, domain=domain, cluster=CLUSTER, before=before)
     assert found["kept"] == pytest.approx(kept_neighbors(before, latent, domain).mean())
+    assert found["total"] == pytest.approx(0.6 * found["kept"] + 0.4 * found["entropy_mixing"])
+    assert "silhouette" in found
+    with_labels = scores(latent, domain=domain, cluster=CLUSTER, label=LABEL, before=before)
+    assert with_labels["kept"] == found["kept"]
+    assert with_labels["total"] == scores(latent, domain=domain, cluster=CLUSTER, label=LABEL)["total"]
     assert 0 < found["kept"] < scores(latent, domain=domain, cluster=CLUSTER, before=latent)["kept"] == 1
 
 
