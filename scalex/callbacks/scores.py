@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 SCORE_NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
 # Components of the inputs in which neighbours before the integration are found.
 N_COMPONENTS = 30
-# Pairs of types that the log names, and the smallest share of neighbours with which they count as mixed up.
-MAX_PAIRS = 5
-MIN_SHARE = 0.1
+# Number of types that the log names as mixed up, and the smallest share of wrong neighbours with which they count so.
+MAX_TYPES = 5
+MIN_WRONG = 0.1
 
 
 @check_call
@@ -98,7 +98,8 @@ def _log_mixed_types(latent: NDArray[np.float32], label: pd.Categorical) -> None
     """Log the types whose cells lie among another type."""
     known = np.flatnonzero(~label.isna())
     some = known[choose_some(len(known))]
-    share = mixed_types(latent[some], label[some])
-    pairs = [f"{one} among {other} ({value:.2f})" for (one, other), value in share[share >= MIN_SHARE].head(MAX_PAIRS).items()]
-    if pairs:
-        logger.info("Types that lie among others (share of their neighbours): %s", ", ".join(pairs))
+    table = mixed_types(latent[some], label[some])
+    mixed = table[table["wrong"] >= MIN_WRONG].head(MAX_TYPES)
+    if len(mixed):
+        listed = ", ".join(f"{one} among {among} ({wrong:.2f})" for one, wrong, among in mixed.itertuples())
+        logger.info("Types that lie among others (share of wrong neighbours, 1 is chance): %s", listed)

@@ -85,7 +85,7 @@ def shared_mixing(
     domain: ArrayLike,
     group: ArrayLike,
     *,
-    n_neighbors: int = 100,
+    n_neighbors: int = 30,
     nearest: NDArray[np.int64] | None = None,
     seed: int = 124,
 ) -> SharedMixing:

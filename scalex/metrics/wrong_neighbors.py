@@ -45,28 +45,28 @@ def wrong_neighbors(
     return beyond
 
 
-def mixed_types(
-    latent: NDArray[np.float32], label: ArrayLike, *, n_neighbors: int = 30, nearest: NDArray[np.int64] | None = None
-) -> pd.Series:
-    """Return the share of each type's neighbours that are of each other type.
+def mixed_types(latent: NDArray[np.float32], label: ArrayLike, *, n_neighbors: int = 30) -> pd.DataFrame:
+    """Return how far the cells of each type lie among other types, and among which one most.
 
     Parameters
     ----------
-    latent, label, n_neighbors, nearest
-        As for `wrong_neighbors`.
+    latent, label, n_neighbors
+        As for `wrong_neighbors`. At least two types.
 
     Returns
     -------
-    pd.Series
-        Shares above 0, in [0, 1], the largest first. The index is the pair of types: whose neighbours, and which type they are of.
+    pd.DataFrame
+        A row for each type, the most mixed one first: "wrong", the mean of `wrong_neighbors`, and "among", the other type that most of
+        the wrong neighbours are of. Types for which "wrong" is not defined are left out.
     """
     types = np.unique(np.asarray(label))
-    code, size, near = _find_types(latent, label, n_neighbors, nearest)
+    nearest = find_nearest(latent, n_neighbors)
+    code, _, near = _find_types(latent, label, n_neighbors, nearest)
     pairs = np.bincount((code[:, None] * len(types) + near).ravel(), minlength=len(types) ** 2).reshape(len(types), -1)
-    share = pairs / (size[:, None] * near.shape[1])
-    np.fill_diagonal(share, 0)
-    table = pd.DataFrame(share, index=pd.Index(types, name="type"), columns=pd.Index(types, name="neighbour")).stack()
-    return table[table > 0].sort_values(ascending=False, kind="stable")
+    np.fill_diagonal(pairs, -1)
+    wrong = pd.Series(wrong_neighbors(latent, label, n_neighbors=n_neighbors, nearest=nearest)).groupby(types[code]).mean()
+    table = pd.DataFrame({"wrong": wrong, "among": pd.Series(types[pairs.argmax(1)], index=types)})
+    return table.dropna(subset="wrong").sort_values("wrong", ascending=False, kind="stable")
 
 
 def _find_types(
