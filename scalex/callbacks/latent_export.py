@@ -174,7 +174,7 @@ class LatentExport(Callback):
         block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
         if not data.in_memory:
             if isinstance(coordinates, ScratchTable):
-                block.obsm[INPUT_PCA] = coordinates.read(rows)
+                block.obsm[INPUT_PCA] = coordinates[rows]
             self._add_values(block, rows, data, module)
             return block
         if adata.X is not None:

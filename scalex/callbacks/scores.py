@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 # Names in metrics.json of which more is better, if all scores can be computed.
 SCORE_NAMES = (*SCORES, "umap_entropy_mixing", "umap_silhouette")
-# Components of the inputs in which neighbours before the integration are found.
-N_COMPONENTS = 30
 # Number of types that the log names as mixed up, and the smallest share of wrong neighbours with which they count so.
 MAX_TYPES = 5
 MIN_WRONG = 0.1
@@ -74,8 +72,8 @@ class Scores(Output):
                 label = None
             if label is not None and sample.rows is not None:
                 label = label[sample.rows]
-            rows = np.arange(adata.n_obs) if sample.rows is None else sample.rows
-            before = None if result.coordinates is None else result.coordinates[rows][:, :N_COMPONENTS]
+            rows = slice(None) if sample.rows is None else sample.rows
+            before = None if result.coordinates is None else result.coordinates[rows]
             values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label, before=before)
             if label is not None:
                 _log_mixed_types(adata.obsm["latent"], label)

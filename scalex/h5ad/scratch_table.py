@@ -41,13 +41,8 @@ class ScratchTable:
                 file.seek(first * self._row_bytes)
                 file.write(np.ascontiguousarray(values, np.float32).tobytes())
 
-    def read(self, rows: slice) -> NDArray[np.float32]:
-        """Read the values of a run of rows, (n_rows, n_columns)."""
-        n_values = (rows.stop - rows.start) * self._n_columns
-        return np.fromfile(self._path, np.float32, n_values, offset=rows.start * self._row_bytes).reshape(-1, self._n_columns)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read the values of single rows, (n_rows, n_columns)."""
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read the values of a run of rows or of single rows, (n_rows, n_columns)."""
         return np.array(np.memmap(self._path, np.float32, "r").reshape(-1, self._n_columns)[rows])
 
     def remove(self) -> None:

@@ -19,6 +19,8 @@ __all__ = ["SCORES", "choose_some", "scores"]
 SCORES = ("total", "entropy_mixing", "mixed", "shared", "kept", "silhouette", "ari", "nmi")
 # Above this number of cells, a sample is compared, since the time grows with the square.
 MAX_COMPARED = 20_000
+# Components of the coordinates before the integration in which neighbours are found.
+N_COMPONENTS = 30
 # Number of neighbours among which the domains are counted.
 N_NEIGHBORS = 100
 
@@ -40,7 +42,7 @@ def scores(
     domain, cluster, label
         (n_cells,) the domain, the cluster and the label of each cell.
     before
-        (n_cells, n_components) coordinates before the integration, such as principal components of the inputs, for "kept".
+        (n_cells, n_components) principal components of the inputs, for "kept", which uses the first 30.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def scores(
         found |= shared_mixing(latent, domain, cluster, nearest=nearest)._asdict()
     if before is not None:
         some = choose_some(len(latent))
-        found["kept"] = _mean(kept_neighbors(before[some], latent[some], domain[some]))
+        found["kept"] = _mean(kept_neighbors(before[some, :N_COMPONENTS], latent[some], domain[some]))
     biology = []
     group = cluster
     if label is not None:

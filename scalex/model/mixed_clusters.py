@@ -102,7 +102,8 @@ def remove_domain_effects(cell_NZ: Tensor, domain_N: Tensor, share_NK: Tensor) -
     share_D = torch.stack([(domain_N == code).sum() for code in codes]) / len(domain_N)
     missing_KD = (weight_KD.sum(1, keepdim=True) * share_D - weight_KD).clamp(min=0)
     shrunk_KD = weight_KD / (weight_KD + RIDGE + RIDGE_PER_MISSING * missing_KD)
-    # Each cell has one domain, so that the normal equations of the ridge regression have this solution.
+    # With the same penalty for all domains, the normal equations of the ridge regression have this solution, since a cell has one domain.
+    # With a larger penalty of scarce domains, their intercept would be drawn to the stray cells, and this one is not.
     intercept_KZ = (shrunk_KD[:, :, None] * mean_KDZ).sum(1) / shrunk_KD.sum(1).clamp(min=1e-8)[:, None]
     effect_KDZ = shrunk_KD[:, :, None] * (mean_KDZ - intercept_KZ[:, None])
     corrected_NZ = cell_NZ.clone()

@@ -15,7 +15,6 @@ from anndata import AnnData
 from lightning import Trainer
 from numpy.typing import NDArray
 
-from scalex.callbacks.scores import N_COMPONENTS
 from scalex.cells import CellSource
 from scalex.data import ScalexDataModule
 from scalex.metrics import scores
@@ -204,5 +203,5 @@ def _compute_scores(reference: FinishedRun, latent: NDArray[np.float32], label: 
     add_clusters(cells, n_neighbors=30, seed=seed)
     known = pd.Categorical(obs[label]) if label in obs else None
     domain, cluster = pd.Categorical(obs["domain"]), pd.Categorical(cells.obs["leiden"])
-    before = np.asarray(reference.cells.obsm[INPUT_PCA])[:, :N_COMPONENTS] if INPUT_PCA in reference.cells.obsm else None
+    before = np.asarray(reference.cells.obsm[INPUT_PCA]) if INPUT_PCA in reference.cells.obsm else None
     return scores(latent, domain=domain, cluster=cluster, label=known, before=before)

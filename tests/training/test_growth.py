@@ -239,7 +239,7 @@ def test_growth_json_holds_the_scores_and_movement_of_the_old_cells(grown: Grown
         # The other scores depend on the clusters, which are found again.
         assert growth[name]["entropy_mixing"] == pytest.approx(by_hand["entropy_mixing"], abs=1e-6)
         assert growth[name]["silhouette"] == pytest.approx(by_hand["silhouette"], abs=1e-6)
-        assert {"ari", "nmi", "total"} <= growth[name].keys()
+        assert {"ari", "nmi", "kept", "wrong", "total"} <= growth[name].keys()
     assert (growth["allowed_fall"], growth["accepted"]) == (2, True)
 
 
