@@ -17,7 +17,6 @@ from torch import Tensor
 from scalex.model.base import Embedded
 from scalex.nn import VAE, HiddenStatistics, all_sum
 from scalex.nn.batch import CellBatch
-from scalex.preprocess import Preprocessor
 
 __all__ = ["decode", "embed", "feature_weights", "on_device", "statistics_by_domain"]
 
@@ -86,15 +85,13 @@ def statistics_by_domain(
 
 
 @torch.inference_mode()
-def decode(vae: VAE, preprocessor: Preprocessor, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
+def decode(vae: VAE, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
     """Decode latents through domains: the expression that the cells would have if they were measured in these domains.
 
     Parameters
     ----------
     vae
         The network, in eval mode.
-    preprocessor
-        The preprocessing of its inputs.
     latent
         (n_cells, n_latent) float32.
     domain
@@ -105,16 +102,13 @@ def decode(vae: VAE, preprocessor: Preprocessor, latent: NDArray[np.float32], do
     (n_cells, n_features) float32, normalized expression before its scaling to [0, 1].
     """
     device = vae.hidden.weight.device
-    maximum = preprocessor.maximum if preprocessor.scaling == "domain" else preprocessor.maximum.max(0, keepdims=True)
-    # A maximum of 0 counts as 1, as in scaling.
-    unit_DG = torch.from_numpy(np.where(maximum > 0, maximum, np.float32(1))).to(device)
-    decoded = np.empty((len(latent), len(preprocessor.features)), np.float32)
+    decoded = np.empty((len(latent), vae.hidden.in_features), np.float32)
     for start in range(0, len(latent), ROWS_PER_PIECE):
         piece = slice(start, start + ROWS_PER_PIECE)
         z_CZ = torch.from_numpy(latent[piece]).to(device)
         domain_C = torch.from_numpy(domain[piece]).to(device)
-        scaled_CG = torch.sigmoid(vae.decode(_pad(z_CZ), _pad(domain_C)))[: len(z_CZ)]
-        decoded[piece] = (scaled_CG * (unit_DG[domain_C] if len(unit_DG) > 1 else unit_DG)).cpu().numpy()
+        decoded_CG = vae.decode(_pad(z_CZ), _pad(domain_C))[: len(z_CZ)]
+        decoded[piece] = vae.likelihood.expression(decoded_CG, domain_C).cpu().numpy()
     return decoded
 
 

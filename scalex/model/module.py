@@ -19,11 +19,10 @@ from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.inference import decode, embed, feature_weights, statistics_by_domain
 from scalex.model.optimizer import make_optimizer, one_cycle
 from scalex.model.options import Schedule, Statistics, check_plan
-from scalex.model.start import copy_weights
+from scalex.model.start import copy_weights, make_likelihood, shift_decoder
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
 from scalex.nn.batch import CellBatch, Sampling
-from scalex.nn.likelihood import LIKELIHOODS
 from scalex.system.settings import Count, NonNegative, Number, Positive, Seed, Share, check_call
 
 __all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
@@ -57,7 +56,10 @@ class ScalexModule(Model):
     weight_decay
         L2 penalty of Adam.
     likelihood
-        Likelihood of the inputs given their reconstruction, a name in `scalex.nn.likelihood.LIKELIHOODS`.
+        Likelihood of the inputs given their reconstruction, a name in `scalex.nn.likelihood.LIKELIHOODS`. One of counts needs inputs that
+        hold counts (`Preprocessor.keeps_counts`), and "bernoulli" takes its place for others.
+    start_from_means
+        Whether the decoder starts from the mean of each domain, instead of 0.
     correct_at
         When the encoder gets new targets, as rising shares of the training in [0, 1). Targets are the latents at that step without the
         differences between domains (`scalex.model.correction`). None: never.
@@ -91,6 +93,7 @@ class ScalexModule(Model):
         encoder_lr: Positive = 1.0,
         weight_decay: NonNegative = 5e-4,
         likelihood: str = "bernoulli",
+        start_from_means: bool = False,
         correct_at: Sequence[Share] | None = None,
         correction_weight: NonNegative = 50.0,
         use_labels: bool = False,
@@ -108,6 +111,8 @@ class ScalexModule(Model):
         self.net: VAE | None = None
         self._epoch = EpochLosses.zero(self.device)
         self._generator: torch.Generator | None = None
+        # Whether the weights are random: not those of a trained model.
+        self._is_new = False
         self.correction = CorrectionPlan(correct_at or (), seed, use_labels=use_labels)
 
     def make_network(self, trained_on: TrainedOn) -> None:
@@ -116,7 +121,9 @@ class ScalexModule(Model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.hparams["seed"])
             sizes = {name: self.hparams[name] for name in ("n_latent", "n_hidden")}
-            self.net = VAE(trained_on.n_features, len(trained_on.domains), **sizes)
+            likelihood = make_likelihood(self.hparams["likelihood"], trained_on.preprocessor)
+            self.net = VAE(trained_on.n_features, len(trained_on.domains), **sizes, likelihood=likelihood)
+        self._is_new = True
 
     @property
     def vae(self) -> VAE:
@@ -142,7 +149,7 @@ class ScalexModule(Model):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Check that there are labels if they take part.
+        """Check that there are labels if they take part, and start the decoder.
 
         Raises
         ------
@@ -151,6 +158,8 @@ class ScalexModule(Model):
         """
         if self.hparams["use_labels"]:
             check_labels(self.cells)
+        if self._is_new and self.cells is not None and self.hparams["start_from_means"]:
+            shift_decoder(self.vae, self.cells)
 
     def on_train_start(self) -> None:
         """Move the sums of a resumed epoch to the device."""
@@ -189,8 +198,8 @@ class ScalexModule(Model):
     def losses(self, batch: CellBatch, counts: MinibatchCounts, generator: torch.Generator, kl_weight: float) -> Losses:
         """Return the loss of a minibatch and its terms, averaged over its cells: this process's part of the sums."""
         x_CG = batch.rows.dense()
-        logits_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
-        reconstruction = LIKELIHOODS[self.hparams["likelihood"]](logits_CG, x_CG) / counts.n_cells
+        decoded_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
+        reconstruction = self.vae.likelihood(decoded_CG, x_CG, batch) / counts.n_cells
         kl = kl_divergence(posterior) / counts.n_cells
         correction = self.correction.distance(posterior.mean_CZ, x_CG, batch) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
@@ -250,9 +259,8 @@ class ScalexModule(Model):
 
     def impute(self, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float32]:
         """Decode latents through domains; see `scalex.model.inference.decode`."""
-        assert self.trained_on is not None
         self.eval()
-        return decode(self.vae, self.trained_on.preprocessor, latent, domain)
+        return decode(self.vae, latent, domain)
 
     def feature_weights(self) -> NDArray[np.float32]:
         """Return the share of each feature in the encoder; see `scalex.model.inference.feature_weights`."""
@@ -276,21 +284,20 @@ class ScalexModule(Model):
         return self.correction.count_embeddings(n_steps, self.hparams["batch_size"], n_cells)
 
     def check_start(self, trained: Model) -> None:
-        """Check that a trained model is a SCALEX of the same size."""
-        names = ("n_latent", "n_hidden")
+        """Check that a trained model is a SCALEX of the same size and likelihood."""
+        names = ("n_latent", "n_hidden", "likelihood")
         if not isinstance(trained, ScalexModule):
             super().check_start(trained)
         has, asked = ([model.hparams[name] for name in names] for model in (trained, self))
         if has != asked:
-            settings = " ".join(f"model.{name}={value}" for name, value in zip(names, has, strict=True))
-            raise ValueError(
-                f"The reference has n_latent={has[0]} and n_hidden={has[1]}, but the training asks for {asked[0]} and {asked[1]}: "
-                f"use {settings}."
-            )
+            pairs = [[f"{name}={value}" for name, value in zip(names, values, strict=True)] for values in (has, asked)]
+            settings = " ".join(f"model.{pair}" for pair in pairs[0])
+            raise ValueError(f"The reference has {', '.join(pairs[0])}, but the training asks for {', '.join(pairs[1])}: use {settings}.")
 
     def start_from(self, trained: Model, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
         """Take the weights of a trained model; see `scalex.model.start.copy_weights`."""
         assert isinstance(trained, ScalexModule)
+        self._is_new = False
         copy_weights(trained.vae, self.vae, inputs, domain)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -305,6 +312,7 @@ class ScalexModule(Model):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network that the weights belong to, and restore the targets and the sums of the epoch."""
         super().on_load_checkpoint(checkpoint)
+        self._is_new = False
         if "targets" in checkpoint:
             self.correction.load_plain(checkpoint["targets"], self.vae)
             self.correction.to(self.device)

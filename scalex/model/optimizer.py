@@ -16,6 +16,8 @@ __all__ = ["make_optimizer", "one_cycle"]
 def make_optimizer(net: VAE, plan: Mapping[str, Any], *, fused: bool) -> Adam:
     """Return Adam with an L2 penalty and separate learning rates for decoder and encoder.
 
+    The logarithms of mean counts, which are far from 0, and of dispersions have no penalty.
+
     Parameters
     ----------
     net
@@ -26,8 +28,15 @@ def make_optimizer(net: VAE, plan: Mapping[str, Any], *, fused: bool) -> Adam:
         Whether one kernel updates all parameters.
     """
     encoder = [*net.hidden.parameters(), *net.hidden_norm.parameters(), *net.heads.parameters()]
-    decoder = [net.output_weight, *net.output_norm.parameters()]
-    groups = [{"params": decoder, "lr": plan["lr"]}, {"params": encoder, "lr": plan["lr"] * plan["encoder_lr"]}]
+    decoder, shift = [net.output_weight, net.output_norm.weight], net.output_norm.bias
+    groups: list[dict[str, Any]] = [
+        {"params": decoder, "lr": plan["lr"]},
+        {"params": encoder, "lr": plan["lr"] * plan["encoder_lr"]},
+    ]
+    if net.likelihood.of_counts:
+        groups.append({"params": [shift, *net.likelihood.parameters()], "lr": plan["lr"], "weight_decay": 0.0})
+    else:
+        decoder.append(shift)
     return Adam(groups, weight_decay=plan["weight_decay"], fused=fused)
 
 

@@ -2,7 +2,8 @@
 
 from scalex.nn.collectives import MinibatchCounts, all_sum, n_processes
 from scalex.nn.dsbn import DomainBatchNorm
-from scalex.nn.loss import kl_divergence, reconstruction_loss
+from scalex.nn.likelihood import reconstruction_loss
+from scalex.nn.loss import kl_divergence
 from scalex.nn.sparse_rows import SparseRows
 from scalex.nn.vae import VAE, HiddenStatistics, Posterior
 

@@ -46,6 +46,11 @@ class SparseRows(NamedTuple):
         """Number of rows C."""
         return len(self.pointer_C1) - 1
 
+    @property
+    def row_N(self) -> Tensor:
+        """(N,) int64 row of each value."""
+        return torch.repeat_interleave(torch.diff(self.pointer_C1).long(), output_size=len(self.value_N))
+
     def cut(self, start: int, stop: int) -> Self:
         """Return rows `start` to `stop` - 1."""
         pointer_C1 = self.pointer_C1[start : stop + 1]
@@ -64,9 +69,8 @@ class SparseRows(NamedTuple):
 
     def dense(self) -> Tensor:
         """Return the rows as a dense tensor, (n_rows, n_features) float32."""
-        row_N = torch.repeat_interleave(torch.diff(self.pointer_C1).long(), output_size=len(self.value_N))
         dense_CG = self.value_N.new_zeros(self.n_rows, self.n_features)
-        dense_CG.view(-1).scatter_(0, row_N.mul_(self.n_features).add_(self.feature_N), self.value_N)
+        dense_CG.view(-1).scatter_(0, self.row_N.mul_(self.n_features).add_(self.feature_N), self.value_N)
         return dense_CG
 
     def times(self, weight_GH: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scalex.nn.collectives import MinibatchCounts
 from scalex.nn.dsbn import DomainBatchNorm
+from scalex.nn.likelihood import Bernoulli, Likelihood
 from scalex.nn.sparse_rows import SparseRows
 
 __all__ = ["VAE", "HiddenStatistics", "Posterior"]
@@ -42,7 +43,7 @@ class HiddenStatistics(NamedTuple):
 
 
 class VAE(nn.Module):
-    """Encoder Linear - batch norm - ReLU - two heads; decoder Linear - domain-specific batch norm - sigmoid.
+    """Encoder Linear - batch norm - ReLU - two heads; decoder Linear - domain-specific batch norm.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ class VAE(nn.Module):
         Latent dimensions Z.
     n_hidden
         Hidden units H of the encoder.
+    likelihood
+        Likelihood of the inputs given the reconstruction. None: `Bernoulli`, of inputs that are normalized expression themselves.
 
     References
     ----------
@@ -61,7 +64,9 @@ class VAE(nn.Module):
     cell-embedding space, Nature Communications 13:6118 (2022).
     """
 
-    def __init__(self, n_features: int, n_domains: int, *, n_latent: int = 10, n_hidden: int = 1024) -> None:
+    def __init__(
+        self, n_features: int, n_domains: int, *, n_latent: int = 10, n_hidden: int = 1024, likelihood: Likelihood | None = None
+    ) -> None:
         super().__init__()
         # Layers before a batch norm have no bias, since the mean is subtracted.
         self.hidden = nn.Linear(n_features, n_hidden, bias=False)
@@ -73,6 +78,7 @@ class VAE(nn.Module):
         # The shape is (Z, G), and not the (G, Z) of nn.Linear: products with so few columns take four times as long.
         self.output_weight = nn.Parameter(nn.Linear(n_latent, n_features, bias=False).weight.detach().t().contiguous())
         self.output_norm = DomainBatchNorm(n_features, n_domains)
+        self.likelihood = likelihood or Bernoulli(torch.ones(1, n_features))
 
     def posterior(self, x_CG: Tensor, counts: MinibatchCounts | None = None) -> Posterior:
         """Return q(z | x) of cells. Batch normalization follows the train or eval mode.
@@ -105,12 +111,12 @@ class VAE(nn.Module):
         return self._heads(norm.normalize(hidden_CH, domain_C, mean_DH, var_DH)).mean_CZ
 
     def decode(self, z_CZ: Tensor, domain_C: Tensor, counts: MinibatchCounts | None = None) -> Tensor:
-        """Return the logits of the reconstruction, (n_cells, n_features). Their sigmoid is scaled expression in [0, 1]."""
-        logits_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C, counts)
-        return logits_CG
+        """Return the reconstruction, (n_cells, n_features), on the scale of the likelihood: the logits or the logarithms of means."""
+        decoded_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C, counts)
+        return decoded_CG
 
     def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator, counts: MinibatchCounts) -> tuple[Tensor, Posterior]:
-        """Return the logits of the reconstruction from a sample of the posterior, and the posterior."""
+        """Return the reconstruction from a sample of the posterior, and the posterior."""
         posterior = self.posterior(x_CG, counts)
         return self.decode(posterior.sample(generator, counts), domain_C, counts), posterior
 

@@ -76,6 +76,18 @@ class Preprocessor:
         """Return the preprocessing of rows whose features are `names`, in that order."""
         return RowTransform(self, names)
 
+    @property
+    def unit(self) -> NDArray[np.float32]:
+        """(n_domains, n_features) or (1, n_features), float32: the normalized expression that an input of 1 stands for."""
+        maximum = self.maximum if self.scaling == "domain" else self.maximum.max(0, keepdims=True)
+        # A maximum of 0 counts as 1, as in scaling.
+        return np.where(maximum > 0, maximum, np.float32(1))
+
+    @property
+    def keeps_counts(self) -> bool:
+        """Whether normalized expression is the logarithm of 1 + multiples of a cell's values, by one factor for all features."""
+        return self.normalization in ("total", "clr")
+
     def to_plain(self) -> dict[str, Any]:
         """Return plain values and tensors, for a checkpoint."""
         # Names from some files are texts of NumPy, with which a checkpoint does not open.

@@ -7,7 +7,7 @@ import torch
 
 from scalex.model.models import MODELS, load_model
 from scalex.model.module import ScalexModule
-from scalex.nn.likelihood import LIKELIHOODS
+from scalex.nn.likelihood import LIKELIHOODS, Bernoulli
 
 STORED = Path(__file__).parents[1] / "reference" / "stored" / "run" / "checkpoint" / "best.ckpt"
 
@@ -42,7 +42,7 @@ def test_a_checkpoint_is_loaded_as_the_class_it_names(tmp_path: Path, monkeypatc
 
 
 def test_a_registered_likelihood_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="likelihood='poisson': allowed are bernoulli"):
+    with pytest.raises(ValueError, match="likelihood='poisson': allowed are bernoulli, negative_binomial"):
         ScalexModule(likelihood="poisson")
-    monkeypatch.setitem(LIKELIHOODS, "squared", lambda logits, x: (torch.sigmoid(logits) - x).square().sum())
+    monkeypatch.setitem(LIKELIHOODS, "squared", Bernoulli)
     assert ScalexModule(likelihood="squared").hparams["likelihood"] == "squared"

@@ -291,12 +291,12 @@ def test_cells_of_known_domains_add_no_domain(reference: Reference, trained: Any
 
 
 def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any, tmp_path: Path) -> None:
-    for size in ("10 and 64", "8 and 1024"):
-        n_latent, n_hidden = map(int, size.split(" and "))
-        module = ScalexModule(n_latent=n_latent, n_hidden=n_hidden)
-        message = f"The reference has n_latent=10 and n_hidden=1024, .* asks for {size}: use model.n_latent=10 model.n_hidden=1024"
+    for other in ({"n_hidden": 64}, {"n_latent": 8}, {"likelihood": "negative_binomial"}):
+        has = {"n_latent": 10, "n_hidden": 1024, "likelihood": "bernoulli"}
+        asked, settings = (", ".join(f"{name}={value}" for name, value in plan.items()) for plan in (has | other, has))
+        message = f"The reference has {settings}, but the training asks for {asked}: use model.n_latent=10 model.n_hidden=1024 model.likelihood"
         with pytest.raises(ValueError, match=message):
-            grow_to(tmp_path, reference, trained.query, module)
+            grow_to(tmp_path, reference, trained.query, ScalexModule(**other))
     assert list(tmp_path.iterdir()) == []
 
 
