@@ -207,7 +207,7 @@ def test_train_continues_a_reference(trained: Any, query: Path, tmp_path: Path) 
     [
         (
             ["reference=REFERENCE", "model=small"],
-            "asks for n_latent=30, n_hidden=128, likelihood=negative_binomial: use model.n_latent=10 model.n_hidden=1024 model.likelihood=bernoulli.",
+            "likelihood=negative_binomial: use model.n_latent=10 model.n_hidden=1024 model.likelihood=bernoulli.",
         ),
         (["reference=no", "model=paper"], "FileNotFoundError: reference=no: no such folder."),
     ],

@@ -138,8 +138,8 @@ class Bernoulli(Likelihood):
 class _SummedNegativeBinomial(Function):
     """Summed negative logarithm of the probability of counts.
 
-    For a count k of mean m and dispersion t, and a = log(m / t), it is t softplus(a) for every feature and, for the counts above 0,
-    k softplus(-a) + lgamma(t) + lgamma(k + 1) - lgamma(k + t) in addition. Its derivative by a is t s, less k (1 - s) for the counts above 0,
+    For a count k of mean m and dispersion t, and a = log(m / t), it is t softplus(a) for every feature, and k softplus(-a) + lgamma(t)
+    + lgamma(k + 1) - lgamma(k + t) in addition for the counts above 0. Its derivative by a is t s, less k (1 - s) for the counts above 0,
     with the sigmoid s of a. Few features of a cell have counts above 0, so that this takes hardly longer than the cross-entropy.
     """
 
@@ -169,10 +169,10 @@ class _SummedNegativeBinomial(Function):
 class NegativeBinomial(Likelihood):
     """Counts: negative binomial, with the exponential of what the decoder returns as the mean of e and one dispersion per feature.
 
-    An input times its unit is log(1 + e), and e is the count times a factor of the cell. The smallest e of a cell is one count. Cells therefore
-    weigh by what was counted in them: the mean of a count is the mean of e divided by the smallest e. One count of a cell of few counts says
-    little, and does not change its place much. Estimated counts with fractions are taken for counts, and cells of more than a million for
-    cells of a million.
+    An input times its unit is log(1 + e), where e is the count times a factor of the cell. The smallest e of a cell is taken for one count, so
+    that the mean of a count is the mean of e divided by the smallest e. A cell therefore says as much as was counted in it: the few counts
+    of a shallow cell do not determine where it lies. Estimated counts with fractions are taken for counts, and a cell of more than a million
+    for one of a million.
 
     References
     ----------
@@ -190,7 +190,7 @@ class NegativeBinomial(Likelihood):
         count_N, size_C = self._count(batch.rows, batch.domain_C)
         a_CG = decoded_CG.float() + size_C.log()[:, None] - self.log_dispersion_G
         feature_N = batch.rows.feature_N.long()
-        place_N = batch.rows.row_N * batch.rows.n_features + feature_N
+        place_N = batch.rows.rows() * batch.rows.n_features + feature_N
         total: Tensor = _SummedNegativeBinomial.apply(a_CG, self.log_dispersion_G, count_N, feature_N, place_N)  # type: ignore[no-untyped-call]
         return total
 
@@ -206,7 +206,7 @@ class NegativeBinomial(Likelihood):
 
     def _count(self, rows: SparseRows, domain_C: Tensor) -> tuple[Tensor, Tensor]:
         """Return the counts above 0, and each cell's factor of them, count / e."""
-        row_N, feature_N = rows.row_N, rows.feature_N.long()
+        row_N, feature_N = rows.rows(), rows.feature_N.long()
         unit_N = self.unit_DG[0, feature_N] if len(self.unit_DG) == 1 else self.unit_DG[domain_C[row_N], feature_N]
         e_N = torch.expm1(rows.value_N * unit_N)
         total_C = e_N.new_zeros(rows.n_rows).index_add_(0, row_N, e_N)

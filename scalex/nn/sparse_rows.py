@@ -46,9 +46,8 @@ class SparseRows(NamedTuple):
         """Number of rows C."""
         return len(self.pointer_C1) - 1
 
-    @property
-    def row_N(self) -> Tensor:
-        """(N,) int64 row of each value."""
+    def rows(self) -> Tensor:
+        """Return the row of each value, (N,) int64."""
         return torch.repeat_interleave(torch.diff(self.pointer_C1).long(), output_size=len(self.value_N))
 
     def cut(self, start: int, stop: int) -> Self:
@@ -70,7 +69,7 @@ class SparseRows(NamedTuple):
     def dense(self) -> Tensor:
         """Return the rows as a dense tensor, (n_rows, n_features) float32."""
         dense_CG = self.value_N.new_zeros(self.n_rows, self.n_features)
-        dense_CG.view(-1).scatter_(0, self.row_N.mul_(self.n_features).add_(self.feature_N), self.value_N)
+        dense_CG.view(-1).scatter_(0, self.rows().mul_(self.n_features).add_(self.feature_N), self.value_N)
         return dense_CG
 
     def times(self, weight_GH: Tensor) -> Tensor:

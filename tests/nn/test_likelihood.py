@@ -80,7 +80,7 @@ def test_a_tiny_value_is_not_one_count() -> None:
     counts[:, 2] = 5e3
     _, batch = make_batch(counts)
     count_N, size_C = make_likelihood()._count(batch.rows, batch.domain_C)
-    total_C = torch.zeros(N_CELLS).index_add_(0, batch.rows.row_N, count_N)
+    total_C = torch.zeros(N_CELLS).index_add_(0, batch.rows.rows(), count_N)
     torch.testing.assert_close(total_C, torch.full((N_CELLS,), MAX_TOTAL))
     torch.testing.assert_close(size_C, torch.full((N_CELLS,), MAX_TOTAL / TARGET))
 

@@ -294,7 +294,7 @@ def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any,
     for other in ({"n_hidden": 64}, {"n_latent": 8}, {"likelihood": "negative_binomial"}):
         has = {"n_latent": 10, "n_hidden": 1024, "likelihood": "bernoulli"}
         asked, settings = (", ".join(f"{name}={value}" for name, value in plan.items()) for plan in (has | other, has))
-        message = f"The reference has {settings}, but the training asks for {asked}: use model.n_latent=10 model.n_hidden=1024 model.likelihood"
+        message = f"The reference has {settings}, but the training asks for {asked}: use model.n_latent=10 model.n_hidden=1024"
         with pytest.raises(ValueError, match=message):
             grow_to(tmp_path, reference, trained.query, ScalexModule(**other))
     assert list(tmp_path.iterdir()) == []
