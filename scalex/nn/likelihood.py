@@ -169,10 +169,10 @@ class _SummedNegativeBinomial(Function):
 class NegativeBinomial(Likelihood):
     """Counts: negative binomial, with the exponential of what the decoder returns as the mean of e and one dispersion per feature.
 
-    An input times its unit is log(1 + e), where e is the count times a factor of the cell. The smallest e of a cell is taken for one count, so
-    that the mean of a count is the mean of e divided by the smallest e. A cell therefore says as much as was counted in it: the few counts
-    of a shallow cell do not determine where it lies. Estimated counts with fractions are taken for counts, and a cell of more than a million
-    for one of a million.
+    An input times its unit is log(1 + e), where e is the count times a factor of the cell. The smallest e of a cell is taken for one count,
+    so that the mean of a count is the mean of e divided by the smallest e. A cell therefore says as much as was counted in it: the few
+    counts of a shallow cell do not determine where it lies. Estimated counts with fractions are taken for counts, and a cell of more than
+    a million for one of a million.
 
     References
     ----------
