@@ -44,15 +44,23 @@ def make_likelihood(name: str, preprocessor: Preprocessor) -> Likelihood:
 def shift_decoder(vae: VAE, cells: TrainingCells) -> None:
     """Start the decoder from the mean of each domain, computed from some of its cells.
 
-    What the domains have in common, and what all cells of a domain have in common, then need not be learned. The latents of few training
-    steps would hold it.
+    Otherwise latents would learn it in the first steps, also where it differs between domains.
+
+    Parameters
+    ----------
+    vae
+        A new network.
+    cells
+        The training cells.
     """
     rng = np.random.default_rng(0)
     for code in np.unique(cells.domain):
         row_C = np.flatnonzero(cells.domain == code)
         row_C = np.sort(rng.choice(row_C, min(len(row_C), N_OF_DOMAIN), replace=False))
         inputs = sparse.vstack([batch.rows.csr() for batch in cells.batches_of(row_C)], format="csr")
-        vae.output_norm.bias[code] = vae.likelihood.shift(SparseRows.of(inputs), torch.full((len(row_C),), int(code)))
+        device = vae.output_norm.bias.device
+        domain_C = torch.full((len(row_C),), int(code), device=device)
+        vae.output_norm.bias[code] = vae.likelihood.shift(SparseRows.of(inputs).to(device), domain_C)
 
 
 def copy_weights(trained: VAE, vae: VAE, inputs: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:

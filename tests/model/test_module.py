@@ -22,6 +22,7 @@ from scalex.model.inference import MIN_ROWS
 from scalex.model.module import ScalexModule
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import MinibatchCounts, SparseRows
+from scalex.nn.likelihood import Bernoulli, NegativeBinomial
 from scalex.preprocess import Preprocessor, RnaRecipe
 
 
@@ -210,6 +211,58 @@ def test_gradients_are_clipped_in_every_precision(precision: Any) -> None:
     before, after = norms
     assert before > 1
     assert after == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_decoder_starts_from_the_means_of_the_domains() -> None:
+    data = make_data()
+    data.setup("fit")
+    starts = []
+    for likelihood in ("bernoulli", "negative_binomial"):
+        module = ScalexModule(n_hidden=16, n_latent=3, likelihood=likelihood, start_from_means=True, max_steps=1, lr=1e-9)
+        train(module, data, max_steps=1)
+        starts.append(module.vae.output_norm.bias.detach())
+    for code in range(2):
+        own = data.inputs()[data.domain == code].toarray().astype(np.float64)
+        np.testing.assert_allclose(torch.sigmoid(starts[0][code]), np.clip(own.mean(0), 1e-4, None), rtol=1e-3)
+        counts = np.expm1(own * data.preprocessor.unit)
+        unit = np.where(counts > 0, counts, np.inf).min(1, keepdims=True)
+        np.testing.assert_allclose(torch.exp(starts[1][code]), ((counts / unit).sum(0) + 0.5) / (1 / unit).sum(), rtol=1e-3)
+
+
+def test_a_model_that_goes_on_keeps_its_start(tmp_path: Path) -> None:
+    data = make_data()
+    module = ScalexModule(n_hidden=16, n_latent=3, likelihood="negative_binomial", start_from_means=True, max_steps=2)
+    trainer = train(module, data, max_steps=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = ScalexModule.from_checkpoint(tmp_path / "last.ckpt")
+    loaded.cells = data
+    loaded.on_fit_start()
+    torch.testing.assert_close(loaded.vae.output_norm.bias, module.vae.output_norm.bias)
+
+
+@pytest.mark.parametrize("normalization", ["none", "tfidf"])
+def test_inputs_without_counts_have_no_likelihood_of_counts(normalization: Any, caplog: pytest.LogCaptureFixture) -> None:
+    known = make_trained_on()
+    module = ScalexModule(n_hidden=16, n_latent=3, likelihood="negative_binomial")
+    with caplog.at_level("INFO", logger="scalex"):
+        module.set_trained_on(replace(known, preprocessor=replace(known.preprocessor, normalization=normalization)))
+    assert type(module.vae.likelihood) is Bernoulli
+    assert "bernoulli is used instead" in caplog.text
+    module = ScalexModule(n_hidden=16, n_latent=3, likelihood="negative_binomial")
+    module.set_trained_on(known)
+    assert type(module.vae.likelihood) is NegativeBinomial
+
+
+def test_the_shift_of_the_decoder_of_counts_is_not_drawn_to_0() -> None:
+    """A rare feature's is far from 0, and the penalty would be larger than its gradient."""
+    for likelihood, expected in (("bernoulli", 0.5), ("negative_binomial", 0.0)):
+        module = make_module(likelihood=likelihood, weight_decay=0.5)
+        module.trainer = Trainer(accelerator="cpu", logger=False)
+        groups = module.configure_optimizers().param_groups  # type: ignore[union-attr]
+        decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        assert decay.keys() == {id(parameter) for parameter in module.parameters()}
+        assert decay[id(module.vae.output_norm.bias)] == expected
+        assert decay[id(module.vae.output_weight)] == 0.5
 
 
 def test_a_domain_may_have_a_single_cell() -> None:

@@ -72,6 +72,13 @@ def scaled_by_domain(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> 
 
 
 @pytest.fixture(scope="module")
+def trained_on_counts(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Reference:
+    recipe = RnaRecipe(min_features=0, n_top_features=90)
+    plan = {"likelihood": "negative_binomial", "start_from_means": True}
+    return train_reference(tmp_path_factory.mktemp("counts"), trained.cells, recipe, **plan)
+
+
+@pytest.fixture(scope="module")
 def trained_on_processed(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Reference:
     return train_reference(tmp_path_factory.mktemp("processed"), process(trained.cells), AsIsRecipe())
 
@@ -428,12 +435,17 @@ class TestResult:
 
 
 def decode(reference: Reference, latent: NDArray[np.float32], domain: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return sigmoid(batch norm of the domain (latent @ W)) times the maximum, in float64 from the weights in the file."""
+    """Return the expression of the batch norm of the domain (latent @ W), in float64 from the weights in the file.
+
+    It is sigmoid(...) times the maximum, or log(1 + exp(...)) if the likelihood is of counts.
+    """
     checkpoint = torch.load(reference.folder / "checkpoint" / "best.ckpt", weights_only=True)
     weights = {name.removeprefix("net."): value.double().numpy() for name, value in checkpoint["state_dict"].items()}
     norm = {name: weights[f"output_norm.{name}"][domain] for name in ("running_mean", "running_var", "weight", "bias")}
     product = latent.astype(np.float64) @ weights["output_weight"]
     logits = (product - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5) * norm["weight"] + norm["bias"]
+    if checkpoint["hyper_parameters"]["likelihood"] == "negative_binomial":
+        return np.log1p(np.exp(logits))
     maximum = checkpoint["trained_on"]["preprocessor"]["maximum"].numpy()
     scaling = checkpoint["trained_on"]["preprocessor"]["scaling"]
     unit = maximum[domain] if scaling == "domain" else maximum.max(0)
@@ -442,7 +454,7 @@ def decode(reference: Reference, latent: NDArray[np.float32], domain: NDArray[np
 
 
 class TestImputation:
-    @pytest.mark.parametrize("name", ["reference", "scaled_by_domain"])
+    @pytest.mark.parametrize("name", ["reference", "scaled_by_domain", "trained_on_counts"])
     @pytest.mark.parametrize("domain", [None, "domain0", "domain1"])
     def test_equals_the_decoded_latent_in_units_of_expression(
         self, request: pytest.FixtureRequest, name: str, domain: str | None, cells: AnnData
@@ -465,9 +477,10 @@ class TestImputation:
         whole, found = scaled_by_domain.impute(cells), scaled_by_domain.impute(own)
         np.testing.assert_allclose(found.layers["impute"], whole[own.obs_names].layers["impute"], rtol=1e-6)
 
-    def test_resembles_the_measured_expression(self, reference: Reference, cells: AnnData) -> None:
+    @pytest.mark.parametrize("name", ["reference", "trained_on_counts"])
+    def test_resembles_the_measured_expression(self, request: pytest.FixtureRequest, name: str, cells: AnnData) -> None:
         """It has the unit of normalized expression, not of scaled inputs or logits."""
-        found = reference.impute(cells)
+        found = request.getfixturevalue(name).impute(cells)
         measured = found.raw[:, found.var_names].X.toarray()
         assert np.corrcoef(found.layers["impute"].mean(0), measured.mean(0))[0, 1] > 0.9
         assert 0.5 < found.layers["impute"].mean() / measured.mean() < 2
