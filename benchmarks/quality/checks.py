@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.quality.runs import LabelsHidden, Model, Projected
-from benchmarks.quality.sets import LabelledCells, cut_at_random, restrict_types
+from benchmarks.quality.sets import LabelledCells, cut_at_random, draw_few, restrict_types
 from benchmarks.quality.store import Figures, Method, Store
 from benchmarks.tables import mean_and_spread
 
-__all__ = ["LABELS_SETS", "UNSHARED_TYPES", "Section", "check_labels", "check_null", "check_projected", "check_unshared"]
+__all__ = [
+    "FEW_SETS",
+    "LABELS_SETS",
+    "UNSHARED_TYPES",
+    "Section",
+    "check_few",
+    "check_labels",
+    "check_null",
+    "check_projected",
+    "check_unshared",
+]
 
 CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
@@ -31,6 +41,10 @@ PROJECTED_SETS = {
 LABELS_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim")
 # Our model that learns from labels, and the model that it is compared with.
 WITH_LABELS, WITHOUT_LABELS = "scalex_labels", "scalex"
+
+# Sets of which few cells are drawn, and how many.
+FEW_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim", "celllines_joined", "mop_rna")
+FEW = (300, 600, 1000)
 
 Read = Callable[[str], LabelledCells]
 
@@ -73,6 +87,39 @@ def check_null(store: Store, read: Read, sets: Sequence[str], methods: Sequence[
         columns += [f"{figure}, whole", f"{figure}, cut", "change"]
     note = "Both embeddings are scored with the two halves as domains."
     return Section("quality, null: one domain, cut at random", columns, rows, note)
+
+
+def check_few(
+    store: Store, read: Read, sets: Sequence[str], methods: Sequence[Method], n_draws: int, sizes: Sequence[int] = FEW
+) -> Section:
+    """Measure methods on few cells, even and uneven draws of larger sets.
+
+    Parameters
+    ----------
+    store, read, methods
+        As for `check_null`.
+    sets
+        The used sets of `FEW_SETS`.
+    n_draws
+        Number of draws of each size and kind.
+    sizes
+        Numbers of cells.
+    """
+    keys = ("steady total", "bio", "batch", "wrong")
+    found: dict[tuple[str, str], list[Figures]] = {}
+    for name, n_cells, uneven, draw in product(sets, sizes, (False, True), range(n_draws)):
+        cells = draw_few(read(name), n_cells, draw, uneven=uneven)
+        for method in methods:
+            for group in (name, f"{n_cells} cells", "uneven" if uneven else "even", "all"):
+                found.setdefault((group, method.name), []).extend(store.all_figures(cells, method))
+    order = [*sets, *(f"{n} cells" for n in sizes), "even", "uneven", "all"]
+    rows = []
+    for (group, method_name), figures in sorted(found.items(), key=lambda item: order.index(item[0][0])):
+        if figures:
+            rows.append([group, method_name, str(len(figures)), *(mean_and_spread(_values(figures, key)) for key in keys)])
+    columns = ["mean of", "method", "runs", "total, 10 starts of k-means", "bio", "batch", "wrong neighbours"]
+    note = f"{n_draws} draw(s) of each set, number of cells and kind; spread: over the draws and seeds."
+    return Section("quality, few cells", columns, rows, note)
 
 
 def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequence[str] = UNSHARED_TYPES) -> Section:

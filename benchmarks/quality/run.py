@@ -52,7 +52,7 @@ COMPACT = {
     "whole": ("whole run, s", 1),
 }
 METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
-PARTS = ("main", "null", "unshared", "projected", "labels")
+PARTS = ("main", "few", "null", "unshared", "projected", "labels")
 # Peers that are quick enough for many cuts.
 QUICK_PEERS = ("pca", "harmony")
 
@@ -125,6 +125,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="*", default=["scalex"], metavar="MODEL", help=models)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of our models")
     parser.add_argument("--check-seeds", type=int, nargs="+", default=[0], metavar="SEED", help="in the checks beside the main table")
+    parser.add_argument("--draws", type=int, default=1, metavar="N", help="of few cells")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="some of the sets")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
@@ -199,7 +200,16 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
             draw_umaps(store, cells, methods, arguments.output.with_name(f"{arguments.output.stem}_umaps.png"))
     models = [Model(name, tuple(arguments.check_seeds)) for name in arguments.models]
     quick: list[Method] = [*(peer for peer in others if peer.short in QUICK_PEERS), *models]
+    few: dict[str, Sequence[int]] = {"sizes": [80]} if arguments.tiny else {}
     sections: dict[str, Callable[[], checks.Section]] = {
+        "few": lambda: checks.check_few(
+            store,
+            read,
+            [name for name in checks.FEW_SETS if name in arguments.sets],
+            [*(peer for peer in others if peer.short != "published"), *models],
+            arguments.draws,
+            **few,
+        ),
         "null": lambda: checks.check_null(store, read, TINY_ONE_DOMAIN if arguments.tiny else list(ONE_DOMAIN), quick),
         "unshared": lambda: checks.check_unshared(
             store,

@@ -17,12 +17,26 @@ from scipy import sparse
 
 from scalex.demo import demo_cells
 
-__all__ = ["ONE_DOMAIN", "SETS", "CellSet", "LabelledCells", "centred_log_ratio", "cut_at_random", "make_cells", "restrict_types", "sample"]
+__all__ = [
+    "ONE_DOMAIN",
+    "SETS",
+    "CellSet",
+    "LabelledCells",
+    "centred_log_ratio",
+    "cut_at_random",
+    "draw_few",
+    "make_cells",
+    "restrict_types",
+    "sample",
+]
 
 # The options of `preprocess` in train.py.
 Kind: TypeAlias = Literal["rna", "adt", "atac"]
 # Features of RNA that scalex drops, and that do not count for min_features.
 NOT_COUNTED = ("ERCC", "MT-", "mt-")
+# Most domains of a draw of few cells, and the share of the scarce one of an uneven draw, compared with the others.
+MAX_DRAWN_DOMAINS = 4
+SCARCE = 0.25
 # Classes of leftover cells, which are not types.
 LEFTOVER = ("Mis",)
 
@@ -198,6 +212,32 @@ def cut_at_random(cells: LabelledCells, seed: int) -> LabelledCells:
     half = np.random.default_rng(seed).permutation(np.arange(adata.n_obs) % 2)
     adata.obs["batch"] = pd.Categorical(np.array(["a", "b"])[half])
     return replace(cells, name=f"{cells.name}, cut {seed}", adata=adata)
+
+
+def draw_few(cells: LabelledCells, n_cells: int, draw: int, *, uneven: bool) -> LabelledCells:
+    """Return few of the cells, of at most `MAX_DRAWN_DOMAINS` domains.
+
+    Parameters
+    ----------
+    cells
+        Cells.
+    n_cells
+        Number of cells in all, or fewer where a domain has not enough.
+    draw
+        Number of the draw, its seed.
+    uneven
+        Whether one domain has `SCARCE` times as many cells as each of the others, instead of as many.
+    """
+    rng = np.random.default_rng([n_cells, draw, uneven])
+    batch = cells.adata.obs["batch"].to_numpy(str)
+    domains = rng.permutation(np.unique(batch))[:MAX_DRAWN_DOMAINS]
+    weight = np.ones(len(domains))
+    weight[0] = SCARCE if uneven else 1
+    size = np.round(n_cells * weight / weight.sum()).astype(int)
+    kept = np.zeros(len(batch), bool)
+    for domain, n in zip(domains, size, strict=True):
+        kept[rng.permutation(np.flatnonzero(batch == domain))[:n]] = True
+    return cells.select(kept, f"{cells.name}, {n_cells} cells{', uneven' if uneven else ''}, draw {draw}")
 
 
 def restrict_types(cells: LabelledCells, domain_of: Mapping[str, str]) -> LabelledCells:

@@ -36,7 +36,15 @@ TITLES = {
     "streaming": ["reading", "work on", "memory of train.py", "plan of an epoch"],
     "processes": ["processes"],
     "label_transfer": ["label transfer", "types left out"],
-    "quality.run": ["quality", "quality, each metric", "quality, null", "quality, unshared", "quality, labels", "quality, projected"],
+    "quality.run": [
+        "quality",
+        "quality, each metric",
+        "quality, few cells",
+        "quality, null",
+        "quality, unshared",
+        "quality, labels",
+        "quality, projected",
+    ],
 }
 # Options that name interpreters of other packages, for which `answer_as_peer` stands in.
 PEERS = {
