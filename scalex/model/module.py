@@ -23,6 +23,7 @@ from scalex.model.start import copy_weights, make_likelihood, shift_decoder
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
 from scalex.nn.batch import CellBatch, Sampling
+from scalex.nn.likelihood import LIKELIHOODS
 from scalex.system.settings import Count, NonNegative, Number, Positive, Seed, Share, check_call
 
 __all__ = ["Losses", "Schedule", "ScalexModule", "Statistics"]
@@ -274,7 +275,9 @@ class ScalexModule(Model):
     def describe(self) -> str:
         """Return the sizes of the layers, the number of weights and the plan as one line."""
         sizes = (len(self.vae.hidden.weight[0]), self.hparams["n_hidden"], self.hparams["n_latent"])
-        plan = ", ".join(f"{name}={value}" for name, value in self.hparams.items() if name not in ("n_hidden", "n_latent"))
+        used = next(name for name, kind in LIKELIHOODS.items() if type(self.vae.likelihood) is kind)
+        options = {**self.hparams, "likelihood": used}
+        plan = ", ".join(f"{name}={value}" for name, value in options.items() if name not in ("n_hidden", "n_latent"))
         n_weights = sum(p.numel() for p in self.parameters())
         n_domains = len(self.vae.output_norm.weight)
         return f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions, {n_weights:,} weights, {n_domains} domains; {plan}"

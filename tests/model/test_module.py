@@ -248,9 +248,11 @@ def test_inputs_without_counts_have_no_likelihood_of_counts(normalization: Any, 
         module.set_trained_on(replace(known, preprocessor=replace(known.preprocessor, normalization=normalization)))
     assert type(module.vae.likelihood) is Bernoulli
     assert "bernoulli is used instead" in caplog.text
+    assert "likelihood=bernoulli," in module.describe()
     module = ScalexModule(n_hidden=16, n_latent=3, likelihood="negative_binomial")
     module.set_trained_on(known)
     assert type(module.vae.likelihood) is NegativeBinomial
+    assert "likelihood=negative_binomial," in module.describe()
 
 
 def test_the_shift_of_the_decoder_of_counts_is_not_drawn_to_0() -> None:
