@@ -25,7 +25,7 @@ N_OF_DOMAIN = 1000
 
 
 def make_likelihood(name: str, preprocessor: Preprocessor) -> Likelihood:
-    """Make the likelihood of inputs. Where they hold no counts, it is not one of counts.
+    """Make the likelihood of inputs. Where they hold no counts of RNA or peaks, it is not one of counts.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def make_likelihood(name: str, preprocessor: Preprocessor) -> Likelihood:
         The preprocessing of the inputs.
     """
     if LIKELIHOODS[name].of_counts and not preprocessor.keeps_counts:
-        logger.info("model.likelihood=%s is for counts, which preprocessing does not keep: bernoulli is used instead", name)
+        logger.info("model.likelihood=%s is for counts of RNA or peaks, which the inputs do not hold: bernoulli is used instead", name)
         name = "bernoulli"
     return LIKELIHOODS[name](torch.from_numpy(preprocessor.unit))
 

@@ -85,8 +85,11 @@ class Preprocessor:
 
     @property
     def keeps_counts(self) -> bool:
-        """Whether normalized expression is the logarithm of 1 + multiples of a cell's values, by one factor for all features."""
-        return self.normalization in ("total", "clr")
+        """Whether counts can be told from normalized expression, and have a single source.
+
+        The logarithm of 1 + multiples of a cell's counts keeps them. Counts of proteins are sums of signal and background.
+        """
+        return self.normalization == "total"
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values and tensors, for a checkpoint."""

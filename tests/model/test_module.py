@@ -240,7 +240,7 @@ def test_a_model_that_goes_on_keeps_its_start(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.vae.output_norm.bias, module.vae.output_norm.bias)
 
 
-@pytest.mark.parametrize("normalization", ["none", "tfidf"])
+@pytest.mark.parametrize("normalization", ["none", "tfidf", "clr"])
 def test_inputs_without_counts_have_no_likelihood_of_counts(normalization: Any, caplog: pytest.LogCaptureFixture) -> None:
     known = make_trained_on()
     module = ScalexModule(n_hidden=16, n_latent=3, likelihood="negative_binomial")
