@@ -112,7 +112,7 @@ class ScalexModule(Model):
         self.net: VAE | None = None
         self._epoch = EpochLosses.zero(self.device)
         self._generator: torch.Generator | None = None
-        # Whether the weights are random: not those of a trained model.
+        # Whether the weights are random: no training has begun, and they are not those of a trained model.
         self._is_new = False
         self.correction = CorrectionPlan(correct_at or (), seed, use_labels=use_labels)
 
@@ -161,6 +161,7 @@ class ScalexModule(Model):
             check_labels(self.cells)
         if self._is_new and self.cells is not None and self.hparams["start_from_means"]:
             shift_decoder(self.vae, self.cells)
+        self._is_new = False
 
     def on_train_start(self) -> None:
         """Move the sums of a resumed epoch to the device."""
