@@ -37,7 +37,8 @@ QUICK = [
     "preprocess.min_features=50",
     "trainer=cpu",
 ]
-FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "umap.pdf", "umap.png", ".composed.yaml"}
+FIGURES = {"scores.pdf", "scores.png", "umap.pdf", "umap.png"}
+FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", ".composed.yaml", *FIGURES}
 
 
 def compose_config(*overrides: str) -> DictConfig:

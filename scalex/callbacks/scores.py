@@ -1,4 +1,4 @@
-"""Scores of the latents, for the result, ``metrics.json``, the log and the trackers."""
+"""Scores of the latents, for the result, ``metrics.json``, ``scores.png``, the log and the trackers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pandas as pd
 from lightning import Trainer
 from numpy.typing import NDArray
 
+from scalex.callbacks.figures import publish_figure
 from scalex.callbacks.result import Output, Result, place_others
-from scalex.metrics import SCORES, batch_entropy_mixing, mixed_types, scores, silhouette
+from scalex.callbacks.scores_plot import draw_scores
+from scalex.metrics import SCORES, batch_entropy_mixing, mixed_types, scores, scores_by_domain, silhouette
 from scalex.metrics.clusters import add_clusters
-from scalex.metrics.scores import choose_some
+from scalex.metrics.scores import N_COMPONENTS, choose_some
 from scalex.system.atomic_files import atomic_write
 from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
 
@@ -35,7 +37,8 @@ class Scores(Output):
     """Score the latents with `scalex.metrics.scores`.
 
     If there is a UMAP, mixing and silhouette are also computed on it, as ``umap_entropy_mixing`` and ``umap_silhouette``. They serve only
-    for comparison with the published package, which scores its UMAP.
+    for comparison with the published package, which scores its UMAP. ``scores.png`` shows the mixing of each domain, before and after the
+    integration, what is left of its structure, and which types lie among others.
 
     Parameters
     ----------
@@ -52,7 +55,7 @@ class Scores(Output):
     def __init__(
         self, folder: str | Path | None, *, n_neighbors: NumberOfNeighbors = 30, seed: Seed = 124, max_cells: Count = 200_000
     ) -> None:
-        self.path = None if folder is None else Path(folder) / "metrics.json"
+        self.folder = None if folder is None else Path(folder)
         self.n_neighbors = n_neighbors
         self.seed = seed
         self.max_cells = max_cells
@@ -75,8 +78,13 @@ class Scores(Output):
             rows = slice(None) if sample.rows is None else sample.rows
             before = None if result.coordinates is None else result.coordinates[rows]
             values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label, before=before)
-            if label is not None:
-                _log_mixed_types(adata.obsm["latent"], label)
+            types = None if label is None else _find_mixed_types(adata.obsm["latent"], label)
+            if before is not None and "entropy_mixing" in values:
+                some = choose_some(adata.n_obs)
+                by_domain = scores_by_domain(adata.obsm["latent"][some], domain[some], before[some, :N_COMPONENTS])
+                values |= _log_mixing(by_domain)
+                if self.folder is not None or trainer.loggers:
+                    publish_figure(draw_scores(by_domain, types), "scores", self.folder, trainer, show=False)
             if "X_umap" in adata.obsm and "entropy_mixing" in values:
                 values["umap_entropy_mixing"] = batch_entropy_mixing(adata.obsm["X_umap"], domain)
             if "X_umap" in adata.obsm and "silhouette" in values:
@@ -87,13 +95,23 @@ class Scores(Output):
         assert all(math.isfinite(value) for value in values.values())
         for tracker in trainer.loggers:
             tracker.log_metrics({f"score/{name}": value for name, value in values.items()}, trainer.global_step)
-        if self.path is not None:
-            with atomic_write(self.path) as path:
+        if self.folder is not None:
+            with atomic_write(self.folder / "metrics.json") as path:
                 path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _log_mixed_types(latent: NDArray[np.float32], label: pd.Categorical) -> None:
-    """Log the types whose cells lie among another type."""
+def _log_mixing(by_domain: pd.DataFrame) -> dict[str, float]:
+    """Log how well the domains are mixed without, with and with perfect integration, and return the first and the last."""
+    mean = by_domain[["inputs", "latents", "permuted"]].mul(by_domain["cells"] / by_domain["cells"].sum(), axis=0).sum()
+    logger.info(
+        "Entropy of the domains among neighbours: %.3f in the inputs, %.3f in the latents, %.3f with permuted domains",
+        mean["inputs"], mean["latents"], mean["permuted"],
+    )  # fmt: skip
+    return {"entropy_mixing_inputs": float(mean["inputs"]), "entropy_mixing_permuted": float(mean["permuted"])}
+
+
+def _find_mixed_types(latent: NDArray[np.float32], label: pd.Categorical) -> pd.DataFrame:
+    """Return the result of `mixed_types`, and log the types whose cells lie among another type."""
     known = np.flatnonzero(~label.isna())
     some = known[choose_some(len(known))]
     table = mixed_types(latent[some], label[some])
@@ -101,3 +119,4 @@ def _log_mixed_types(latent: NDArray[np.float32], label: pd.Categorical) -> None
     if len(mixed):
         listed = ", ".join(f"{one} among {among} ({wrong:.2f})" for one, wrong, among in mixed.itertuples())
         logger.info("Types that lie among others (share of wrong neighbours, 1 is chance): %s", listed)
+    return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,13 +11,12 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from lightning import Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 
+from scalex.callbacks.figures import publish_figure
 from scalex.callbacks.result import Output, Result, place_others
 from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
-from scalex.system.atomic_files import atomic_write
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
 from scalex.system.settings import Count, NonNegative, NumberOfNeighbors, Seed, check_call
 
@@ -85,21 +83,7 @@ class UmapPlot(Output):
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
         place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
-        self._show(draw_umap(adata, colors), trainer)
-
-    @draw_text_as_it_is()
-    def _show(self, figure: Figure, trainer: Trainer) -> None:
-        """Write, log and show the figure."""
-        if self.folder is not None:
-            for ending in ("pdf", "png"):
-                with atomic_write(self.folder / f"umap.{ending}") as path:
-                    figure.savefig(path, dpi=150)
-            logger.info("Wrote %s", self.folder / "umap.png")
-        for tracker in trainer.loggers:
-            log_figure(tracker, figure, trainer.global_step)
-        if self.show and plt.get_backend().lower() != "agg":
-            plt.show()
-        plt.close(figure)
+        publish_figure(draw_umap(adata, colors), "umap", self.folder, trainer, show=self.show)
 
 
 @draw_text_as_it_is()
@@ -118,14 +102,3 @@ def draw_umap(adata: AnnData, colors: list[str]) -> Figure:
             shuffled, color="group", ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if legend else "none"
         )
     return figure
-
-
-def log_figure(tracker: Logger, figure: Figure, step: int) -> None:
-    """Log a figure to a tracker that supports figures."""
-    run: Any = getattr(tracker, "experiment", None)
-    if isinstance(tracker, WandbLogger):
-        tracker.log_image("umap", [figure])
-    elif isinstance(tracker, TensorBoardLogger):
-        run.add_figure("umap", figure, step, close=False)
-    elif isinstance(tracker, MLFlowLogger):
-        run.log_figure(tracker.run_id, figure, "umap.png")

@@ -1,5 +1,6 @@
 """Scores of an embedding: pure functions, and metrics of torchmetrics for training."""
 
+from scalex.metrics.by_domain import scores_by_domain
 from scalex.metrics.entropy_mixing import BatchEntropyMixing, SharedMixing, batch_entropy_mixing, neighbor_entropy, shared_mixing
 from scalex.metrics.kept_neighbors import kept_neighbors
 from scalex.metrics.neighbors import find_nearest
@@ -18,6 +19,7 @@ __all__ = [
     "mixed_types",
     "neighbor_entropy",
     "scores",
+    "scores_by_domain",
     "shared_mixing",
     "silhouette",
     "wrong_neighbors",

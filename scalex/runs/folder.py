@@ -30,7 +30,19 @@ COMPOSED = ".composed.yaml"
 # The last file of a run, and of a projection.
 FINISHED = "adata.h5ad"
 # Results of a run. Settings and log do not count, so that a run that failed at once does not occupy its folder.
-RESULTS = (FINISHED, "checkpoint", "growth.json", "lineage.json", "metrics.csv", "metrics.json", "report.json", "umap.pdf", "umap.png")
+RESULTS = (
+    FINISHED,
+    "checkpoint",
+    "growth.json",
+    "lineage.json",
+    "metrics.csv",
+    "metrics.json",
+    "report.json",
+    "scores.pdf",
+    "scores.png",
+    "umap.pdf",
+    "umap.png",
+)
 # Files that a killed process leaves, in addition to unfinished ones: those for the other processes of its launch, and a scratch table.
 LEFTOVERS = (".composed-*.yaml", ".fitted-*.pt", ".input_pca")
 

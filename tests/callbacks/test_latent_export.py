@@ -57,7 +57,8 @@ def test_cells_in_a_file_are_written_like_cells_in_memory(file: Path, tmp_path: 
     assert ("impute" in written.layers) == (impute is not None)
     if impute is not None:
         expected = scalex.Reference.load(tmp_path / "backed").module.impute(written.obsm["latent"], np.full(written.n_obs, 1))
-        np.testing.assert_array_equal(written.layers["impute"], expected)
+        # Products of blocks of another size are rounded differently on some processors.
+        np.testing.assert_allclose(written.layers["impute"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_without_expression_the_folder_is_a_reference(file: Path, tmp_path: Path) -> None:
