@@ -55,6 +55,8 @@ class ScalexDataModule(LightningDataModule):
 
     Attributes
     ----------
+    batch_size : int
+        As given.
     in_memory : bool
         Whether the cells are in memory. Otherwise they stay in their files.
     sizes : StreamSizes or None
@@ -77,6 +79,7 @@ class ScalexDataModule(LightningDataModule):
         super().__init__()
         self.cells = cells
         self.preprocessor, self.rows = fitted
+        self.batch_size = batch_size
         self.parameters = parameters or {}
         self._chunk_size = chunk_size
         # By category: converting each of millions of cells to text would take too long.

@@ -84,6 +84,11 @@ class Model(LightningModule, ABC):
         if not has_network:
             self.make_network(trained_on)
 
+    def minibatch_size(self, n_domains: int) -> int:
+        """Return the most cells of a training minibatch of so many domains."""
+        size: int = self.hparams["batch_size"]
+        return size
+
     @abstractmethod
     def make_network(self, trained_on: TrainedOn) -> None:
         """Make the modules for the numbers of features and domains."""

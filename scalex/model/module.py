@@ -18,7 +18,7 @@ from scalex.model.correction_plan import CorrectionPlan, check_labels
 from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.inference import decode, embed, feature_weights, statistics_by_domain
 from scalex.model.optimizer import make_optimizer, one_cycle
-from scalex.model.options import Schedule, Statistics, check_plan
+from scalex.model.options import Schedule, Statistics, check_plan, choose_batch_size
 from scalex.model.start import copy_weights, make_likelihood, shift_decoder
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
@@ -71,7 +71,7 @@ class ScalexModule(Model):
     schedule
         "constant", or "one_cycle": rising over the first 30 % of the steps, then falling to nearly 0 (Smith & Topin 2018).
     batch_size
-        Most cells in a training minibatch.
+        Most cells in a training minibatch. None: 16 for each domain, but at least 128 and at most 1,024.
     sampling
         Which cells share a minibatch; see `scalex.data.minibatches`.
     max_steps, max_epochs
@@ -99,7 +99,7 @@ class ScalexModule(Model):
         correction_weight: NonNegative = 50.0,
         use_labels: bool = False,
         schedule: Schedule = "constant",
-        batch_size: Count = 64,
+        batch_size: Count | None = 64,
         sampling: Sampling = "shuffle",
         max_steps: Count = 30_000,
         max_epochs: Count | None = None,
@@ -138,6 +138,16 @@ class ScalexModule(Model):
         if self.net is None:
             raise RuntimeError("The module has no network yet: train it with scalex.fit, or load it with from_checkpoint.")
         return self.net
+
+    @property
+    def n_domains(self) -> int:
+        """The number of domains of the decoder."""
+        return len(self.vae.output_norm.weight)
+
+    def minibatch_size(self, n_domains: int) -> int:
+        """Return the most cells of a training minibatch of so many domains."""
+        size: int | None = self.hparams["batch_size"]
+        return choose_batch_size(n_domains) if size is None else size
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return Adam with an L2 penalty, and the schedule of its steps."""
@@ -178,7 +188,7 @@ class ScalexModule(Model):
             return
         n_due = self.correction.count_due(self.global_step, self.trainer.estimated_stepping_batches)
         if n_due > self.correction.n_done:
-            self.correction.update(n_due, self.vae, self.cells, self.trainer, self.hparams["batch_size"])
+            self.correction.update(n_due, self.vae, self.cells, self.trainer, self.minibatch_size(self.n_domains))
             self.loss_is_comparable = batch_idx == 0 and self.correction.complete
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
@@ -189,7 +199,7 @@ class ScalexModule(Model):
         FloatingPointError
             If the loss is not finite.
         """
-        counts = MinibatchCounts.of(batch.domain_C, len(self.vae.output_norm.weight))
+        counts = MinibatchCounts.of(batch.domain_C, self.n_domains)
         losses = self.losses(batch, counts, self._noise(batch_idx), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             losses.check_finite(f"epoch {self.current_epoch}, minibatch {batch_idx}, step {self.global_step}", self.hparams["lr"])
@@ -255,7 +265,7 @@ class ScalexModule(Model):
         by_domain = None
         if (statistics or self.hparams["statistics"]) == "domain":
             # A process that has all cells needs no sums of others.
-            cells, n_domains = all_cells or (batches, len(self.vae.output_norm.weight))
+            cells, n_domains = all_cells or (batches, self.n_domains)
             by_domain = statistics_by_domain(self.vae, cells, n_domains, fill_value, shared=all_cells is None)
         return embed(self.vae, batches, by_domain, fill_value)
 
@@ -270,22 +280,21 @@ class ScalexModule(Model):
 
     def trial_loss(self, batch: CellBatch) -> Tensor:
         """Return the loss of a minibatch without the KL divergence."""
-        counts = MinibatchCounts.of(batch.domain_C, len(self.vae.output_norm.weight))
+        counts = MinibatchCounts.of(batch.domain_C, self.n_domains)
         return self.losses(batch, counts, torch.Generator(self.device), 0.0).total
 
     def describe(self) -> str:
         """Return the sizes of the layers, the number of weights and the plan as one line."""
         sizes = (len(self.vae.hidden.weight[0]), self.hparams["n_hidden"], self.hparams["n_latent"])
         used = next(name for name, kind in LIKELIHOODS.items() if type(self.vae.likelihood) is kind)
-        options = {**self.hparams, "likelihood": used}
+        options = {**self.hparams, "likelihood": used, "batch_size": self.minibatch_size(self.n_domains)}
         plan = ", ".join(f"{name}={value}" for name, value in options.items() if name not in ("n_hidden", "n_latent"))
-        n_weights = sum(p.numel() for p in self.parameters())
-        n_domains = len(self.vae.output_norm.weight)
-        return f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions, {n_weights:,} weights, {n_domains} domains; {plan}"
+        layers = f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions"
+        return f"{layers}, {sum(p.numel() for p in self.parameters()):,} weights, {self.n_domains} domains; {plan}"
 
     def count_embeddings(self, n_steps: float, n_cells: int) -> int:
         """Return how often the corrections embed all cells."""
-        return self.correction.count_embeddings(n_steps, self.hparams["batch_size"], n_cells)
+        return self.correction.count_embeddings(n_steps, self.minibatch_size(self.n_domains), n_cells)
 
     def check_start(self, trained: Model) -> None:
         """Check that a trained model is a SCALEX of the same size and likelihood."""

@@ -149,8 +149,8 @@ def _make_data(cells: Cells, fitted: FittedRecipe, module: Model, **options: Any
     for domain, count in kept.value_counts().items():
         if count < 2:
             logger.warning("Domain %s has %d cell(s) after filtering: its statistics cannot be learned.", domain, count)
-    plan = module.hparams
-    return ScalexDataModule(cells, fitted, batch_size=plan["batch_size"], sampling=plan["sampling"], **options)
+    batch_size = module.minibatch_size(len(fitted.preprocessor.domains))
+    return ScalexDataModule(cells, fitted, batch_size=batch_size, sampling=module.hparams["sampling"], **options)
 
 
 def check_callbacks(trainer: Trainer) -> LatentExport:

@@ -107,7 +107,7 @@ def grow(
     data = ScalexDataModule(
         cells,
         FittedRecipe(scaling_alone, np.arange(len(cells.obs))),
-        batch_size=plan["batch_size"],
+        batch_size=module.minibatch_size(len(after.domains)),
         sampling=plan["sampling"],
         chunk_size=chunk_size,
         seed=seed,

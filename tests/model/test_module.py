@@ -157,6 +157,12 @@ def test_one_cycle_ends_with_the_training(limits: dict[str, Any]) -> None:
     np.testing.assert_allclose(rates, expected)
 
 
+@pytest.mark.parametrize(("n_domains", "size"), [(1, 128), (8, 128), (9, 144), (40, 640), (64, 1024), (1000, 1024)])
+def test_minibatches_have_enough_cells_of_each_domain(n_domains: int, size: int) -> None:
+    assert ScalexModule(batch_size=None).minibatch_size(n_domains) == size
+    assert ScalexModule(batch_size=50).minibatch_size(n_domains) == 50
+
+
 def test_the_seed_determines_the_weights() -> None:
     trained = []
     for seed in (1, 1, 2):
