@@ -20,6 +20,7 @@ __all__ = [
     "Section",
     "check_few",
     "check_labels",
+    "check_many",
     "check_null",
     "check_projected",
     "check_unshared",
@@ -120,6 +121,18 @@ def check_few(
     columns = ["mean of", "method", "runs", "total, 10 starts of k-means", "bio", "batch", "wrong neighbours"]
     note = f"{n_draws} draw(s) of each set, number of cells and kind; spread: over the draws and seeds."
     return Section("quality, few cells", columns, rows, note)
+
+
+def check_many(store: Store, cells: LabelledCells, methods: Sequence[Method]) -> Section:
+    """Measure methods on cells of many types in many domains; the parameters are those of `Store.all_figures`."""
+    keys = ("steady total", "bio", "batch", "wrong", "wrong, types", "training")
+    rows = []
+    for method in methods:
+        figures = store.all_figures(cells, method)
+        if figures:
+            rows.append([method.name, str(len(figures)), *(mean_and_spread(_values(figures, key)) for key in keys)])
+    columns = ["method", "seeds", "total, 10 starts of k-means", "bio", "batch", "wrong neighbours", "mean over types", "training, s"]
+    return Section(f"quality, many: {cells.adata.n_obs:,} simulated cells, {cells.name}", columns, rows)
 
 
 def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: Sequence[str] = UNSHARED_TYPES) -> Section:

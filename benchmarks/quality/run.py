@@ -29,6 +29,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.quality import checks
+from benchmarks.quality.atlas import simulate_atlas
 from benchmarks.quality.figures import draw_totals, draw_umaps
 from benchmarks.quality.peers import Peer, list_peers
 from benchmarks.quality.runs import Model
@@ -52,7 +53,7 @@ COMPACT = {
     "whole": ("whole run, s", 1),
 }
 METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
-PARTS = ("main", "few", "null", "unshared", "projected", "labels")
+PARTS = ("main", "few", "many", "null", "unshared", "projected", "labels")
 # Peers that are quick enough for many cuts.
 QUICK_PEERS = ("pca", "harmony")
 
@@ -117,6 +118,12 @@ def _format_means(means: Sequence[dict[str, np.floating]]) -> list[str]:
         mean = values[~np.isnan(values)].mean() if key == "wrong, rare types" and not np.isnan(values).all() else values.mean()
         texts.append("" if np.isnan(mean) else f"{mean:.{digits}f}")
     return texts
+
+
+def _simulate(*, tiny: bool) -> LabelledCells:
+    if tiny:
+        return simulate_atlas(300, 6, 10, 400, settings=("model.max_steps=4", "model.n_hidden=16", "model.correct_at=[0.5]"))
+    return simulate_atlas()
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -210,6 +217,7 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
             arguments.draws,
             **few,
         ),
+        "many": lambda: checks.check_many(store, _simulate(tiny=arguments.tiny), quick),
         "null": lambda: checks.check_null(store, read, TINY_ONE_DOMAIN if arguments.tiny else list(ONE_DOMAIN), quick),
         "unshared": lambda: checks.check_unshared(
             store,
