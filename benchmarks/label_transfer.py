@@ -52,6 +52,7 @@ from scalex.reference.input_pca import InputPca
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.log import log_to
 from scalex.training.fit import fit
+from scalex.training.length import trainer_limits
 
 N_BINS = 15
 # A type with fewer query cells is not left out, since its AUROC would be imprecise.
@@ -183,8 +184,7 @@ def embed_pair(name: str, training: Training, seed: int, left_out: str | None) -
             accelerator="cpu",
             devices=1,
             callbacks=[LatentExport(None)],
-            max_steps=plan["max_steps"],
-            max_epochs=plan["max_epochs"],
+            **trainer_limits(plan["max_steps"], plan["max_epochs"]),
             **quiet,
         )
         with log_to(None):

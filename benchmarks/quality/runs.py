@@ -27,6 +27,7 @@ from benchmarks.quality.store import to_file_name
 from scalex.projection.reference import Reference
 from scalex.runs.log import log_to
 from scalex.training.fit import fit
+from scalex.training.length import trainer_limits
 
 __all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "compose_settings"]
 
@@ -103,8 +104,9 @@ class Model:
         clock, start = TrainingClock(), process_time()
         with log_to(None):
             parts = instantiate({name: settings[name] for name in PARTS}, _convert_="all")
+            limits = trainer_limits(settings["trainer"]["max_steps"], settings["trainer"]["max_epochs"])
             trainer = instantiate(
-                settings["trainer"],
+                settings["trainer"] | limits,
                 callbacks=[clock, *parts["callbacks"].values()],
                 logger=[parts["epoch_table"], *parts["logger"].values()],
                 default_root_dir=settings["output"],

@@ -40,7 +40,7 @@ TRAINER_TYPES: Mapping[str, Any] = {
     "precision": Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
     "deterministic": bool | Literal["warn"],
     "num_nodes": Count,
-    "max_steps": Count,
+    "max_steps": Count | None,
     "max_epochs": Count | None,
     "gradient_clip_val": NonNegative | None,
     "log_every_n_steps": Count,
@@ -165,7 +165,7 @@ def _check_object(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if package is not None and find_spec(package) is None:
         raise ValueError(f"{prefix.removesuffix('.')} needs {package}, which is not installed: pip install 'scalex[{package}]'.")
     if prefix == "trainer.":
-        _check_trainer(node)
+        node = _check_trainer(node)
     return {name: value for name, value in node.items() if name.startswith("_")} | _check_node(target, node, prefix)
 
 
@@ -179,8 +179,11 @@ def _check_node(target: Any, node: Mapping[str, Any], prefix: str) -> dict[str, 
     return {name: nested.get(name, checked.get(name)) for name in node if not name.startswith("_")}
 
 
-def _check_trainer(node: Mapping[str, Any]) -> None:
+def _check_trainer(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the trainer, with the limits of the training as Lightning takes them."""
     import torch
+
+    from scalex.training.length import trainer_limits
 
     for name, kind in TRAINER_TYPES.items():
         if name in node:
@@ -189,6 +192,7 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
         raise SettingError("trainer.devices", str(node["devices"]), describe(TRAINER_TYPES["devices"]))
     if node.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(f"trainer.accelerator={node['accelerator']}: torch finds no GPU on this machine. Use trainer=auto or trainer=cpu.")
+    return {**node, **trainer_limits(node["max_steps"], node["max_epochs"])} if "max_steps" in node else dict(node)
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:

@@ -89,6 +89,11 @@ class Model(LightningModule, ABC):
         size: int = self.hparams["batch_size"]
         return size
 
+    def count_steps(self, n_cells: int) -> int:
+        """Return the most steps of a training on so many cells."""
+        n_steps: int = self.hparams["max_steps"]
+        return n_steps
+
     @abstractmethod
     def make_network(self, trained_on: TrainedOn) -> None:
         """Make the modules for the numbers of features and domains."""

@@ -18,7 +18,7 @@ from scalex.model.correction_plan import CorrectionPlan, check_labels
 from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.inference import decode, embed, feature_weights, statistics_by_domain
 from scalex.model.optimizer import make_optimizer, one_cycle
-from scalex.model.options import Schedule, Statistics, check_plan, choose_batch_size
+from scalex.model.options import Schedule, Statistics, check_plan, choose_batch_size, choose_n_steps
 from scalex.model.start import copy_weights, make_likelihood, shift_decoder
 from scalex.model.trained_on import TrainedOn
 from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
@@ -74,8 +74,10 @@ class ScalexModule(Model):
         Most cells in a training minibatch. None: 16 for each domain, but at least 128 and at most 1,024.
     sampling
         Which cells share a minibatch; see `scalex.data.minibatches`.
-    max_steps, max_epochs
-        Limits of the training; None: no limit of epochs.
+    max_steps
+        Most steps of the training. None: 1,200 for up to 20,000 cells, and in proportion to the root of their number for more.
+    max_epochs
+        Most epochs of the training; None: no limit.
     statistics
         Encoder statistics at inference. "running": a cell's latent depends on that cell alone. "domain": mean and variance of all cells of
         the domain normalize the hidden layer.
@@ -101,7 +103,7 @@ class ScalexModule(Model):
         schedule: Schedule = "constant",
         batch_size: Count | None = 64,
         sampling: Sampling = "shuffle",
-        max_steps: Count = 30_000,
+        max_steps: Count | None = 30_000,
         max_epochs: Count | None = None,
         statistics: Statistics = "running",
         seed: Seed = 124,
@@ -148,6 +150,11 @@ class ScalexModule(Model):
         """Return the most cells of a training minibatch of so many domains."""
         size: int | None = self.hparams["batch_size"]
         return choose_batch_size(n_domains) if size is None else size
+
+    def count_steps(self, n_cells: int) -> int:
+        """Return the most steps of a training on so many cells."""
+        n_steps: int | None = self.hparams["max_steps"]
+        return choose_n_steps(n_cells) if n_steps is None else n_steps
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return Adam with an L2 penalty, and the schedule of its steps."""
@@ -287,7 +294,9 @@ class ScalexModule(Model):
         """Return the sizes of the layers, the number of weights and the plan as one line."""
         sizes = (len(self.vae.hidden.weight[0]), self.hparams["n_hidden"], self.hparams["n_latent"])
         used = next(name for name, kind in LIKELIHOODS.items() if type(self.vae.likelihood) is kind)
-        options = {**self.hparams, "likelihood": used, "batch_size": self.minibatch_size(self.n_domains)}
+        assert self.trained_on is not None
+        length = {"batch_size": self.minibatch_size(self.n_domains), "max_steps": self.count_steps(self.trained_on.n_cells)}
+        options = {**self.hparams, "likelihood": used, **length}
         plan = ", ".join(f"{name}={value}" for name, value in options.items() if name not in ("n_hidden", "n_latent"))
         layers = f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions"
         return f"{layers}, {sum(p.numel() for p in self.parameters()):,} weights, {self.n_domains} domains; {plan}"

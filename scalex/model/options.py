@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from scalex.nn.likelihood import check_likelihood
 
-__all__ = ["Schedule", "Statistics", "check_plan", "choose_batch_size"]
+__all__ = ["Schedule", "Statistics", "check_plan", "choose_batch_size", "choose_n_steps"]
 
 Schedule = Literal["constant", "one_cycle"]
 Statistics = Literal["running", "domain"]
@@ -15,6 +16,9 @@ Statistics = Literal["running", "domain"]
 MIN_BATCH_SIZE = 128
 MAX_BATCH_SIZE = 1024
 CELLS_PER_DOMAIN = 16
+# Steps that suit up to so many cells. More cells have more types, whose learning takes longer.
+MIN_STEPS = 1200
+MAX_CELLS_OF_MIN_STEPS = 20_000
 
 
 def check_plan(plan: Mapping[str, Any]) -> None:
@@ -33,3 +37,8 @@ def check_plan(plan: Mapping[str, Any]) -> None:
 def choose_batch_size(n_domains: int) -> int:
     """Return the number of cells of a minibatch in which each domain has enough, if that takes not too many."""
     return min(max(CELLS_PER_DOMAIN * n_domains, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+
+
+def choose_n_steps(n_cells: int) -> int:
+    """Return the number of steps that suits a number of cells."""
+    return round(MIN_STEPS * math.sqrt(max(n_cells / MAX_CELLS_OF_MIN_STEPS, 1)))

@@ -27,6 +27,7 @@ from scalex.system.processes import ignore_launcher, is_first, make_once, wait_f
 from scalex.system.settings import Count, Seed, check_call
 from scalex.training.forecast import log_forecast
 from scalex.training.input_cache import InputCache
+from scalex.training.length import limit_steps
 
 __all__ = ["check_callbacks", "fit", "train_and_embed"]
 
@@ -187,6 +188,7 @@ def train_and_embed(
     """
     plan, export = module.hparams, check_callbacks(trainer)
     export.check(data)
+    limit_steps(trainer, module, len(data.rows))
     logger.info("Model: %s", module.describe())
     if data.sizes is not None:
         log_forecast(module, data, trainer.strategy.root_device)

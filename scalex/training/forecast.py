@@ -42,7 +42,7 @@ def log_forecast(module: Model, data: ScalexDataModule, device: torch.device) ->
     assert data.sizes is not None
     plan = module.hparams
     n_cells, batch_size = len(data.rows), min(data.batch_size, len(data.rows))
-    n_steps = plan["max_steps"]
+    n_steps = module.count_steps(n_cells)
     if plan["max_epochs"] is not None:
         n_steps = min(n_steps, plan["max_epochs"] * -(-n_cells // batch_size))
     n_epochs = n_steps * batch_size / n_cells
