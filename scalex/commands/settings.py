@@ -165,8 +165,11 @@ def _check_object(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if package is not None and find_spec(package) is None:
         raise ValueError(f"{prefix.removesuffix('.')} needs {package}, which is not installed: pip install 'scalex[{package}]'.")
     if prefix == "trainer.":
-        node = _check_trainer(node)
-    return {name: value for name, value in node.items() if name.startswith("_")} | _check_node(target, node, prefix)
+        _check_trainer(node)
+    # Where the number of cells decides how many steps there are, Lightning gets its own name for that.
+    known = {"max_steps": None} if prefix == "trainer." and node.get("max_steps", 0) is None else {}
+    rest = {name: value for name, value in node.items() if name not in known}
+    return {name: value for name, value in node.items() if name.startswith("_")} | known | _check_node(target, rest, prefix)
 
 
 def _check_node(target: Any, node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -179,11 +182,8 @@ def _check_node(target: Any, node: Mapping[str, Any], prefix: str) -> dict[str, 
     return {name: nested.get(name, checked.get(name)) for name in node if not name.startswith("_")}
 
 
-def _check_trainer(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the trainer, with the limits of the training as Lightning takes them."""
+def _check_trainer(node: Mapping[str, Any]) -> None:
     import torch
-
-    from scalex.training.length import trainer_limits
 
     for name, kind in TRAINER_TYPES.items():
         if name in node:
@@ -192,7 +192,6 @@ def _check_trainer(node: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError("trainer.devices", str(node["devices"]), describe(TRAINER_TYPES["devices"]))
     if node.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(f"trainer.accelerator={node['accelerator']}: torch finds no GPU on this machine. Use trainer=auto or trainer=cpu.")
-    return {**node, **trainer_limits(node["max_steps"], node["max_epochs"])} if "max_steps" in node else dict(node)
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:

@@ -148,10 +148,12 @@ def _end_wandb() -> Iterator[None]:
 def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path) -> Trainer:
     """Return Lightning's trainer. The processes that it starts resume this run."""
     from scalex.system.overrides import format_override
+    from scalex.training.length import trainer_limits
 
-    check_devices(settings["trainer"])
+    options = settings["trainer"]
+    check_devices(options)
     trainer: Trainer = instantiate(
-        settings["trainer"],
+        options | trainer_limits(options["max_steps"], options["max_epochs"]),
         callbacks=list(parts["callbacks"].values()),
         logger=[parts["epoch_table"], *parts["logger"].values()],
         default_root_dir=str(folder),
@@ -191,8 +193,11 @@ def _train_and_embed(parts: dict[str, Any], trainer: Trainer, settings: dict[str
 
 def _get_score(scores: dict[str, float], name: str, folder: Path) -> float | None:
     """Return the score that a sweep optimises, or None without the callback `Scores`."""
+    from scalex.callbacks.scores import SCORE_NAMES
+
     if scores and name not in scores:
-        raise ValueError(f"score={name} cannot be computed for these cells. Available: {', '.join(scores)}. All results are in {folder}.")
+        known = [one for one in scores if one in SCORE_NAMES]
+        raise ValueError(f"score={name} cannot be computed for these cells. Available: {', '.join(known)}. All results are in {folder}.")
     return scores.get(name)
 
 
