@@ -57,4 +57,6 @@ def test_cells_without_labels_have_only_scores_without_labels(find_real: Callabl
     adata = scalex.SCALEX(find_real("hemato_tusi.h5ad"), outdir=tmp_path / "run", **options)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     # The silhouette is that of the clusters.
-    assert set(scores) == set(adata.uns["scalex"]["scores"]) == {"entropy_mixing", "mixed", "shared", "kept", "silhouette", "total"}
+    assert set(scores) == set(adata.uns["scalex"]["scores"])
+    expected = {"entropy_mixing", "mixed", "shared", "kept", "kept_clusters", "silhouette", "total"}
+    assert set(scores) == expected | {"entropy_mixing_inputs", "entropy_mixing_permuted"}

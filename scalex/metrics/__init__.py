@@ -2,6 +2,7 @@
 
 from scalex.metrics.by_domain import scores_by_domain
 from scalex.metrics.entropy_mixing import BatchEntropyMixing, SharedMixing, batch_entropy_mixing, neighbor_entropy, shared_mixing
+from scalex.metrics.kept_clusters import kept_clusters
 from scalex.metrics.kept_neighbors import kept_neighbors
 from scalex.metrics.neighbors import find_nearest
 from scalex.metrics.scores import SCORES, scores
@@ -15,6 +16,7 @@ __all__ = [
     "Silhouette",
     "batch_entropy_mixing",
     "find_nearest",
+    "kept_clusters",
     "kept_neighbors",
     "mixed_types",
     "neighbor_entropy",

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
-from scalex.metrics import batch_entropy_mixing, kept_neighbors, scores, shared_mixing, wrong_neighbors
+from scalex.metrics import batch_entropy_mixing, kept_clusters, kept_neighbors, scores, shared_mixing, wrong_neighbors
 from scalex.metrics.scores import choose_some
 
 N = 150
@@ -87,7 +87,9 @@ def test_coordinates_before_the_integration_give_the_kept_neighbours(latent: NDA
     before = latent + np.random.default_rng(3).normal(size=latent.shape).astype(np.float32)
     found = scores(latent, domain=domain, cluster=CLUSTER, before=before)
     assert found["kept"] == pytest.approx(kept_neighbors(before, latent, domain).mean())
-    assert found["total"] == pytest.approx(0.6 * found["kept"] + 0.4 * found["entropy_mixing"])
+    assert found["kept_clusters"] == pytest.approx(kept_clusters(before, latent, domain).mean())
+    biology = 0.75 * found["kept"] + 0.25 * (found["kept_clusters"] + 1) / 2
+    assert found["total"] == pytest.approx(0.6 * biology + 0.4 * found["entropy_mixing"])
     assert "silhouette" in found
     with_labels = scores(latent, domain=domain, cluster=CLUSTER, label=LABEL, before=before)
     assert with_labels["kept"] == found["kept"]
