@@ -178,8 +178,9 @@ def test_one_domain_is_integrated_and_logged(demo: AnnData, caplog: pytest.LogCa
 def test_a_single_type_is_not_scored(demo: AnnData) -> None:
     demo.obs["cell_type"] = pd.Categorical(["unlabelled"] * demo.n_obs)
     scores = run_scalex(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
-    without_labels = {"entropy_mixing", "mixed", "shared", "kept", "silhouette", "total"}
-    assert scores.keys() == without_labels | {"umap_entropy_mixing", "umap_silhouette"}
+    of_mixing = {"entropy_mixing", "entropy_mixing_inputs", "entropy_mixing_permuted", "mixed", "shared"}
+    of_structure = {"kept", "kept_clusters", "silhouette"}
+    assert scores.keys() == of_mixing | of_structure | {"total", "umap_entropy_mixing", "umap_silhouette"}
 
 
 def test_a_domain_may_have_one_cell(demo: AnnData) -> None:

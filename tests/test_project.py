@@ -191,7 +191,7 @@ def test_train_continues_a_reference(trained: Any, query: Path, tmp_path: Path) 
     folder = tmp_path / "out"
     assert list_names(folder) == {
         "adata.h5ad", "checkpoint", ".composed.yaml", "config.yaml", "growth.json", "lineage.json", "log.txt", "metrics.csv",
-        "metrics.json",
+        "metrics.json", "scores.pdf", "scores.png",
     }  # fmt: skip
     grown = Reference.load(folder)
     assert grown.trained_on.domains == ("domain0", "domain1", "domain2")

@@ -40,6 +40,7 @@ TITLES = {
         "quality",
         "quality, each metric",
         "quality, few cells",
+        "quality, many",
         "quality, null",
         "quality, unshared",
         "quality, labels",
