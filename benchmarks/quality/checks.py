@@ -124,7 +124,15 @@ def check_few(
 
 
 def check_many(store: Store, cells: LabelledCells, methods: Sequence[Method]) -> Section:
-    """Measure methods on cells of many types in many domains; the parameters are those of `Store.all_figures`."""
+    """Measure methods on cells of many types in many domains.
+
+    Parameters
+    ----------
+    store, methods
+        As for `check_null`.
+    cells
+        The result of `simulate_atlas`.
+    """
     keys = ("steady total", "bio", "batch", "wrong", "wrong, types", "training")
     rows = []
     for method in methods:
