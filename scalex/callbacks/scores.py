@@ -79,8 +79,9 @@ class Scores(Output):
             before = None if result.coordinates is None else result.coordinates[rows]
             values = scores(adata.obsm["latent"], domain=domain, cluster=adata.obs["leiden"].array, label=label, before=before)
             types = None if label is None else _find_mixed_types(adata.obsm["latent"], label)
-            if before is not None and "entropy_mixing" in values:
-                some = choose_some(adata.n_obs)
+            some = choose_some(adata.n_obs)
+            # The sample may lack a domain of few cells.
+            if before is not None and len(np.unique(domain.codes[some])) > 1:
                 by_domain = scores_by_domain(adata.obsm["latent"][some], domain[some], before[some, :N_COMPONENTS])
                 values |= _log_mixing(by_domain)
                 if self.folder is not None or trainer.loggers:

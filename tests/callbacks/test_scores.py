@@ -73,3 +73,19 @@ def test_without_types_their_panel_is_omitted() -> None:
     # A kept share below chance is inside the panel.
     assert figure.axes[1].get_xlim()[0] < -0.1
     plt.close(figure)
+
+
+def test_a_sample_that_lacks_all_domains_but_one_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalex.callbacks.scores.choose_some", lambda n_cells: np.arange(n_cells)[::2])
+    # Two domains alternate, so that one has all cells of the sample.
+    result = make_result(2)
+    Scores(tmp_path).on_result(result, Trainer(logger=False, accelerator="cpu", enable_checkpointing=False))
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json"}
+    assert "entropy_mixing_inputs" not in result.adata.uns["scalex"]["scores"]
+
+
+def test_types_that_cannot_be_compared_leave_their_panel_empty() -> None:
+    table = pd.DataFrame({"cells": [5, 50], "inputs": 0.1, "latents": 0.5, "permuted": 0.9, "kept": 0.5}, index=["a", "b"])
+    figure = draw_scores(table, pd.DataFrame({"wrong": [], "among": []}))
+    assert len(figure.axes) == 3
+    plt.close(figure)
