@@ -53,14 +53,30 @@ def explain(error: HydraException | OmegaConfBaseException, command: str) -> str
 
 
 def _suggest(name: str, command: str) -> str:
-    """Return text that suggests the setting of a command that is most similar to a name."""
+    """Return text that suggests the option with which a command has a setting, or the setting that is most similar to a name."""
     GlobalHydra.instance().clear()
+    choice = name.partition(".")[0]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = list(_list_names(OmegaConf.to_container(compose(command), resolve=False)))
+        known = _compose_names(command, [])
+        options = sorted(path.stem for path in (CONF / choice).glob("*.yaml") if path.stem != "base")
+        having = [f"{choice}={option}" for option in options if name in _compose_names(command, [f"{choice}={option}"])]
+    if having:
+        return f" without {' or '.join(having)}: give that, too."
     group = name.rpartition(".")[0]
     # A misspelt name in a group that exists, or a misspelt group.
     beside = [one for one in known if one.rpartition(".")[0] == group]
-    return describe_nearest(name, beside or known)
+    text = describe_nearest(name, beside or known)
+    # The names of all settings would fill the screen.
+    return text if beside or "did you mean" in text else f". python {command}.py --help lists the settings."
+
+
+def _compose_names(command: str, overrides: list[str]) -> list[str]:
+    """Return the names of the settings that a command has with some options."""
+    try:
+        return list(_list_names(OmegaConf.to_container(compose(command, overrides), resolve=False)))
+    except ConfigCompositionException:
+        # The command has no such group.
+        return []
 
 
 def _list_names(settings: Any, prefix: str = "") -> Iterator[str]:
