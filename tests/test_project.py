@@ -196,10 +196,10 @@ def test_train_continues_a_reference(trained: Any, query: Path, tmp_path: Path) 
     grown = Reference.load(folder)
     assert grown.trained_on.domains == ("domain0", "domain1", "domain2")
     assert [version["action"] for version in grown.lineage] == ["trained", "trained on"]
-    assert grown.module.hparams["encoder_lr"] == 0.1
+    assert (grown.module.hparams["encoder_lr"], grown.module.hparams["kl_weight"]) == (0.3, 0.5)
     assert "The old cells moved by" in (folder / "log.txt").read_text()
     growth = yaml.safe_load((folder / "config.yaml").read_text())["growth"]
-    assert growth == {"encoder_lr": 0.1, "allowed_fall": 2, "label": "cell_type"}
+    assert growth == {"encoder_lr": 0.3, "kl_weight": 0.5, "allowed_fall": 2, "label": "cell_type"}
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def grow(
     trainer: Trainer,
     *,
     folder: Path,
-    encoder_lr: Positive = 0.1,
+    encoder_lr: Positive = 0.3,
+    kl_weight: NonNegative = 0.5,
     allowed_fall: NonNegative = 0.05,
     label: str = "cell_type",
     chunk_size: Count = 20_000,
@@ -73,6 +74,8 @@ def grow(
         The run folder. Its ``growth.json`` holds how far the old cells moved, and their scores before and after.
     encoder_lr
         Learning rate of the encoder in units of the decoder's.
+    kl_weight
+        Weight of the KL divergence. It brings new domains, whose latents lie apart at the start, to the old ones.
     allowed_fall
         Largest fall of the old cells' total score. New clusters alone change it by a few hundredths.
     label
@@ -103,7 +106,7 @@ def grow(
     # The joined values are normalized.
     scaling_alone = replace(after, total_features=None, normalization="none", binarize=False, weight=None)
     plan = module.hparams
-    plan["encoder_lr"] = encoder_lr
+    plan["encoder_lr"], plan["kl_weight"] = encoder_lr, kl_weight
     data = ScalexDataModule(
         cells,
         FittedRecipe(scaling_alone, np.arange(len(cells.obs))),
