@@ -23,8 +23,10 @@ from scalex.model.imputation import Impute
 from scalex.model.module import ScalexModule, Statistics
 from scalex.preprocess.fitting import FeatureChoice
 from scalex.preprocess.profiles import DEFAULT_MIN_FEATURES, check_profile, make_recipe
+from scalex.projection.adaptation import check_adapter_options
 from scalex.projection.reference import Reference
 from scalex.projection.to_folder import project_to_anndata
+from scalex.reference.adapter import Adapter
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
@@ -80,6 +82,9 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     var_names_from: str | None = None,
     match_peaks: MatchPeaks = "exact",
     counts_layer: str | None = None,
+    adapt: bool = False,
+    fit_on: str | None = None,
+    adapter: SkipValidation[Adapter | str | Path | None] = None,
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
@@ -167,6 +172,9 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         Column of obs with labels, for plots and scores.
     counts_layer
         The layer that holds the counts, or "raw" for the matrix of `.raw` with its own features. It is preprocessed in place of X.
+    adapt, fit_on, adapter
+        With `projection`: fit an adapter to cells of domains unlike all of the training (to those that meet the condition `fit_on` on
+        columns of obs), or use the given one; see `scalex.Reference.fit_adapter`.
     transpose, feature_type, var_names_from, match_peaks
         Options of reading and joining files; see `AnnDataSource`.
 
@@ -193,6 +201,9 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     check_profile(profile)
     if data_list is None:
         raise ValueError("data_list is None: give an AnnData, a path, or a list of them.")
+    check_adapter_options(adapt=adapt, adapter=adapter, fit_on=fit_on)
+    if projection is None and (adapt or adapter is not None):
+        raise ValueError("An adapter places new cells among those of a reference: give its folder (projection=).")
     source = AnnDataSource(
         path=data_list, batch_key=None if batch_name == "batch" else batch_name, batch_categories=batch_categories, source_key=batch_key,
         join=join, layer=counts_layer or use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type,
@@ -204,7 +215,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     owned = nullcontext() if folder is None else use_new_folder(folder)
     with owned, ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
         if projection is not None:
-            options = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics, "chunk_size": chunk_size}
+            options: dict[str, Any] = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics}
+            options |= {"chunk_size": chunk_size, "adapt": adapt, "fit_on": fit_on, "adapter": adapter}
             return _project(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
         recipe = make_recipe(
             "none" if is_ready else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,

@@ -52,6 +52,7 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     from scalex.projection.project import take_part
     from scalex.projection.reference import Reference
     from scalex.projection.to_folder import project_to
+    from scalex.reference.adapter import Adapter
     from scalex.runs.log import log_to
     from scalex.system.overrides import format_override
 
@@ -69,12 +70,21 @@ def _project(cfg: DictConfig, folder: Path) -> None:
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
             others = [argument for argument in arguments if not argument.startswith("output=")]
             sys.argv[1:] = [*others, format_override("output", folder)]
+        if settings["adapt"] and trainer.world_size > 1:
+            raise ValueError(
+                "adapt=true fits the adapter in one process: use trainer=auto (or cpu, gpu). Its folder can then be given to several "
+                "processes (adapter=)."
+            )
         options = {name: settings[name] for name in OPTIONS}
+        adapter = None if settings["adapter"] is None else Adapter.load(settings["adapter"])
         if is_first():
-            project_to(folder, reference, source, trainer, append=settings["append"], parameters=settings, **options)
+            project_to(
+                folder, reference, source, trainer, append=settings["append"], adapt=settings["adapt"], adapter=adapter,
+                fit_on=settings["fit_on"], parameters=settings, **options,
+            )  # fmt: skip
             logging.getLogger("scalex").info("Results: %s", folder)
         else:
-            take_part(reference, source, trainer, **options)
+            take_part(reference, source, trainer, adapter=adapter, **options)
 
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:

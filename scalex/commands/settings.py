@@ -78,7 +78,10 @@ def check_train_settings(settings: Mapping[str, Any], overrides: Sequence[str] =
 
 def check_project_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of ``project.py``, converted to their types. Raises the errors of `check_train_settings`."""
+    from scalex.projection.adaptation import check_adapter_options
+
     checked = _check(settings, _read_project_types())
+    check_adapter_options(adapt=checked["adapt"], adapter=checked["adapter"], fit_on=checked["fit_on"])
     _create(checked, ("dataset",))
     return checked
 
@@ -133,7 +136,8 @@ def _read_project_types() -> dict[str, Any]:
 
     types = read_types(project)
     options = {name: types[name] for name in ("repeat", "impute", "label", "statistics", "chunk_size", "least_found")}
-    return {"reference": str, "output": str, "append": bool, "backed": bool, "seed": Seed} | options
+    adapter = {"adapt": bool, "fit_on": str | None, "adapter": str | None}
+    return {"reference": str, "output": str, "append": bool, "backed": bool, "seed": Seed} | options | adapter
 
 
 def _check(settings: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,24 +5,23 @@ Dimension letters: N cells, M cells of a sample, K clusters, D domains, Z latent
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-from scalex.model.mixed_clusters import MAX_ATTRACTION, Clusters, mixed_clusters, remove_domain_effects
+from scalex.model.mixed_clusters import MAX_ATTRACTION, first_centers, mixed_clusters, remove_domain_effects
 
 __all__ = [
+    "LEAST_MOVE",
+    "N_NEIGHBORS",
+    "N_ROUNDS",
     "DomainCorrection",
+    "average_neighbors",
     "complete_types",
     "correction_targets",
-    "average_neighbors",
     "sample_rows",
 ]
 
@@ -31,9 +30,9 @@ MAX_CELLS = 20_000
 # Fewest cells of a domain in the sample, unless there are too many domains.
 MIN_DOMAIN_CELLS = 200
 N_NEIGHBORS = 15
-CELLS_PER_CLUSTER = 30
-MAX_CLUSTERS = 100
 N_ROUNDS = 10
+# Mean squared distance, where the spread is 1, that ends the rounds.
+LEAST_MOVE = 1e-4
 # Share of the way that a cell moves to the mean of its neighbours.
 SMOOTHING = 0.4
 # Share of the way that a cell of known type moves to the mean of its type.
@@ -187,16 +186,12 @@ def _type_means(cell_NZ: Tensor, type_N: Tensor) -> Tensor:
 def _correct(cell_MZ: Tensor, domain_M: Tensor, seed: int, generator: torch.Generator, max_attraction: float) -> Tensor:
     """Return cells without the effects of their domains, found in clusters of neighbours' means."""
     smooth_MZ = average_neighbors(cell_MZ, cell_MZ, N_NEIGHBORS)
-    n_clusters = min(max(round(len(cell_MZ) / CELLS_PER_CLUSTER), 2), MAX_CLUSTERS, len(cell_MZ))
-    # With more threads, sums would change in the last bits. Identical cells make fewer clusters than asked for, which is harmless.
-    with threadpool_limits(1), warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        means = KMeans(n_clusters, n_init=1, max_iter=25, random_state=seed).fit(smooth_MZ.numpy())
-    clusters = Clusters(torch.empty(0), torch.from_numpy(means.cluster_centers_))
-    mixed_MZ = smooth_MZ
+    center_KZ, mixed_MZ = first_centers(smooth_MZ, seed), smooth_MZ
     for _ in range(N_ROUNDS):
-        clusters = mixed_clusters(mixed_MZ, domain_M, clusters.center_KZ, generator, max_attraction)
+        clusters = mixed_clusters(mixed_MZ, domain_M, center_KZ, generator, max_attraction)
         last_MZ, mixed_MZ = mixed_MZ, remove_domain_effects(smooth_MZ, domain_M, clusters.share_NK)
-        if float((mixed_MZ - last_MZ).square().sum(1).mean()) < 1e-4:
+        center_KZ = clusters.center_KZ
+        if float((mixed_MZ - last_MZ).square().sum(1).mean()) < LEAST_MOVE:
             break
     return remove_domain_effects(cell_MZ, domain_M, clusters.share_NK)
 

@@ -5,13 +5,17 @@ Dimension letters: N cells, K clusters, D domains, Z latent dimensions, B cells 
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MAX_ATTRACTION", "Clusters", "mixed_clusters", "remove_domain_effects"]
+__all__ = ["MAX_ATTRACTION", "RIDGE", "RIDGE_PER_MISSING", "WIDTH", "Clusters", "first_centers", "mixed_clusters", "remove_domain_effects"]
 
 # Width of a soft cluster, where the mean squared distance of two cells is 2. With more, cells move to clusters of other types.
 WIDTH = 0.03
@@ -19,6 +23,8 @@ WIDTH = 0.03
 DIVERSITY = 2.0
 # Limit of the attraction of clusters without a cell's domain. Without a limit, types of a single domain would merge.
 MAX_ATTRACTION = 2.0
+CELLS_PER_CLUSTER = 30
+MAX_CLUSTERS = 100
 N_UPDATES = 20
 N_BLOCKS = 20
 # Penalty on the effect of a domain in a cluster, in cells, and its growth with each cell that the domain lacks there. Without the growth,
@@ -32,6 +38,25 @@ class Clusters(NamedTuple):
 
     share_NK: Tensor
     center_KZ: Tensor
+
+
+def first_centers(cell_NZ: Tensor, seed: int, n_least: int = 2) -> Tensor:
+    """Return the first centres of clusters, by k-means: (n_clusters, n_latent), a cluster for each 30 cells, `n_least` to 100.
+
+    Parameters
+    ----------
+    cell_NZ
+        (n_cells, n_latent).
+    seed
+        Seed of the first centres of k-means.
+    n_least
+        Fewest clusters.
+    """
+    n_clusters = min(max(round(len(cell_NZ) / CELLS_PER_CLUSTER), n_least), MAX_CLUSTERS, len(cell_NZ))
+    # With more threads, sums would change in the last bits. Identical cells make fewer clusters than asked for, which is harmless.
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        means = KMeans(n_clusters, n_init=1, max_iter=25, random_state=seed).fit(cell_NZ.numpy())
+    return torch.from_numpy(means.cluster_centers_)
 
 
 def mixed_clusters(

@@ -16,6 +16,7 @@ from scalex.features.annotation import rename_column
 from scalex.model.imputation import check_domains
 from scalex.projection.query import Query
 from scalex.projection.report import Tally
+from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import UNKNOWN
@@ -42,22 +43,27 @@ class QueryBlocks:
         Tally for the report. The caller adds each block to it.
     """
 
-    def __init__(self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, query_only: bool) -> None:
+    def __init__(
+        self, reference: FinishedRun, data: Query, *, label: str | None, impute: int | None, adapter: Adapter | None, query_only: bool
+    ) -> None:
         self.reference = reference
         self.data = data
         self.impute = impute
+        self._adapter = adapter
         self._query_only = query_only
         self._map = reference.latent_map()
         self._pca = reference.input_pca
         self._label = _find_label(reference, label)
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
-        self.tally = Tally(reference, data, self._map, self._label)
+        self.tally = Tally(reference, data, self._map, self._label, adapter)
 
     def make_block(self, batch: CellBatch, latent: NDArray[np.float32]) -> ad.AnnData:
         """Return the block of one chunk, from its cells and their latents, (n_cells, n_latent) float32."""
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent))
         components = self._compute_components(batch)
+        if self._adapter is not None:
+            latent, components = self._adapter.apply(latent, batch.domain_C.numpy(), self.data.domains, components)
         obs, umap = self._describe_cells(latent, components, batch, rows)
         reference = self.reference
         block = ad.AnnData(batch.rows.csr() if self._query_only else None, obs=obs, var=reference.cells.var)

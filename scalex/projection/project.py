@@ -15,27 +15,23 @@ from lightning import Trainer
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import distributed
-from tqdm.auto import tqdm
 
 from scalex.cells import CellSource
-from scalex.data import CellBatch
-from scalex.data.stream import ChunkLoader
 from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.h5ad.uns_values import convert_to_uns
-from scalex.model.base import AllCells
 from scalex.model.imputation import Impute, check_domains, describe_units, get_domain_code
-from scalex.model.inference import on_device
 from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, make_projection_column, make_reference_blocks
+from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_progress
 from scalex.projection.processes import connect, gather_in_order
-from scalex.projection.query import Query, open_query
+from scalex.projection.query import open_query
 from scalex.projection.report import Report
+from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.chunks import chunks
 from scalex.system.memory import return_freed_memory
-from scalex.system.processes import ignore_launcher
 from scalex.system.settings import Count, Share, check_call
 
 __all__ = ["embed", "project", "take_part"]
@@ -50,15 +46,20 @@ def embed(
     source: CellSource,
     trainer: Trainer | None = None,
     *,
+    adapter: Adapter | None = None,
     statistics: Statistics | None = None,
     chunk_size: Count = 20_000,
     least_found: Share = 0.3,
 ) -> NDArray[np.float32]:
     """Return the latents of new cells, (n_cells, n_latent) float32, in their order. See `project` for parameters and errors."""
     data = open_query(reference, source, chunk_size, least_found)
+    if adapter is not None:
+        adapter.check(reference.module, data.domains, statistics)
     latent = np.empty((data.n_cells, reference.module.hparams["n_latent"]), np.float32)
-    with _show_progress(data) as bar:
-        for batch, chunk in _embed(reference, data, data.batches(), trainer or _make_quiet_trainer(), statistics):
+    with show_progress(data) as bar:
+        for batch, chunk in embed_chunks(reference, data, data.batches(), trainer or make_quiet_trainer(), statistics):
+            if adapter is not None:
+                chunk, _ = adapter.apply(chunk, batch.domain_C.numpy(), data.domains)
             latent[batch.row_C.numpy()] = chunk
             bar.update(len(chunk))
     return latent
@@ -74,6 +75,7 @@ def project(
     repeat: bool = False,
     impute: Impute = None,
     label: str | None = "cell_type",
+    adapter: Adapter | None = None,
     statistics: Statistics | None = None,
     chunk_size: Count = 20_000,
     least_found: Share = 0.3,
@@ -81,8 +83,8 @@ def project(
 ) -> Report:
     """Embed new cells, place them among the reference's cells, and write both to an AnnData file chunk by chunk.
 
-    Nothing is fitted to the new cells. The file has one row for each of them, in their order. Cells that the training filter would have
-    dropped are flagged.
+    Nothing is fitted to the new cells here. The file has one row for each of them, in their order. Cells that the training filter would
+    have dropped are flagged.
 
     Parameters
     ----------
@@ -103,6 +105,8 @@ def project(
         expression (undo log1p with expm1).
     label
         Column of the reference's obs to transfer. Nothing is transferred for None, or if the default column does not exist.
+    adapter
+        Where the latents of domains belong that are unlike all of the training; see `scalex.projection.adaptation.fit_adapter`.
     statistics
         Encoder statistics. "running": a cell's latent depends on that cell alone. "domain": it depends on all new cells of its domain.
         None: the statistics of the reference's own latents.
@@ -124,18 +128,19 @@ def project(
     Raises
     ------
     ValueError
-        If the new cells have too few of the model's features, if counts are given to a model of processed values or the reverse, or if
-        the model does not know the domain to impute through.
+        If the new cells have too few of the model's features, if counts are given to a model of processed values or the reverse, if
+        the model does not know the domain to impute through, or if the adapter is one of another model or of other domains.
     ConnectionError
         If another process of the trainer stops.
     KeyError, FileNotFoundError
         If the source lacks what its options name, or if the reference has no such labels.
     """
-    trainer = trainer or _make_quiet_trainer()
+    trainer = trainer or make_quiet_trainer()
     assert trainer.is_global_zero, "the other processes call take_part"
     query = _open_blocks(
-        reference, source, repeat=repeat, impute=impute, label=label, statistics=statistics, chunk_size=chunk_size, least_found=least_found
-    )
+        reference, source, repeat=repeat, impute=impute, label=label, adapter=adapter, statistics=statistics, chunk_size=chunk_size,
+        least_found=least_found,
+    )  # fmt: skip
     data = query.data
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
@@ -143,7 +148,7 @@ def project(
         own = own.assign(projection=make_projection_column("reference", reference.cells.n_obs))
         types = find_common_types([own, query.read_example_obs()])
         suffix = find_free_suffix(own.index, lambda: (data.cells.read_obs(rows).index for rows in chunks(data.n_cells, 100_000)))
-    with connect(trainer) as group, _show_progress(data) as bar:
+    with connect(trainer) as group, show_progress(data) as bar:
         if types is not None:
             for block in make_reference_blocks(reference, conform(own, types), query.impute, chunk_size):
                 writer.append(block)
@@ -182,6 +187,7 @@ def _open_blocks(
     repeat: bool,
     impute: Impute,
     label: str | None,
+    adapter: Adapter | None,
     statistics: Statistics | None,
     chunk_size: int,
     least_found: float,
@@ -191,7 +197,9 @@ def _open_blocks(
     data = open_query(reference, source, chunk_size, least_found)
     if impute is True:
         check_domains(data.domains, reference.trained_on.domains)
-    return QueryBlocks(reference, data, label=label, impute=impute_code, query_only=repeat)
+    if adapter is not None:
+        adapter.check(reference.module, data.domains, statistics)
+    return QueryBlocks(reference, data, label=label, impute=impute_code, adapter=adapter, query_only=repeat)
 
 
 def _gather_blocks(
@@ -200,22 +208,9 @@ def _gather_blocks(
     """Yield the blocks of the new cells in order in rank 0, and none in the other processes."""
     data = query.data
     share = data.batches(trainer.global_rank, trainer.world_size)
-    blocks = (query.make_block(batch, latent) for batch, latent in _embed(query.reference, data, share, trainer, statistics))
+    blocks = (query.make_block(batch, latent) for batch, latent in embed_chunks(query.reference, data, share, trainer, statistics))
     with closing(blocks):
         yield from gather_in_order(blocks, len(data.batches()), group)
-
-
-def _embed(
-    reference: FinishedRun, data: Query, share: ChunkLoader, trainer: Trainer, statistics: Statistics | None
-) -> Iterator[tuple[CellBatch, NDArray[np.float32]]]:
-    """Yield the chunks of a share of the cells with their latents.
-
-    Each process sums the statistics over all cells in the same order, so that they do not depend on the number of processes.
-    """
-    module, all_cells = reference.module, AllCells(data.batches(), len(data.domains))
-    with on_device(module, trainer):
-        for batch, latent_CZ in module.embed(share, statistics, fill_value=data.transform.fill_value, all_cells=all_cells):
-            yield batch, latent_CZ.cpu().numpy()
 
 
 def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
@@ -230,17 +225,6 @@ def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], 
     if query.impute is not None:
         uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)
     return uns
-
-
-def _show_progress(data: Query) -> Any:
-    """Return a progress bar, which is shown only in a terminal."""
-    return tqdm(total=data.n_cells, desc="Projecting", unit="cell", unit_scale=True, disable=None, leave=False)
-
-
-def _make_quiet_trainer() -> Trainer:
-    """Return a trainer that computes on the CPU, without files and messages."""
-    with ignore_launcher():
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 
 def _enlarge(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from scalex.cells import AnnDataSource
 from scalex.features.annotation import rename_column
 from scalex.model.module import Statistics
+from scalex.projection.adaptation import fit_adapter
 from scalex.projection.project import embed, project
+from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.runs.log import log_to
 
@@ -34,6 +36,7 @@ class Reference(FinishedRun):
         *,
         batch_key: str | None = None,
         layer: str = "X",
+        adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> NDArray[np.float32]:
@@ -47,6 +50,8 @@ class Reference(FinishedRun):
             Column of obs with the domain of each cell. None: "batch", if that column exists.
         layer
             The matrix with the values: "X", "raw" or the name of a layer.
+        adapter
+            An adapter of `fit_adapter`, or its folder. None: cells lie where the frozen encoder puts them.
         statistics
             Encoder statistics, as in `ScalexModule`. None: the statistics of the reference's own latents.
         chunk_size
@@ -58,7 +63,40 @@ class Reference(FinishedRun):
             If the cells do not fit the model; see `project`.
         """
         with log_to(None):
-            return embed(self, _make_source(adata, batch_key, layer), statistics=statistics, chunk_size=chunk_size)
+            source = _make_source(adata, batch_key, layer)
+            return embed(self, source, adapter=_open_adapter(adapter), statistics=statistics, chunk_size=chunk_size)
+
+    def fit_adapter(
+        self,
+        adata: ad.AnnData | str | Path,
+        *,
+        batch_key: str | None = None,
+        layer: str = "X",
+        fit_on: str | None = None,
+        statistics: Statistics | None = None,
+        chunk_size: int = 20_000,
+        seed: int = 124,
+    ) -> Adapter:
+        """Fit an adapter to cells of domains unlike all of the training. The reference stays as it is.
+
+        Parameters
+        ----------
+        adata, batch_key, layer, statistics, chunk_size
+            As in `embed`. Cells of one domain are adapted together: `batch_key` may name the technology instead of the donor.
+        fit_on
+            A condition on columns of obs, such as ``'condition == "control"'``: only these cells take part, and the adapter applies to
+            all. Where the domain is the condition of interest, an adapter without `fit_on` removes the effect of the condition.
+        seed
+            Seed of the samples and clusters.
+
+        Raises
+        ------
+        ValueError, KeyError, FileNotFoundError
+            If a domain has fewer than 30 such cells, if `fit_on` is no condition on obs, and as in `embed`.
+        """
+        with log_to(None):
+            source = _make_source(adata, batch_key, layer)
+            return fit_adapter(self, source, fit_on=fit_on, statistics=statistics, chunk_size=chunk_size, seed=seed)
 
     def project(
         self,
@@ -69,6 +107,7 @@ class Reference(FinishedRun):
         repeat: bool = False,
         impute: bool | str | None = None,
         label: str | None = "cell_type",
+        adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
@@ -76,7 +115,7 @@ class Reference(FinishedRun):
 
         Parameters
         ----------
-        adata, batch_key, layer, statistics, chunk_size
+        adata, batch_key, layer, adapter, statistics, chunk_size
             As in `embed`.
         repeat
             Return only the projected cells, without those of the reference.
@@ -98,6 +137,7 @@ class Reference(FinishedRun):
                 repeat=repeat,
                 impute=impute,
                 label=label,
+                adapter=_open_adapter(adapter),
                 statistics=statistics,
                 chunk_size=chunk_size,
             )
@@ -110,13 +150,14 @@ class Reference(FinishedRun):
         *,
         batch_key: str | None = None,
         layer: str = "X",
+        adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
     ) -> pd.DataFrame:
         """Return the type of each cell with its probability, or "unknown" if the reference does not have that type.
 
         Parameters
         ----------
-        adata, batch_key, layer, statistics
+        adata, batch_key, layer, adapter, statistics
             As in `embed`.
         label
             Column of the reference's obs.
@@ -133,7 +174,8 @@ class Reference(FinishedRun):
         """
         label = rename_column(label)
         self.check_label(label)
-        obs = self.project(adata, batch_key=batch_key, layer=layer, repeat=True, label=label, statistics=statistics).obs
+        projected = self.project(adata, batch_key=batch_key, layer=layer, repeat=True, label=label, adapter=adapter, statistics=statistics)
+        obs = projected.obs
         return obs[[f"{label}_{name}" for name in LABEL_COLUMNS]].set_axis(list(LABEL_COLUMNS), axis=1)
 
     def impute(
@@ -143,6 +185,7 @@ class Reference(FinishedRun):
         *,
         batch_key: str | None = None,
         layer: str = "X",
+        adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
     ) -> ad.AnnData:
@@ -160,9 +203,14 @@ class Reference(FinishedRun):
             repeat=True,
             impute=True if domain is None else domain,
             label=None,
+            adapter=adapter,
             statistics=statistics,
             chunk_size=chunk_size,
         )
+
+
+def _open_adapter(adapter: Adapter | str | Path | None) -> Adapter | None:
+    return adapter if adapter is None or isinstance(adapter, Adapter) else Adapter.load(adapter)
 
 
 def _make_source(adata: ad.AnnData | str | Path, batch_key: str | None, layer: str) -> AnnDataSource:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scalex.metrics import neighbor_entropy
 from scalex.projection.figure import draw_projection
 from scalex.projection.query import Query
+from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
 from scalex.system.atomic_files import atomic_write
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 N_SAMPLED = 10_000
 # Mixing is not computed from fewer cells.
 MIN_MIXED = 50
+# Domains below this mixing with the reference lie apart.
+MIXING_APART = 0.3
+ADVICE = (
+    "Hardly mixed with the reference: {}. It may know no technology like this. An adapter (adapt=true; in Python adapt=True, or "
+    "Reference.fit_adapter) is fitted to such cells, and leaves the reference as it is."
+)
 UNIT = "median distance of the reference's own cells to their nearest others; outside: farther than 99 % of them"
 
 
@@ -69,6 +76,13 @@ class Report:
             lines.append(f"{shorten_name(label)}: " + ", ".join(f"{shorten_name(name)} {count:,}" for name, count in counts.items()))
         return lines
 
+    def list_apart(self) -> list[str]:
+        """Return the domains that hardly mix with the reference, and that no adapter was fitted to."""
+        if self.numbers["adapter"] is not None:
+            return []
+        domains = self.numbers["domains"].items()
+        return [name for name, numbers in domains if numbers["mixing"] is not None and numbers["mixing"] < MIXING_APART]
+
     def figure(self) -> Figure:
         """Draw one page of plots."""
         return draw_projection(self.sample, self.umap, self.own_distance, self.limit, self.lines())
@@ -84,6 +98,9 @@ class Report:
                 "%.0f %% of the cells lie farther from the reference than its own cells do. It may lack their types or their technology.",
                 100 * share,
             )
+        apart = self.list_apart()
+        if apart:
+            logger.warning("%s", ADVICE.format(", ".join(shorten_name(name) for name in apart[:5])))
         with atomic_write(folder / "report.json") as path:
             path.write_text(json.dumps(self.numbers, indent=2))
         figure = self.figure()
@@ -116,6 +133,8 @@ class Tally:
         The reference, the query that is projected into it, and the map of the reference's latents.
     label
         The label that is transferred, or None.
+    adapter
+        The adapter of the cells, or None.
     seed
         Seed of the sample.
 
@@ -125,11 +144,21 @@ class Tally:
         (n_cells,) int32 codes of the most probable types, and float32 column "unknown" of `LabelTransfer.compute_evidence`.
     """
 
-    def __init__(self, reference: FinishedRun, data: Query, latent_map: LatentMap, label: str | None, *, seed: int = 124) -> None:
+    def __init__(
+        self,
+        reference: FinishedRun,
+        data: Query,
+        latent_map: LatentMap,
+        label: str | None,
+        adapter: Adapter | None = None,
+        *,
+        seed: int = 124,
+    ) -> None:
         self._reference = reference
         self._data = data
         self._map = latent_map
         self._label = label
+        self._adapter = adapter
         self._n_cells = 0
         self._distance = np.empty(data.n_cells, np.float32)
         self._filtered = np.empty(data.n_cells, bool)
@@ -170,6 +199,7 @@ class Tally:
         `Report.numbers` holds
 
         - "reference", "query": what was projected into what;
+        - "adapter": how the adapter was fitted, and how the cells lay before it; null without one;
         - "features": how many of the model's features the query has, also weighted by how much the encoder uses them, and the names of
           some missing ones;
         - "unit": the unit of distances;
@@ -191,6 +221,7 @@ class Tally:
                 "n_training_cells": self._reference.trained_on.n_cells,
             },
             "query": {"n_cells": self._data.n_cells, "domains": list(self._data.domains)},
+            "adapter": None if self._adapter is None else dict(self._adapter.description),
             "features": self._summarize_features(),
             "unit": UNIT,
             "cells": self._summarize(slice(None), entropy),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from anndata.io import read_elem
 from lightning import Trainer
 
 from scalex.cells import CellSource
+from scalex.projection.adaptation import get_adapter
 from scalex.projection.project import project
 from scalex.projection.report import Report
+from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.lineage import write_lineage
 from scalex.system.atomic_files import atomic_write
@@ -24,6 +27,9 @@ __all__ = ["project_to", "project_to_anndata"]
 
 logger = logging.getLogger(__name__)
 
+# Folder of the adapter within that of a projection.
+ADAPTER = "adapter"
+
 
 def project_to(
     folder: Path,
@@ -32,9 +38,12 @@ def project_to(
     trainer: Trainer | None = None,
     *,
     append: bool = False,
+    adapt: bool = False,
+    adapter: Adapter | str | Path | None = None,
+    fit_on: str | None = None,
     **options: Any,
 ) -> Report:
-    """Project cells into a reference, and write ``adata.h5ad``, ``report.json`` and the figures to a folder.
+    """Project cells into a reference, and write ``adata.h5ad``, ``report.json``, the figures and the adapter to a folder.
 
     Parameters
     ----------
@@ -44,41 +53,64 @@ def project_to(
         As in `scalex.projection.project.project`.
     append
         Make the folder a new version of the reference: the same model with the old and the new cells.
+    adapt, adapter, fit_on
+        Fit an adapter to the new cells, or use the given one; see `scalex.projection.adaptation.fit_adapter`.
 
     Raises
     ------
     ValueError
-        If `append` and `repeat` are both true, and as in `scalex.projection.project.project`.
+        If `append` and `repeat` are both true, and as in `scalex.projection.project.project` and
+        `scalex.projection.adaptation.get_adapter`.
     """
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, but repeat=true omits these: use only one of them.")
     return_freed_memory()
+    used = get_adapter(reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **_choose_shared(options))
+    if used is not None:
+        used.save(folder / ADAPTER)
+        logger.info("Wrote %s", folder / ADAPTER)
     with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
-            report = project(reference, source, file, trainer, **options)
+            report = project(reference, source, file, trainer, adapter=used, **options)
         report.write(folder)
         if append:
             # The model comes first: without adata.h5ad, the folder does not count as a reference yet.
             with atomic_write(folder / "checkpoint" / "best.ckpt") as checkpoint:
                 shutil.copyfile(reference.folder / "checkpoint" / "best.ckpt", checkpoint)
             n_cells = reference.cells.n_obs + report.numbers["query"]["n_cells"]
-            write_lineage(folder, reference.lineage, "projected", n_cells)
+            write_lineage(folder, reference.lineage, "projected" if used is None else "projected with an adapter", n_cells)
     logger.info("Wrote %s", folder / "adata.h5ad")
     if append:
         logger.info("The reference has grown from %s to %s cells: %s", f"{reference.cells.n_obs:,}", f"{n_cells:,}", folder)
     return report
 
 
+def _choose_shared(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of a projection that an adapter is fitted with, too."""
+    return {name: options[name] for name in ("statistics", "chunk_size", "least_found") if name in options}
+
+
 def project_to_anndata(
-    folder: Path | None, reference: FinishedRun, source: CellSource, trainer: Trainer | None = None, **options: Any
+    folder: Path | None,
+    reference: FinishedRun,
+    source: CellSource,
+    trainer: Trainer | None = None,
+    *,
+    adapt: bool = False,
+    adapter: Adapter | str | Path | None = None,
+    fit_on: str | None = None,
+    **options: Any,
 ) -> tuple[AnnData, Report]:
     """Project cells into a reference in one process, and return the result with its report.
 
     The parameters are those of `project_to`. Nothing is written if `folder` is None.
     """
     if folder is None:
+        options["adapter"] = get_adapter(
+            reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **_choose_shared(options)
+        )  # fmt: skip
         with h5py.File("projection", "w", driver="core", backing_store=False) as file:
             report = project(reference, source, file, trainer, **options)
             return read_elem(file), report
-    report = project_to(folder, reference, source, trainer, **options)
+    report = project_to(folder, reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **options)
     return read_h5ad(folder / "adata.h5ad"), report

@@ -92,7 +92,7 @@ def open_expression(reference: FinishedRun) -> StoredMatrix:
     path = reference.folder / "adata.h5ad"
     with h5py.File(path) as file:
         has_expression = isinstance(file.get("raw"), h5py.Group)
-    if not has_expression and reference.lineage[-1]["action"] == "projected":
+    if not has_expression and reference.lineage[-1]["action"].startswith("projected"):
         trained = reference.lineage[0]["folder"]
         raise ValueError(
             f"{path} holds no expression, since cells were added to it by projection. Start from the version that was trained ({trained}), "
