@@ -91,7 +91,7 @@ def test_the_config_of_project_lists_all_parameters_with_their_defaults() -> Non
     cfg = compose_config("dataset.path=x", "reference=run", command="project")
     listed = {key: value for key, value in to_plain(cfg).items() if key not in ("dataset", "trainer", "hydra", "output", "reference")}
     expected = list_defaults("scalex.projection.project.project") | {
-        "append": list_defaults("scalex.projection.to_folder.project_to")["append"]
+        name: list_defaults("scalex.projection.to_folder.project_to")[name] for name in ("append", "adapt", "fit_on", "adapter")
     }
     # Reference, query and the defaults of the dataset are not settings of the projection itself.
     for name in ("reference", "source", "file", "trainer", "parameters"):

@@ -83,7 +83,7 @@ def typed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     cells = demo_cells(80, 400, 2, seed=1)
     cells.obs["donor"] = cells.obs["batch"].cat.rename_categories(["donor1", "donor2"])
-    for name in ("cells", "a", "rna", "gene_activity", "query", "new", "my cells, day=1 [new]", "donor's cells"):
+    for name in ("cells", "a", "rna", "gene_activity", "query", "more", "new", "my cells, day=1 [new]", "donor's cells"):
         cells.write_h5ad(folder / f"{name}.h5ad")
     compress(write_text(cells, folder / "b.csv", ","))
     for name in ("1", "2"):

@@ -21,6 +21,7 @@ from scalex.model.mixed_clusters import first_centers
 from scalex.model.options import Statistics
 from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_progress
 from scalex.projection.query import Query, open_query
+from scalex.projection.report import MIXING_APART
 from scalex.reference.adapter import Adapter, DomainMap, compute_fingerprint
 from scalex.reference.alignment import align, compute_agreement
 from scalex.reference.finished_run import FinishedRun
@@ -237,7 +238,8 @@ def _fit_map(
     """Return the map of a domain, and how its cells lie before and after.
 
     The alignment starts from where the cells lie, and from where their mean is that of the reference. That one counts in which the inputs
-    of cells and their neighbours in the reference agree more.
+    of cells and their neighbours in the reference agree more. If they agree much less than without an alignment, cells that are mixed with
+    the reference anyway stay where they lie.
     """
     if components is None or fixed.components is None:
         aligned = align(torch.from_numpy(latent), torch.from_numpy(fixed.latent), seed=seed)
@@ -253,6 +255,9 @@ def _fit_map(
         if found is None or value > agreement + LEAST_GAIN:
             found, agreement, matched = one, value, match
     assert found is not None
+    if agreement < before - MAX_FALL and _compute_mixing(latent, fixed.latent) >= MIXING_APART:
+        own_map = DomainMap.identity(latent.shape[1], components.shape[1])
+        return own_map, _describe(latent, own_map, fixed, float(found.shared_N.mean()), (before, before))
     if agreement < before - MAX_FALL:
         raise ValueError(
             f"Domain {name}: its cells would lie among cells of other types (agreement of their inputs {agreement:.2f}, without an adapter "

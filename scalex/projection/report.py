@@ -24,7 +24,7 @@ from scalex.reference.latent_map import LatentMap
 from scalex.system.atomic_files import atomic_write
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name
 
-__all__ = ["Report", "Tally"]
+__all__ = ["MIXING_APART", "Report", "Tally"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,13 @@ class Report:
             _format_line("All cells", cells),
             *(_format_line(f"Domain {shorten_name(name)}", numbers) for name, numbers in self.numbers["domains"].items()),
         ]
+        adapted = {} if self.numbers["adapter"] is None else self.numbers["adapter"]["domains"]
+        for name, fitted in adapted.items():
+            mixing = fitted["mixing"]
+            lines.append(
+                f"Adapter of {shorten_name(name)}: fitted to {fitted['n_cells']:,} cells; mixing with the reference {mixing['after']:.2f}, without it "
+                f"{mixing['before']:.2f}"
+            )
         for label, counts in self.numbers["labels"].items():
             lines.append(f"{shorten_name(label)}: " + ", ".join(f"{shorten_name(name)} {count:,}" for name, count in counts.items()))
         return lines

@@ -88,6 +88,12 @@ class DomainMap:
         factor_KZ = np.sqrt(variances[1] / variances[0])
         return cls(center_KZ, factor_KZ, means[1] - factor_KZ * means[0], shift, width)
 
+    @classmethod
+    def identity(cls, n_latent: int, n_components: int) -> Self:
+        """Return the map of cells that lie where they belong."""
+        zero = np.zeros((1, n_latent))
+        return cls(zero, np.ones((1, n_latent)), zero, np.zeros(n_components), 1.0)
+
     def apply(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return where latents belong, (n_cells, n_latent) float32."""
         cell_NZ = latent.astype(np.float64)
@@ -188,9 +194,7 @@ class Adapter:
         """
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file() or not (folder / ARRAYS).is_file():
-            raise FileNotFoundError(
-                f"adapter={folder}: no adapter is there. project.py adapt=true writes one."
-            )
+            raise FileNotFoundError(f"adapter={folder}: no adapter is there. project.py adapt=true writes one.")
         try:
             values = json.loads((folder / DESCRIPTION).read_text())
             newer = values["format"] > FORMAT

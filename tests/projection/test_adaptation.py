@@ -211,11 +211,22 @@ class TestFit:
         with pytest.raises(ValueError, match="give its folder"):
             scalex.SCALEX(query, adapt=True)
 
-    def test_a_domain_whose_types_would_change_places_is_refused(self, reference: Reference, trained: Any) -> None:
-        enough = trained.query[np.diff(trained.query.X.indptr) >= trained.min_features]
-        few = disturb(enough.copy(), 1.2)[1::2].copy()
+    def test_a_domain_whose_types_would_change_places_is_refused(
+        self, reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scalex.projection.adaptation.MAX_FALL", -2.0)
+        monkeypatch.setattr("scalex.projection.adaptation.MIXING_APART", 1.1)
         with pytest.raises(ValueError, match=r"Domain other: its cells would lie among cells of other types .*train\.py reference="):
-            reference.fit_adapter(few, batch_key="technology")
+            reference.fit_adapter(query, batch_key="technology")
+
+    def test_a_domain_that_is_mixed_stays_where_an_alignment_would_harm(
+        self, reference: Reference, trained: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scalex.projection.adaptation.MAX_FALL", -2.0)
+        own = trained.cells[np.diff(trained.cells.X.indptr) >= trained.min_features].copy()
+        adapter = reference.fit_adapter(own)
+        latents = [reference.embed(own, adapter=one) for one in (None, adapter)]
+        np.testing.assert_array_equal(*latents)
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +273,9 @@ class TestDoors:
         with caplog.at_level(logging.WARNING, "scalex"):
             project_to(tmp_path, reference, AnnDataSource(path=query, batch_key="technology"), adapt=True)
         assert "Hardly mixed" not in caplog.text
+
+    def test_the_report_tells_of_the_adapter(self, folder: Path, tmp_path: Path, reference: Reference, query: AnnData) -> None:
+        numbers = json.loads((folder / "report.json").read_text())["adapter"]["domains"]["other"]["mixing"]
+        report = project_to(tmp_path, reference, AnnDataSource(path=query, batch_key="technology"), adapter=folder / "adapter")
+        line = f"mixing with the reference {numbers['after']:.2f}, without it {numbers['before']:.2f}"
+        assert any(one.startswith("Adapter of other: fitted to") and one.endswith(line) for one in report.lines())
