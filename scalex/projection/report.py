@@ -76,8 +76,8 @@ class Report:
         for name, fitted in adapted.items():
             mixing = fitted["mixing"]
             lines.append(
-                f"Adapter of {shorten_name(name)}: fitted to {fitted['n_cells']:,} cells; mixing with the reference {mixing['after']:.2f}, without it "
-                f"{mixing['before']:.2f}"
+                f"Adapter of {shorten_name(name)}: fitted to {fitted['n_cells']:,} cells; mixing with the reference {mixing['after']:.2f}, "
+                f"without it {mixing['before']:.2f}"
             )
         for label, counts in self.numbers["labels"].items():
             lines.append(f"{shorten_name(label)}: " + ", ".join(f"{shorten_name(name)} {count:,}" for name, count in counts.items()))
