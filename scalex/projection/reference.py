@@ -92,7 +92,7 @@ class Reference(FinishedRun):
         Raises
         ------
         ValueError, KeyError, FileNotFoundError
-            If a domain has fewer than 30 such cells, if `fit_on` is no condition on obs, and as in `embed`.
+            If a domain has fewer than 100 such cells, if `fit_on` is no condition on obs, and as in `embed`.
         """
         with log_to(None):
             source = _make_source(adata, batch_key, layer)

@@ -79,6 +79,8 @@ class Report:
                 f"Adapter of {shorten_name(name)}: fitted to {fitted['n_cells']:,} cells; mixing with the reference {mixing['after']:.2f}, "
                 f"without it {mixing['before']:.2f}"
             )
+        if apart := self.list_apart():
+            lines.append(f"Hardly mixed with the reference (adapt=true fits an adapter): {', '.join(shorten_name(name) for name in apart)}")
         for label, counts in self.numbers["labels"].items():
             lines.append(f"{shorten_name(label)}: " + ", ".join(f"{shorten_name(name)} {count:,}" for name, count in counts.items()))
         return lines

@@ -108,7 +108,8 @@ class DomainMap:
 class Adapter:
     """Maps of the latents of new domains, fitted once and frozen. `scalex.Reference.fit_adapter` fits one.
 
-    The reference and its model stay as they are. Given the adapter, the latent of a cell depends on that cell alone.
+    The reference and its model stay as they are. Given the adapter, the latent of a cell depends on that cell alone, if the encoder uses
+    its running statistics.
 
     Attributes
     ----------

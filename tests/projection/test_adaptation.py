@@ -178,8 +178,8 @@ class TestFolder:
 
 class TestFit:
     def test_few_cells_are_refused(self, reference: Reference, query: AnnData) -> None:
-        with pytest.raises(ValueError, match=r"Domain other has 29 cells .* at least 30"):
-            reference.fit_adapter(query[:29].copy(), batch_key="technology")
+        with pytest.raises(ValueError, match=r"Domain other has 99 cells .* at least 100"):
+            reference.fit_adapter(query[:99].copy(), batch_key="technology")
 
     def test_cells_that_the_training_would_have_dropped_take_no_part(self, reference: Reference, query: AnnData) -> None:
         poor = query[:40].copy()
@@ -267,6 +267,7 @@ class TestDoors:
         with caplog.at_level(logging.WARNING, "scalex"):
             report = project_to(tmp_path, reference, AnnDataSource(path=query, batch_key="technology"))
         assert report.list_apart() == ["other"]
+        assert "Hardly mixed with the reference (adapt=true fits an adapter): other" in report.lines()
         assert "Hardly mixed with the reference: other." in caplog.text
         assert "adapt=true" in caplog.text
         caplog.clear()
