@@ -83,7 +83,8 @@ def typed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     cells = demo_cells(80, 400, 2, seed=1)
     more = demo_cells(300, 400, 2, seed=1)
-    cells.obs["donor"] = cells.obs["batch"].cat.rename_categories(["donor1", "donor2"])
+    for one in (cells, more):
+        one.obs["donor"] = one.obs["batch"].cat.rename_categories(["donor1", "donor2"])
     for name in ("cells", "a", "rna", "gene_activity", "query", "more", "new", "my cells, day=1 [new]", "donor's cells"):
         # An adapter needs more cells than a training of two steps.
         (more if name in ("query", "more") else cells).write_h5ad(folder / f"{name}.h5ad")
