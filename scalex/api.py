@@ -274,7 +274,8 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
         calibrated across its domains.
     query
         Cells with obsm[`rep`] of the same model. The columns of `LabelTransfer.predict` are added to its obs, with `label` before their
-        names: the label, its probability, the runner-up and more.
+        names: the label, its probability, the runner-up and more. Unknown cells are found in each domain of obs["domain"], if there is
+        one.
     rep
         Key of the latents in both obsm.
     label
@@ -307,12 +308,12 @@ def label_transfer(ref: AnnData, query: AnnData, rep: str = "latent", label: str
             raise KeyError(f"rep={rep!r} is not in obsm of {name}. There is: {', '.join(adata.obsm) or 'nothing'}.")
     if label not in ref.obs:
         raise KeyError(f"label={label!r} is not in obs of ref. Columns: {', '.join(map(str, ref.obs.columns))}.")
-    domain = pd.Categorical(ref.obs["domain"]) if "domain" in ref.obs else None
+    domain, own_domain = (pd.Categorical(adata.obs["domain"]) if "domain" in adata.obs else None for adata in (ref, query))
     # Components of the inputs separate types better. They are there if both come from the same model, by training and projection.
     pca = [adata.obsm[INPUT_PCA] if rep == "latent" and INPUT_PCA in adata.obsm else None for adata in (ref, query)]
     components = (None, None) if any(part is None for part in pca) else pca
     transfer = LabelTransfer.fit(np.asarray(ref.obsm[rep]), pd.Categorical(ref.obs[label]), components[0], domain=domain)
-    predicted = transfer.predict(np.asarray(query.obsm[rep]), components[1])
+    predicted = transfer.predict(np.asarray(query.obsm[rep]), components[1], domain=None if own_domain is None else own_domain.codes)
     for name, column in predicted.items():
         query.obs[f"{label}_{name}"] = column.set_axis(query.obs_names)
     return np.asarray(predicted["label"].astype(str), dtype=object)

@@ -62,9 +62,11 @@ class QueryBlocks:
         first = int(batch.row_C[0])
         rows = slice(first, first + len(latent))
         components = self._compute_components(batch)
+        encoded = None
         if self._adapter is not None:
+            encoded = latent
             latent, components = self._adapter.apply(latent, batch.domain_C.numpy(), self.data.domains, components)
-        obs, umap = self._describe_cells(latent, components, batch, rows)
+        obs, umap = self._describe_cells(latent, encoded, components, batch, rows)
         reference = self.reference
         block = ad.AnnData(batch.rows.csr() if self._query_only else None, obs=obs, var=reference.cells.var)
         if self._query_only:
@@ -84,13 +86,14 @@ class QueryBlocks:
         """Return the obs of one cell, with the columns of all blocks in their types."""
         rows = slice(0, 1)
         batch = self.data.read(rows)
-        return self._describe_cells(self.reference.latent[rows], self._compute_components(batch), batch, rows)[0]
+        return self._describe_cells(self.reference.latent[rows], None, self._compute_components(batch), batch, rows)[0]
 
     def write_labels(self, file: h5py.File, first: int) -> None:
         """Write the final labels of the new cells, which start at row `first` of the file."""
         if self._transfer is None:
             return
-        labels = self._transfer.assign_labels(self.tally.best, self.tally.unknown)
+        latent, domain = file["obsm/latent"][first:], self.data.domain(slice(0, self.data.n_cells))
+        labels = self._transfer.assign_labels(self.tally.best, self.tally.unknown, latent, domain)
         self.tally.set_labels(labels)
         column = file[f"obs/{self._label}_label"]
         categories = pd.Index(ad.io.read_elem(column["categories"]))
@@ -100,9 +103,14 @@ class QueryBlocks:
         return None if self._pca is None else self._pca.transform(batch.rows.csr(), self.data.transform.fill_value)
 
     def _describe_cells(
-        self, latent: NDArray[np.float32], components: NDArray[np.float32] | None, batch: CellBatch, rows: slice
+        self,
+        latent: NDArray[np.float32],
+        encoded: NDArray[np.float32] | None,
+        components: NDArray[np.float32] | None,
+        batch: CellBatch,
+        rows: slice,
     ) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
-        """Return the obs and the UMAP coordinates of consecutive cells."""
+        """Return the obs and the UMAP coordinates of consecutive cells; `encoded` as in `compute_evidence`."""
         n_cells = rows.stop - rows.start
         placement = self._map.place(latent)
         obs = self.data.cells.read_obs(rows).copy()
@@ -115,8 +123,8 @@ class QueryBlocks:
         if placement.cluster is not None:
             obs["leiden"] = placement.cluster
         if self._transfer is not None:
-            evidence = self._transfer.compute_evidence(latent, components)
-            # The threshold for unknown cells depends on all cells: `write_labels` sets the final labels.
+            evidence = self._transfer.compute_evidence(latent, components, encoded=encoded)
+            # Whether a cell is unknown depends on the other cells of its domain: `write_labels` sets the final labels.
             evidence.insert(0, "label", pd.Categorical(evidence["best"], [*self._transfer.types, UNKNOWN]))
             for name, column in evidence.items():
                 obs[f"{self._label}_{name}"] = column.set_axis(obs.index)

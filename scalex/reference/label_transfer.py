@@ -13,6 +13,8 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
+from scalex.reference.novelty import find_unknown
+
 __all__ = ["UNKNOWN", "LabelTransfer", "has_label"]
 
 UNKNOWN = "unknown"
@@ -26,14 +28,14 @@ COMBINED_WEIGHTS = (1 / 8, 1 / 12)
 N_COMPONENTS = 50
 # Share of the reference's cells at a distance of at most 1.
 QUANTILE = 0.95
-# Fewer cells are not enough to estimate how far the cells of their data set lie from the types.
-MIN_CELLS = 100
-# Robust standard deviations above the median at which a cell of a data set is unknown.
-N_DEVIATIONS = 2.5
 # Smallest and largest factor of log-likelihoods.
 INVERSE_TEMPERATURES = (0.2, 30.0)
 # Groups of domains that are left out in turn.
 MAX_FOLDS = 10
+# Few domains hardly show how far another one will differ. The factor is that of the domains and of this number with a factor of 1.
+N_PRIOR_DOMAINS = 3
+# Share of the normalization of a type of few cells. With all of it, new cells of such a type are taken for cells of larger ones.
+NORMALIZATION = 0.5
 # Share of the common covariance that is replaced by its mean variance in all directions.
 SHRINKAGE = 0.1
 
@@ -72,7 +74,7 @@ class _View:
         The mean of n cells has 1 / n of the variance of one cell, so a type of few cells is wider.
         """
         width_K = 1 + 1 / self.count_K
-        log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + self.mean_KD.shape[1] * np.log(width_K))
+        log_CK: NDArray[np.float64] = -0.5 * (squared_CK / width_K + NORMALIZATION * self.mean_KD.shape[1] * np.log(width_K))
         return log_CK
 
 
@@ -82,9 +84,8 @@ class LabelTransfer:
 
     Each type is a Gaussian in the latents, and another one in principal components of the model's inputs. All types share one covariance,
     which a type of a single cell takes from the others (linear discriminant analysis). All types have the same prior probability, because
-    the composition of the query may differ from that of the reference. The result for a cell depends on that cell alone, except for the
-    threshold above which cells are unknown: the reference does not show how far the cells of a new technology lie from the types. The cost
-    per cell depends on the number of types, not on the number of reference cells.
+    the composition of the query may differ from that of the reference. The result for a cell depends on that cell alone, except for
+    whether it is unknown (`find_unknown`). The cost per cell depends on the number of types, not on the number of reference cells.
 
     Attributes
     ----------
@@ -125,7 +126,8 @@ class LabelTransfer:
             cells of types that the reference does not have are hardly recognised, and rare types are missed more often.
         domain
             (n_cells,) domain of each cell. If there are several domains, each is left out in turn to calibrate the probabilities for a new
-            domain: the log-likelihoods are scaled so that those of the true types are largest. Otherwise they are not scaled.
+            domain: the log-likelihoods are scaled so that those of the true types are largest, the less the fewer domains there are.
+            Otherwise they are not scaled.
         seed
             Seed of the sample of cells, if there are more than 100,000.
 
@@ -158,19 +160,22 @@ class LabelTransfer:
         )
         return cls(types, views, max(float(limit), np.finfo(np.float64).tiny), inverse_temperature)
 
-    def predict(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+    def predict(
+        self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None, *, domain: NDArray[np.integer] | None = None
+    ) -> pd.DataFrame:
         """Predict the types of the cells of a data set.
 
         Parameters
         ----------
         latent, components
             As in `compute_evidence`.
+        domain
+            (n_cells,) codes of domains, in each of which unknown cells are found. None: all cells are of one domain.
 
         Returns
         -------
         DataFrame
-            One row per cell: "label", categorical, which is "best", or "unknown" if the column "unknown" is above `compute_threshold`; and
-            the columns of `compute_evidence`.
+            One row per cell: "label", categorical, which is "best", or "unknown"; and the columns of `compute_evidence`.
 
         Raises
         ------
@@ -178,16 +183,25 @@ class LabelTransfer:
             If the dimensions differ from those in `fit`, or values are not finite.
         """
         table = self.compute_evidence(latent, components)
-        table.insert(0, "label", self.assign_labels(table["best"].cat.codes.to_numpy(), table["unknown"].to_numpy()))
+        table.insert(0, "label", self.assign_labels(table["best"].cat.codes.to_numpy(), table["unknown"].to_numpy(), latent, domain))
         return table
 
-    def compute_evidence(self, latent: NDArray[np.floating], components: NDArray[np.floating] | None = None) -> pd.DataFrame:
+    def compute_evidence(
+        self,
+        latent: NDArray[np.floating],
+        components: NDArray[np.floating] | None = None,
+        *,
+        encoded: NDArray[np.floating] | None = None,
+    ) -> pd.DataFrame:
         """Compute the evidence for the type of each cell, independently of the other cells.
 
         Parameters
         ----------
         latent, components
             (n_cells, n_latent) and (n_cells, n_components), as in `fit`.
+        encoded
+            (n_cells, n_latent) latents before an adapter moved the cells. An adapter may move cells of a type that the reference lacks to
+            cells of another type. So the distance is that of these latents. None: no adapter moved the cells.
 
         Returns
         -------
@@ -207,6 +221,9 @@ class LabelTransfer:
             given_text, needed_text = _format_dimensions(given), _format_dimensions(needed)
             raise ValueError(f"The cells have {given_text}, but those of the reference had {needed_text}: give the same.")
         squared = [view.squared_distance(space) for view, space in zip(self._views, _split_views(spaces), strict=True)]
+        distance_CK = squared[0] if encoded is None else self._views[0].squared_distance(*_check_spaces(encoded, None))
+        if len(squared) > 1:
+            distance_CK = distance_CK + squared[-1]
         score = _compute_score(self._views[:2], squared[:2])
         probability = softmax(self._inverse_temperature * score, axis=1)
         order, cell = np.argsort(-score, axis=1, kind="stable"), np.arange(len(score))
@@ -217,31 +234,28 @@ class LabelTransfer:
                 "best": pd.Categorical.from_codes(best, self.types),
                 "probability": probability[cell, best],
                 "runner_up": pd.Categorical.from_codes(runner_up, self.types),
-                "unknown": (squared[0] + squared[-1] * (len(squared) > 1))[cell, best] / self._limit,
+                "unknown": distance_CK[cell, best] / self._limit,
             }
         )
 
-    def assign_labels(self, best: NDArray[np.integer], unknown: NDArray[np.floating]) -> pd.Categorical:
+    def assign_labels(
+        self,
+        best: NDArray[np.integer],
+        unknown: NDArray[np.floating],
+        latent: NDArray[np.floating],
+        domain: NDArray[np.integer] | None = None,
+    ) -> pd.Categorical:
         """Return the labels of the cells of a data set.
 
         Parameters
         ----------
         best, unknown
             (n_cells,) codes of the column "best", and the column "unknown", of `compute_evidence`.
+        latent, domain
+            (n_cells, n_latent) and (n_cells,), as in `predict`.
         """
-        code = np.where(unknown > self.compute_threshold(unknown), len(self.types), best)
+        code = np.where(find_unknown(unknown, latent, domain), len(self.types), best)
         return pd.Categorical.from_codes(code, [*self.types, UNKNOWN])
-
-    def compute_threshold(self, unknown: NDArray[np.floating]) -> float:
-        """Return the value of "unknown" above which the cells of a data set are unknown.
-
-        It is the median of the data set plus 2.5 robust standard deviations, but at most 1. It is 1 for fewer than 100 cells.
-        """
-        if len(unknown) < MIN_CELLS:
-            return 1.0
-        median = np.median(unknown)
-        # The standard deviation of a normal distribution is 1.4826 times its median absolute deviation.
-        return float(min(1.0, median + N_DEVIATIONS * 1.4826 * np.median(np.abs(unknown - median))))
 
 
 def _compute_score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -255,7 +269,7 @@ def _compute_score(views: Sequence[_View], squared: Sequence[NDArray[np.float64]
 def _fit_inverse_temperature(spaces: list[NDArray[np.float64]], code: NDArray[np.int64], fold: NDArray[np.integer]) -> float:
     """Return the factor of the log-likelihoods that makes the types of left-out cells most probable, or 1 if there is one domain.
 
-    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen.
+    It is a temperature (Guo et al., ICML 2017), fitted to domains that the classifier has not seen. Few domains change it less.
     """
     left_out = []
     for one in np.unique(fold):
@@ -273,7 +287,8 @@ def _fit_inverse_temperature(spaces: list[NDArray[np.float64]], code: NDArray[np
         factor = np.exp(log_factor)
         return -sum(float(log_softmax(factor * score, axis=1)[np.arange(len(true)), true].sum()) for score, true in left_out)
 
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x))
+    log_factor = float(minimize_scalar(cross_entropy, bounds=np.log(INVERSE_TEMPERATURES), method="bounded").x)
+    return float(np.exp(log_factor * len(left_out) / (len(left_out) + N_PRIOR_DOMAINS)))
 
 
 def has_label(label: pd.Categorical) -> NDArray[np.bool_]:

@@ -63,7 +63,7 @@ def naive(
                 off = cell - x[label == name].astype(float).mean(0)
                 squared = off @ np.linalg.inv(covariance) @ off
                 distance[i, j] += squared
-                score[i, j] += weight * -0.5 * (squared / (1 + 1 / n) + len(off) * np.log(1 + 1 / n))
+                score[i, j] += weight * -0.5 * (squared / (1 + 1 / n) + len(off) * np.log(1 + 1 / n) / 2)
     probability = np.exp(score)
     return probability / probability.sum(1, keepdims=True), distance
 
@@ -123,32 +123,33 @@ def test_cells_far_from_all_types_are_unknown_and_others_keep_their_label(refere
     far = components.copy()
     far[:10, 5:] += 20
     found = transfer.predict(latent, far)
-    assert (found["label"][:10] == "unknown").all()
-    pd.testing.assert_series_equal(found["label"] == "unknown", found["unknown"] > 1, check_names=False)
-    near = found["unknown"] <= 1
-    assert near.sum() > 35
-    assert found["label"][near].tolist() == found["best"][near].tolist()
-
-
-def test_the_threshold_is_the_smaller_of_one_and_that_of_the_data_set(reference: Known) -> None:
-    transfer = LabelTransfer.fit(*reference)
-    few, many = np.linspace(0.1, 0.3, 99), np.linspace(0.1, 0.3, 101)
-    assert transfer.compute_threshold(few) == 1
-    assert transfer.compute_threshold(many * 100) == 1
-    deviation = 1.4826 * np.median(np.abs(many - 0.2))
-    assert transfer.compute_threshold(many) == pytest.approx(0.2 + 2.5 * deviation)
-    labels = transfer.assign_labels(np.zeros(102, int), np.append(many, 0.9))
-    assert labels.tolist() == ["a"] * 101 + ["unknown"]
+    assert (found["label"] == "unknown").tolist() == [True] * 10 + [False] * 50
+    assert found["label"][10:].tolist() == found["best"][10:].tolist()
 
 
 def test_unknown_cells_are_found_in_a_data_set_nearer_than_the_reference(reference: Known) -> None:
-    latent = cells(300, np.random.default_rng(5), width=0.4)[0]
-    components = cells(300, np.random.default_rng(6), 12, width=0.4)[0]
-    components[:15, 8:] += 1.5
-    assert LabelTransfer.fit(*reference).compute_evidence(latent, components)["unknown"].max() < 1
-    found = LabelTransfer.fit(*reference).predict(latent, components)
-    assert (found["label"][:15] == "unknown").mean() > 0.8
-    assert (found["label"][15:] == "unknown").mean() < 0.1
+    latent, components = (cells(300, np.random.default_rng(seed), n, width=0.4)[0] for seed, n in ((5, 4), (6, 12)))
+    # A group beside the first type.
+    latent[:120] = np.random.default_rng(7).normal([0, 0, 3, 3], 0.1, (120, 4))
+    transfer = LabelTransfer.fit(*reference)
+    found = transfer.predict(latent, components)
+    assert found["unknown"].max() < 2
+    assert (found["label"][:120] == "unknown").all()
+    assert (found["label"][120:] == "unknown").mean() < 0.01
+    # Domains are not compared with each other.
+    assert not (transfer.predict(latent, components, domain=np.repeat([0, 1], [120, 180]))["label"] == "unknown").any()
+
+
+def test_the_distance_is_that_before_an_adapter_moved_the_cells(reference: Known, query: New) -> None:
+    transfer = LabelTransfer.fit(*reference)
+    latent, components, _ = query
+    moved = transfer.compute_evidence(latent, components, encoded=latent + 5)
+    as_they_lay = transfer.compute_evidence(latent, components)
+    assert_same_table(moved.drop(columns="unknown"), as_they_lay.drop(columns="unknown"))
+    same = transfer.compute_evidence(latent + 5, components)
+    alike = (same["best"] == moved["best"]).to_numpy()
+    assert alike.any()
+    np.testing.assert_allclose(moved["unknown"][alike], same["unknown"][alike], rtol=1e-12)
 
 
 def test_the_result_for_a_cell_does_not_depend_on_other_cells(reference: Known, query: New) -> None:
@@ -253,7 +254,8 @@ class TestProbabilitiesWithDomains:
             grid = np.linspace(low, high, 24)
             best = int(np.argmin([cross_entropy(np.exp(one)) for one in grid]))
             low, high = grid[max(best - 1, 0)], grid[min(best + 1, 23)]
-        factor = np.exp(grid[best])
+        # Three domains have as much weight as those with a factor of 1.
+        factor = np.exp(grid[best] / 2)
         probability, _ = naive([latent], label, [query[0]], (factor / 2,))
         np.testing.assert_allclose(found["probability"], probability.max(1), rtol=0.02)
 
