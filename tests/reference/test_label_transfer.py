@@ -130,7 +130,8 @@ def test_cells_far_from_all_types_are_unknown_and_others_keep_their_label(refere
 def test_unknown_cells_are_found_in_a_data_set_nearer_than_the_reference(reference: Known) -> None:
     latent, components = (cells(300, np.random.default_rng(seed), n, width=0.4)[0] for seed, n in ((5, 4), (6, 12)))
     # A group beside the first type.
-    latent[:120] = np.random.default_rng(7).normal([0, 0, 3, 3], 0.1, (120, 4))
+    rng = np.random.default_rng(7)
+    latent[:120], components[:120] = rng.normal([0, 0, 3, 3], 0.1, (120, 4)), rng.normal(0, 0.4, (120, 12))
     transfer = LabelTransfer.fit(*reference)
     found = transfer.predict(latent, components)
     assert found["unknown"].max() < 2
