@@ -55,7 +55,7 @@ class Preprocessor:
     min_features
         The filter of the training cells: cells with fewer detected features were dropped.
     fractional
-        Most training cells had fractional values, so they were not counts.
+        Most training cells had fractional values: processed ones, or corrected or estimated counts.
     """
 
     features: pd.Index

@@ -17,7 +17,7 @@ from scalex.features.peaks import match_by_overlap
 from scalex.nn import SparseRows
 from scalex.nn.batch import CellBatch
 from scalex.preprocess import RowTransform
-from scalex.preprocess.checks import check_values, count_fractional
+from scalex.preprocess.checks import check_values, count_fractional, look_normalized
 from scalex.reference.finished_run import FinishedRun
 from scalex.system.chunks import chunks
 
@@ -149,21 +149,23 @@ def _check_features(transform: RowTransform, var: pd.DataFrame, least_found: flo
 
 
 def _check_counts(reference: FinishedRun, source: CellSource, values: sparse.csr_matrix) -> None:
-    """Check that a model of counts gets counts, and that a model of processed values gets processed values."""
-    n_cells = np.count_nonzero(np.diff(values.indptr))
-    fractional = 2 * count_fractional(values) > n_cells
-    trained_on = reference.trained_on.preprocessor
-    if fractional and not trained_on.fractional:
+    """Check that a model of counts gets counts, perhaps estimated ones, and that a model of processed values gets processed values."""
+    n_cells, n_fractional = np.count_nonzero(np.diff(values.indptr)), count_fractional(values)
+    fractional, trained_on = 2 * n_fractional > n_cells, reference.trained_on.preprocessor
+    if fractional and not trained_on.fractional and (trained_on.normalization == "none" or look_normalized(values)):
         found = source.find_counts() if isinstance(source, AnnDataSource) else []
-        advice = "Give raw counts; no layer of the query holds them."
+        advice = "Give raw counts; no layer of the query holds them. If these are estimated counts, round them."
         if found:
             advice = (
                 f"Whole numbers are in {' and '.join(found)}: use dataset.layer={found[0]} (SCALEX: counts_layer={found[0]!r}, Reference: "
                 f"layer={found[0]!r})."
             )
-        raise ValueError(f"The query's values are not whole numbers, but the reference was trained on counts. {advice}")
-    if n_cells and not fractional and trained_on.fractional:
+        raise ValueError(f"The query's values look normalized, but the reference was trained on counts. {advice}")
+    if n_cells and not fractional and trained_on.fractional and trained_on.normalization == "none":
         raise ValueError(
             "The query's values are whole numbers, probably raw counts, but the reference was trained on processed values. Process the "
             "query in the same way first."
         )
+    if fractional and trained_on.normalization != "none":
+        numbers = f"{n_fractional:,}", f"{n_cells:,}"
+        logger.info("%s of the first %s cells have fractional values, which are taken for corrected or estimated counts", *numbers)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -321,7 +322,7 @@ class TestFeatures:
 
 class TestKindOfValues:
     def test_processed_values_for_a_model_of_counts_are_refused(self, reference: Reference, query: AnnData) -> None:
-        refused = r"query's values are not whole numbers, but the reference was trained on counts\. "
+        refused = r"query's values look normalized, but the reference was trained on counts\. "
         processed = process(query)
         with pytest.raises(ValueError, match=refused + "Give raw counts; no layer of the query holds them"):
             reference.project(processed)
@@ -329,6 +330,26 @@ class TestKindOfValues:
         with pytest.raises(ValueError, match=refused + r"Whole numbers are in counts: use dataset\.layer=counts .*layer='counts'"):
             reference.project(processed)
         np.testing.assert_array_equal(reference.embed(processed, layer="counts"), reference.embed(query))
+
+    @pytest.mark.parametrize("adapted", [False, True])
+    def test_estimated_counts_are_counts_for_a_model_of_counts(self, reference: Reference, query: AnnData, adapted: bool) -> None:
+        estimated = query.copy()
+        estimated.X = sparse.csr_matrix(query.X, dtype=np.float32)
+        estimated.X.data += np.random.default_rng(0).uniform(-0.4, 0.4, estimated.X.nnz).astype(np.float32)
+        estimated.X.data *= 40
+        expected = reference.embed(query)
+        assert float(np.square(reference.embed(estimated) - expected).mean()) < 0.1 * expected.var()
+        if adapted:
+            assert reference.fit_adapter(estimated).maps.keys() == reference.fit_adapter(query).maps.keys()
+
+    def test_counts_are_counts_for_a_model_of_estimated_counts(
+        self, reference: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = reference.embed(query)
+        preprocessor = replace(reference.trained_on.preprocessor, fractional=True)
+        monkeypatch.setattr(reference.module, "trained_on", replace(reference.trained_on, preprocessor=preprocessor))
+        assert reference.describe()["values"] == "counts"
+        np.testing.assert_array_equal(reference.embed(query), expected)
 
     def test_counts_for_a_model_of_processed_values_are_refused(self, trained_on_processed: Reference, query: AnnData) -> None:
         with pytest.raises(
