@@ -29,7 +29,7 @@ from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.settings import Count, Seed, Share, check_call
 
-__all__ = ["check_adapter_options", "fit_adapter", "get_adapter"]
+__all__ = ["check_adapter_options", "fit_adapter", "open_with_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ WARN_BELOW = 0.5
 @check_call
 def fit_adapter(
     reference: FinishedRun,
-    source: CellSource,
+    source: CellSource | Query,
     trainer: Trainer | None = None,
     *,
     fit_on: str | None = None,
@@ -66,7 +66,8 @@ def fit_adapter(
     reference
         The reference.
     source
-        Source of the new cells. Up to 20,000 of each domain take part, and no cells that the training filter would have dropped.
+        Source of the new cells, or the cells that `open_query` has opened. Up to 20,000 of each domain take part, and no cells that the
+        training filter would have dropped.
     trainer
         Lightning's trainer, which determines device and precision. None: the CPU.
     fit_on
@@ -126,7 +127,7 @@ def check_adapter_options(*, adapt: bool, adapter: object, fit_on: str | None) -
         raise ValueError("fit_on= names the cells that an adapter is fitted to, and no adapter is fitted: add adapt=true.")
 
 
-def get_adapter(
+def open_with_adapter(
     reference: FinishedRun,
     source: CellSource,
     trainer: Trainer | None,
@@ -134,9 +135,15 @@ def get_adapter(
     adapt: bool,
     adapter: Adapter | str | Path | None,
     fit_on: str | None,
-    **options: Any,
-) -> Adapter | None:
-    """Return the adapter of a projection: the given one, a new one if `adapt`, or None. `options` are those of `fit_adapter`.
+    chunk_size: int = 20_000,
+    least_found: float = 0.3,
+    statistics: Statistics | None = None,
+    **_: Any,
+) -> tuple[CellSource | Query, Adapter | None]:
+    """Return the cells of a projection and its adapter: a new one if `adapt`, the given one, or None.
+
+    The cells are opened if an adapter was fitted to them, so that they are not opened twice. The options are those of `fit_adapter`.
+    Others of a projection have no effect.
 
     Raises
     ------
@@ -145,8 +152,9 @@ def get_adapter(
     """
     check_adapter_options(adapt=adapt, adapter=adapter, fit_on=fit_on)
     if adapt:
-        return fit_adapter(reference, source, trainer, fit_on=fit_on, **options)
-    return adapter if adapter is None or isinstance(adapter, Adapter) else Adapter.load(adapter)
+        data = open_query(reference, source, chunk_size, least_found)
+        return data, fit_adapter(reference, data, trainer, fit_on=fit_on, statistics=statistics)
+    return source, adapter if adapter is None or isinstance(adapter, Adapter) else Adapter.load(adapter)
 
 
 def _choose_rows(data: Query, fit_on: str | None, seed: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from scalex.model.module import Statistics
 from scalex.projection.blocks import QueryBlocks, make_projection_column, make_reference_blocks
 from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_progress
 from scalex.projection.processes import connect, gather_in_order
-from scalex.projection.query import open_query
+from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
@@ -43,7 +43,7 @@ LARGE_CHUNK = 1000
 @check_call
 def embed(
     reference: FinishedRun,
-    source: CellSource,
+    source: CellSource | Query,
     trainer: Trainer | None = None,
     *,
     adapter: Adapter | None = None,
@@ -68,7 +68,7 @@ def embed(
 @check_call
 def project(
     reference: FinishedRun,
-    source: CellSource,
+    source: CellSource | Query,
     file: h5py.File,
     trainer: Trainer | None = None,
     *,
@@ -91,7 +91,7 @@ def project(
     reference
         The reference to project into.
     source
-        Source of the new cells.
+        Source of the new cells, or the cells that `open_query` has opened.
     file
         An empty HDF5 file, open for writing.
     trainer
@@ -171,7 +171,9 @@ def project(
     return report
 
 
-def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, statistics: Statistics | None, **options: Any) -> None:
+def take_part(
+    reference: FinishedRun, source: CellSource | Query, trainer: Trainer, *, statistics: Statistics | None, **options: Any
+) -> None:
     """Make this process's share of the blocks, which rank 0 writes. `options` are those of `project`, without `parameters`."""
     return_freed_memory()
     query = _open_blocks(reference, source, statistics=statistics, **options)
@@ -182,7 +184,7 @@ def take_part(reference: FinishedRun, source: CellSource, trainer: Trainer, *, s
 
 def _open_blocks(
     reference: FinishedRun,
-    source: CellSource,
+    source: CellSource | Query,
     *,
     repeat: bool,
     impute: Impute,

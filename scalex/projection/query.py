@@ -87,8 +87,13 @@ class Query:
         return ChunkLoader(list(chunks(self.n_cells, self._chunk_size))[process::n_processes], self.read)
 
 
-def open_query(reference: FinishedRun, source: CellSource, chunk_size: int, least_found: float = 0.3) -> Query:
-    """Open new cells for a reference and check them. See `scalex.projection.project.project` for parameters and errors."""
+def open_query(reference: FinishedRun, source: CellSource | Query, chunk_size: int, least_found: float = 0.3) -> Query:
+    """Open new cells for a reference and check them. See `scalex.projection.project.project` for parameters and errors.
+
+    What this function has returned can be given again, and is returned as it is.
+    """
+    if isinstance(source, Query):
+        return source
     cells = source.open()
     if isinstance(source, AnnDataSource) and source.match_peaks == "overlap":
         cells = _match_peaks(cells, reference)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from anndata.io import read_elem
 from lightning import Trainer
 
 from scalex.cells import CellSource
-from scalex.projection.adaptation import get_adapter
+from scalex.projection.adaptation import open_with_adapter
 from scalex.projection.project import project
 from scalex.projection.report import Report
 from scalex.reference.adapter import Adapter
@@ -60,18 +59,18 @@ def project_to(
     ------
     ValueError
         If `append` and `repeat` are both true, and as in `scalex.projection.project.project` and
-        `scalex.projection.adaptation.get_adapter`.
+        `scalex.projection.adaptation.open_with_adapter`.
     """
     if append and options.get("repeat"):
         raise ValueError("append=true adds the new cells to those of the reference, but repeat=true omits these: use only one of them.")
     return_freed_memory()
-    used = get_adapter(reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **_choose_shared(options))
+    cells, used = open_with_adapter(reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **options)
     if used is not None:
         used.save(folder / ADAPTER)
         logger.info("Wrote %s", folder / ADAPTER)
     with atomic_write(folder / "adata.h5ad") as path:
         with h5py.File(path, "w") as file:
-            report = project(reference, source, file, trainer, adapter=used, **options)
+            report = project(reference, cells, file, trainer, adapter=used, **options)
         report.write(folder)
         if append:
             # The model comes first: without adata.h5ad, the folder does not count as a reference yet.
@@ -83,11 +82,6 @@ def project_to(
     if append:
         logger.info("The reference has grown from %s to %s cells: %s", f"{reference.cells.n_obs:,}", f"{n_cells:,}", folder)
     return report
-
-
-def _choose_shared(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options of a projection that an adapter is fitted with, too."""
-    return {name: options[name] for name in ("statistics", "chunk_size", "least_found") if name in options}
 
 
 def project_to_anndata(
@@ -106,11 +100,9 @@ def project_to_anndata(
     The parameters are those of `project_to`. Nothing is written if `folder` is None.
     """
     if folder is None:
-        options["adapter"] = get_adapter(
-            reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **_choose_shared(options)
-        )  # fmt: skip
+        cells, used = open_with_adapter(reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **options)
         with h5py.File("projection", "w", driver="core", backing_store=False) as file:
-            report = project(reference, source, file, trainer, **options)
+            report = project(reference, cells, file, trainer, adapter=used, **options)
             return read_elem(file), report
     report = project_to(folder, reference, source, trainer, adapt=adapt, adapter=adapter, fit_on=fit_on, **options)
     return read_h5ad(folder / "adata.h5ad"), report

@@ -65,15 +65,17 @@ def query(trained: Any, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_slurm_tasks_grow_a_reference(query: list[str], tmp_path: Path) -> None:
-    arguments = [*query, "append=true", "impute=domain0", "dataset.backed=false"]
+def test_slurm_tasks_grow_a_reference_by_adapted_cells(trained: Any, query: list[str], tmp_path: Path) -> None:
+    trained.query.obs["all"] = "all"
+    Reference.load(trained.folder).fit_adapter(trained.query, batch_key="all").save(tmp_path / "adapter")
+    arguments = [*query, "append=true", "adapter=adapter", "impute=domain0", "dataset.backed=false"]
     project_by_one(*arguments, cwd=tmp_path)
     firsts, others = [task.end() for task in start_tasks("project.py", *arguments, *TOGETHER, "output=two", cwd=tmp_path)]
     assert firsts.count("Results: two") == 1
     assert others == ""
     assert_same(tmp_path / "one", tmp_path / "two")
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "query.h5ad"}
-    assert Reference.load(tmp_path / "two").lineage[-1]["action"] == "projected"
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "query.h5ad", "adapter"}
+    assert Reference.load(tmp_path / "two").lineage[-1]["action"] == "projected with an adapter"
 
 
 @pytest.mark.slow
