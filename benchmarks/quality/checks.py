@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations, product
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from benchmarks.quality.runs import LabelsHidden, Model, Projected
+from benchmarks.quality.projections import PEERS, WAYS, PeerProjection, Projected, list_left_out
+from benchmarks.quality.runs import LabelsHidden, Model
 from benchmarks.quality.sets import LabelledCells, cut_at_random, draw_few, restrict_types
 from benchmarks.quality.store import Figures, Method, Store
 from benchmarks.tables import mean_and_spread
@@ -29,14 +30,19 @@ __all__ = [
 CUT_SEED = 0
 UNSHARED_SET = "pancreas_celseq_indrop"
 UNSHARED_TYPES = ("alpha", "ductal", "beta")
-# Sets whose domains are left out, with the number of domains, in the order of their names. If None, all.
-PROJECTED_SETS = {
-    "pancreas_celseq_indrop": None,
-    "celllines_mixology": None,
-    "kang_ctrl_stim": None,
-    "celllines_joined": None,
-    "kang_ctrl_donors": 3,
-}
+# Sets from which domains are left out and then projected.
+PROJECTED_SETS = (
+    "pancreas_celseq_indrop",
+    "kang_ctrl_stim",
+    "celllines_joined",
+    "kang_ctrl_stim_scgen",
+    "kang_ctrl_donors",
+    "pbmc_protein_asap_cite",
+    "mop_rna_vs_geneactivity",
+)
+# A smaller loss of the total by projection is none: the domains are like those of the training.
+LEAST_LOSS = 0.03
+PROJECTED_FIGURES = ("steady total", "bio", "batch", "wrong")
 
 # Sets in which the labels of each domain in turn are hidden.
 LABELS_SETS = ("pancreas_celseq_indrop", "kang_ctrl_stim")
@@ -174,8 +180,8 @@ def check_unshared(store: Store, read: Read, methods: Sequence[Method], types: S
     return Section("quality, unshared: types of one domain", columns, [*rows, *means], note)
 
 
-def check_projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Model]) -> Section:
-    """Compare models trained without each domain in turn, which they then embed, with models trained on all.
+def check_projected(store: Store, read: Read, sets: Sequence[str], models: Sequence[Model], interpreters: Sequence[str | None]) -> Section:
+    """Compare models trained without domains, which they then embed in several ways, with models trained on all, and with other methods.
 
     Parameters
     ----------
@@ -185,31 +191,68 @@ def check_projected(store: Store, read: Read, sets: Sequence[str], models: Seque
         The used sets of `PROJECTED_SETS`.
     models
         Our models.
+    interpreters
+        Interpreter of each of `benchmarks.quality.projections.PEERS`. None: its stored results alone are used.
     """
-    rows = []
+    rows: list[list[str]] = []
+    means: list[_Mean] = []
     for name in sets:
         cells = read(name)
-        for model in models:
-            trained = store.all_figures(cells, model)
-            changes: list[list[Figures]] = []
-            for domain in sorted(cells.adata.obs["batch"].unique())[: PROJECTED_SETS[name]]:
-                without = store.all_figures(cells, Projected(model, domain))
-                if trained and len(without) == len(trained):
-                    compared = [text for key in ("total", "bio", "batch", "wrong") for text in _compare(trained, without, key)[1:]]
-                    rows.append([name, model.name, domain, str(len(without)), mean_and_spread(_values(trained, "total")), *compared])
-                    changes.append(without)
-            if changes:
-                every = [figure for without in changes for figure in without]
-                compared = []
-                for key in ("total", "bio", "batch", "wrong"):
-                    mean = float(np.mean(_values(every, key)))
-                    compared += [f"{mean:.3f}", f"{mean - float(np.mean(_values(trained, key))):+.3f}"]
-                rows.append([name, model.name, f"mean of {len(changes)}", "", mean_and_spread(_values(trained, "total")), *compared])
-    columns = ["set", "model", "left out", "seeds", "total, all trained on"]
-    for figure in ("total", "bio", "batch", "wrong neighbours"):
-        columns += [f"{figure}, projected", "change"]
+        for left_out in list_left_out(cells):
+            found: dict[str, list[Figures]] = {}
+            for model in models:
+                for way in WAYS:
+                    found[f"{model.name}: {way}"] = store.all_figures(cells, Projected(model, left_out, way))
+                found[f"{model.name}: trained on all"] = store.all_figures(cells, model)
+            for peer, interpreter in zip(PEERS, interpreters, strict=True):
+                found[peer.name] = store.all_figures(cells, PeerProjection(peer, interpreter, left_out))
+            for method, figures in found.items():
+                if figures:
+                    one = _Mean.of(method, figures, found)
+                    texts = [mean_and_spread(_values(figures, key)) for key in PROJECTED_FIGURES]
+                    rows.append([name, " + ".join(left_out), method, str(len(figures)), *texts, one.format_share()])
+                    means.append(one)
+    for kind, chosen in (("", means), ("unlike ", [one for one in means if one.loss > LEAST_LOSS])):
+        for method in dict.fromkeys(one.method for one in chosen):
+            own = [one for one in chosen if one.method == method]
+            texts = [f"{np.mean([one.figures[i] for one in own]):.3f}" for i in range(len(PROJECTED_FIGURES))]
+            rows.append([f"mean of {len(own)} {kind}domains", "", method, "", *texts, ""])
+    columns = [
+        "set",
+        "left out",
+        "method",
+        "seeds",
+        "total, 10 starts of k-means",
+        "bio",
+        "batch",
+        "wrong neighbours",
+        "share of the loss back",
+    ]
     note = "Scored are all cells, those trained on and those projected; encoder statistics are those of the training."
     return Section("quality, projected: domains left out of training", columns, rows, note)
+
+
+class _Mean(NamedTuple):
+    """Means over seeds of `PROJECTED_FIGURES`, the loss of our model's total by projection as the cells lie, and what is brought back."""
+
+    method: str
+    figures: tuple[float, ...]
+    loss: float
+    back: float
+
+    @classmethod
+    def of(cls, method: str, figures: Sequence[Figures], found: Mapping[str, Sequence[Figures]]) -> Self:
+        """Return the means of a method among those of all methods for the same left-out domains."""
+        by_key = tuple(_mean(figures, key) for key in PROJECTED_FIGURES)
+        ours = next(name.split(":")[0] for name in found)
+        model = method.split(":")[0] if ":" in method else ours
+        before, after = (_mean(found.get(f"{model}: {way}", []), PROJECTED_FIGURES[0]) for way in ("projected", "trained on all"))
+        return cls(method, by_key, after - before, by_key[0] - before)
+
+    def format_share(self) -> str:
+        """Return the share of the loss that a way of one of our models brings back, or "" if there is none to bring back."""
+        shown = self.loss > LEAST_LOSS and self.method.endswith(WAYS[1:])
+        return f"{self.back / self.loss:.2f}" if shown else ""
 
 
 def check_labels(store: Store, read: Read, sets: Sequence[str], scvi_interpreter: str | None, seeds: tuple[int, ...]) -> Section:
@@ -257,6 +300,11 @@ def _format_unshared(figures: Sequence[Figures], one: str, other: str) -> list[s
 
 def _mean_of_types(figures: Figures, types: Sequence[str]) -> float:
     return float(np.mean([figures[f"wrong: {one}"] for one in types]))
+
+
+def _mean(figures: Sequence[Figures], key: str) -> float:
+    """Return the mean of a figure, NaN without figures."""
+    return float(np.mean(_values(figures, key))) if figures else float("nan")
 
 
 def _values(figures: Sequence[Figures], key: str) -> list[float]:

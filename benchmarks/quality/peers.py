@@ -22,7 +22,17 @@ from sklearn.decomposition import TruncatedSVD
 
 from benchmarks.quality.sets import LabelledCells, centred_log_ratio
 
-__all__ = ["Embedding", "Peer", "embed_by_harmony", "embed_by_pca", "embed_by_published", "embed_by_scanvi", "embed_by_scvi", "list_peers"]
+__all__ = [
+    "Embedding",
+    "Peer",
+    "embed_by_harmony",
+    "embed_by_pca",
+    "embed_by_published",
+    "embed_by_scanvi",
+    "embed_by_scvi",
+    "list_peers",
+    "run_on_variable",
+]
 
 # Folder of the scripts for the interpreters of the other packages.
 SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
@@ -191,6 +201,36 @@ def embed_by_published(cells: LabelledCells, *, interpreter: str, seed: int) -> 
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 
+def run_on_variable(cells: LabelledCells, is_new: NDArray[np.bool_], interpreter: str, script: str, seed: int) -> dict[str, NDArray[Any]]:
+    """Return what a script for projections writes: "names", and the latents of "reference" and "query", with the reference's features.
+
+    Parameters
+    ----------
+    cells
+        All cells.
+    is_new
+        (n_cells,) whether a cell is projected.
+    interpreter, script, seed
+        Interpreter, name and seed of the script.
+    """
+    reference = cells.adata[~is_new].copy()
+    reference = reference if cells.kind == "adt" else _select_variable(reference)
+    query = cells.adata[is_new, reference.var_names].copy()
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("reference.h5ad", "query.h5ad", "latents.npz")]
+        for side, file in zip((reference, query), files, strict=False):
+            ad.AnnData(sparse.csr_matrix(side.X), obs=side.obs.astype(str), var=side.var[[]]).write_h5ad(file)
+        _run([interpreter, "-I", str(SCRIPTS / script), *map(str, files), str(seed)], folder)
+        with np.load(files[-1]) as found:
+            names = np.concatenate([reference.obs_names.to_numpy(str), query.obs_names.to_numpy(str)])
+            return {"names": names, **{name: found[name] for name in found.files}}
+
+
+def _run(command: list[str], folder: str) -> None:
+    """Run a script of another interpreter, which finds its own packages instead of the scripts of the same names (-I)."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+
 def _select_variable(adata: ad.AnnData) -> ad.AnnData:
     """Return counts of the features that vary most within domains, or of all features in at least 3 cells if those are few."""
     counts = adata[:, np.asarray((adata.X > 0).sum(0)).ravel() >= 3].copy()
@@ -222,8 +262,6 @@ def _run_script(adata: ad.AnnData, interpreter: str, script: str, *arguments: st
         # Older versions of anndata can read annotation as text.
         simple = ad.AnnData(sparse.csr_matrix(adata.X), obs=adata.obs.astype(str), var=adata.var[[]])
         simple.write_h5ad(cells)
-        # With -I, the interpreter finds its own packages instead of the scripts of the same names.
-        command = [interpreter, "-I", str(SCRIPTS / script), str(cells), str(latents), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        _run([interpreter, "-I", str(SCRIPTS / script), str(cells), str(latents), *arguments], folder)
         with np.load(latents) as found:
             return {name: found[name] for name in found.files}

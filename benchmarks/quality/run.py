@@ -136,6 +136,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="some of the sets")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
+    parser.add_argument("--symphony", metavar="PYTHON", help="interpreter that has symphonypy 0.2")
     parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package, scalex==1.0.4")
     parser.add_argument("--no-peers", action="store_true", help="our models alone")
     parser.add_argument("--umaps", nargs="*", metavar="METHOD", help="methods to draw; default: first model and peers")
@@ -229,7 +230,11 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
             store, read, [name for name in checks.LABELS_SETS if name in arguments.sets], arguments.scvi, tuple(arguments.check_seeds)
         ),
         "projected": lambda: checks.check_projected(
-            store, read, [name for name in checks.PROJECTED_SETS if name in arguments.sets], models
+            store,
+            read,
+            [name for name in checks.PROJECTED_SETS if name in arguments.sets],
+            models,
+            (arguments.scvi, arguments.symphony),
         ),
     }
     for name, make in sections.items():

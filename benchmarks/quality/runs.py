@@ -13,7 +13,6 @@ from time import process_time
 from typing import Any
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -27,9 +26,10 @@ from benchmarks.quality.store import to_file_name
 from scalex.projection.reference import Reference
 from scalex.runs.log import log_to
 from scalex.training.fit import fit
+from scalex.training.growth import grow
 from scalex.training.length import trainer_limits
 
-__all__ = ["LabelsHidden", "Model", "Projected", "TrainingClock", "compose_settings"]
+__all__ = ["LabelsHidden", "Model", "TrainingClock", "compose_settings"]
 
 # The parts of a run besides its trainer, as in train.py.
 PARTS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger")
@@ -83,7 +83,7 @@ class Model:
         with TemporaryDirectory() as folder:
             return self.train(cells, cells.adata, seed, Path(folder))
 
-    def train(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path) -> Embedding:
+    def train(self, cells: LabelledCells, adata: ad.AnnData, seed: int, folder: Path, reference: Path | None = None) -> Embedding:
         """Train and embed as by train.py, and write the run to a folder.
 
         Parameters
@@ -96,6 +96,8 @@ class Model:
             Seed of the run.
         folder
             An empty folder.
+        reference
+            Run folder, whose training is continued with the cells. It may score worse afterwards.
         """
         file, output = folder / "cells.h5ad", folder / "run"
         adata.write_h5ad(file)
@@ -113,15 +115,12 @@ class Model:
                 enable_checkpointing="checkpoint" in parts["callbacks"],
                 _convert_="all",
             )
-            found = fit(
-                parts["dataset"],
-                parts["preprocess"],
-                parts["model"],
-                trainer,
-                chunk_size=settings["chunk_size"],
-                seed=settings["seed"],
-                parameters=settings,
-            )
+            options = {"chunk_size": settings["chunk_size"], "seed": settings["seed"], "parameters": settings}
+            if reference is None:
+                found = fit(parts["dataset"], parts["preprocess"], parts["model"], trainer, **options)
+            else:
+                growth = settings["growth"] | {"allowed_fall": 2}
+                found = grow(Reference.load(reference), parts["dataset"], parts["model"], trainer, folder=output, **growth, **options)
         return Embedding(found.obs_names.to_numpy(str), found.obsm["latent"], clock.seconds, process_time() - start)
 
     def _overrides(self, cells: LabelledCells, seed: int) -> list[str]:
@@ -136,49 +135,6 @@ class Model:
             *cells.overrides,
             *further,
         ]
-
-
-@dataclass(frozen=True)
-class Projected:
-    """One of our models, trained without a domain, which is then embedded with frozen preprocessing and network.
-
-    Attributes
-    ----------
-    model
-        The model.
-    left_out
-        Name of the domain.
-    """
-
-    model: Model
-    left_out: str
-
-    @property
-    def name(self) -> str:
-        """See `Method.name`."""
-        return f"{self.model.name}, {self.left_out} projected"
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """See `Method.seeds`."""
-        return self.model.seeds
-
-    def key(self, cells: LabelledCells, seed: int) -> str:
-        """See `Method.key`."""
-        return f"without_{to_file_name(self.left_out)}-{self.model.key(cells, seed)}"
-
-    def run(self, cells: LabelledCells, seed: int) -> Embedding:
-        """See `Method.run`."""
-        adata = cells.adata
-        new = (adata.obs["batch"] == self.left_out).to_numpy()
-        known = adata[~new].copy()
-        known.obs["batch"] = known.obs["batch"].cat.remove_unused_categories()
-        with TemporaryDirectory() as folder:
-            trained = self.model.train(cells, known, seed, Path(folder))
-            reference = Reference.load(Path(folder) / "run")
-            projected = reference.embed(adata[new].copy(), batch_key="batch", statistics="running")
-        names = np.concatenate([trained.names, adata.obs_names[new].to_numpy(str)])
-        return trained._replace(names=names, latent=np.concatenate([trained.latent, projected]))
 
 
 @dataclass(frozen=True)

@@ -27,31 +27,36 @@ from scalex.system.atomic_files import atomic_write
 __all__ = ["Adapter", "DomainMap", "compute_fingerprint"]
 
 ARRAYS, DESCRIPTION = "adapter.npz", "adapter.json"
-PARTS = ("center_KZ", "factor_KZ", "offset_KZ", "shift_P")
+PARTS = ("matrix_ZZ", "center_KZ", "factor_KZ", "offset_KZ", "shift_P")
 # Number of the format. Files of a higher number are refused.
 FORMAT = 1
 # Smallest variance of a region, where the spread of the reference is 1.
 MIN_VARIANCE = 1e-4
+# Weight, relative to the mean variance within regions, with which the matrix is drawn to the identity.
+MATRIX_RIDGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class DomainMap:
-    """Where the latents of the cells of one domain belong, as a mean of linear maps of regions, weighted by the nearness of the regions.
+    """Where the latents of the cells of one domain belong: a matrix for all, then a mean of maps of regions, weighted by their nearness.
 
     The result for a cell depends on that cell and these numbers alone, to the bit.
 
     Attributes
     ----------
+    matrix_ZZ
+        (n_latent, n_latent) float64.
     center_KZ
         (n_regions, n_latent) float64 centres of the regions.
     factor_KZ, offset_KZ
-        (n_regions, n_latent) float64: a region maps z to factor * z + offset.
+        (n_regions, n_latent) float64: a region maps z to factor * (z @ matrix) + offset.
     shift_P
         (n_components,) float64, added to principal components of the inputs.
     width
         Squared distance from a centre at which the weight of a region is 1/e.
     """
 
+    matrix_ZZ: NDArray[np.float64]
     center_KZ: NDArray[np.float64]
     factor_KZ: NDArray[np.float64]
     offset_KZ: NDArray[np.float64]
@@ -80,27 +85,31 @@ class DomainMap:
         width = WIDTH * spread**2
         before_NZ, after_NZ = latent.astype(np.float64), aligned.astype(np.float64)
         weight_NK = _weigh(before_NZ, center_KZ, width)
-        sum_K1 = weight_NK.sum(0)[:, None]
+        matrix_ZZ = _fit_matrix(before_NZ, after_NZ, weight_NK)
         means, variances = [], []
-        for cell_NZ in (before_NZ, after_NZ):
-            means.append(weight_NK.T @ cell_NZ / sum_K1)
-            variances.append(np.maximum(weight_NK.T @ np.square(cell_NZ) / sum_K1 - np.square(means[-1]), 0) + MIN_VARIANCE * spread**2)
+        for cell_NZ in (before_NZ @ matrix_ZZ, after_NZ):
+            means.append(_mean_of_regions(cell_NZ, weight_NK))
+            squares_KZ = _mean_of_regions(np.square(cell_NZ), weight_NK) - np.square(means[-1])
+            variances.append(np.maximum(squares_KZ, 0) + MIN_VARIANCE * spread**2)
         factor_KZ = np.sqrt(variances[1] / variances[0])
-        return cls(center_KZ, factor_KZ, means[1] - factor_KZ * means[0], shift, width)
+        return cls(matrix_ZZ, center_KZ, factor_KZ, means[1] - factor_KZ * means[0], shift, width)
 
     @classmethod
     def identity(cls, n_latent: int, n_components: int) -> Self:
         """Return the map of cells that lie where they belong."""
         zero = np.zeros((1, n_latent))
-        return cls(zero, np.ones((1, n_latent)), zero, np.zeros(n_components), 1.0)
+        return cls(np.eye(n_latent), zero, np.ones((1, n_latent)), zero, np.zeros(n_components), 1.0)
 
     def apply(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return where latents belong, (n_cells, n_latent) float32."""
         cell_NZ = latent.astype(np.float64)
         weight_NK = _weigh(cell_NZ, self.center_KZ, self.width)
         # Products of matrices round differently with the number of rows. These sums do not.
-        factor_NZ, offset_NZ = (np.einsum("nk,kz->nz", weight_NK, part, optimize=False) for part in (self.factor_KZ, self.offset_KZ))
-        result: NDArray[np.float32] = (factor_NZ * cell_NZ + offset_NZ).astype(np.float32)
+        factor_NZ, offset_NZ, turned_NZ = (
+            np.einsum("nk,kz->nz", left, right, optimize=False)
+            for left, right in ((weight_NK, self.factor_KZ), (weight_NK, self.offset_KZ), (cell_NZ, self.matrix_ZZ))
+        )
+        result: NDArray[np.float32] = (factor_NZ * turned_NZ + offset_NZ).astype(np.float32)
         return result
 
 
@@ -218,6 +227,20 @@ def compute_fingerprint(model: Model) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _fit_matrix(before_NZ: NDArray[np.float64], after_NZ: NDArray[np.float64], weight_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix that maps differences within regions best, by ridge regression that is drawn to the identity."""
+    within_NZ, wanted_NZ = (cell_NZ - weight_NK @ _mean_of_regions(cell_NZ, weight_NK) for cell_NZ in (before_NZ, after_NZ))
+    squares_ZZ = within_NZ.T @ within_NZ
+    ridge_ZZ = (MATRIX_RIDGE * np.trace(squares_ZZ) / len(squares_ZZ) + np.finfo(np.float64).tiny) * np.eye(len(squares_ZZ))
+    matrix_ZZ: NDArray[np.float64] = np.linalg.solve(squares_ZZ + ridge_ZZ, within_NZ.T @ wanted_NZ + ridge_ZZ)
+    return matrix_ZZ
+
+
+def _mean_of_regions(cell_NZ: NDArray[np.float64], weight_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean_KZ: NDArray[np.float64] = weight_NK.T @ cell_NZ / weight_NK.sum(0)[:, None]
+    return mean_KZ
 
 
 def _weigh(cell_NZ: NDArray[np.float64], center_KZ: NDArray[np.float64], width: float) -> NDArray[np.float64]:

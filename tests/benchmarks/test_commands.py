@@ -54,7 +54,7 @@ PEERS = {
     "streaming": ["--published", "other"],
     "processes": [],
     "label_transfer": ["--scvi", "other"],
-    "quality.run": ["--scvi", "other", "--published", "other", "--umaps", "PCA", "scalex"],
+    "quality.run": ["--scvi", "other", "--symphony", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
 # Columns that may be empty, since no type is rare, some comparisons have no target, and some methods no training of their own.
 MAY_BE_EMPTY = {
@@ -65,6 +65,7 @@ MAY_BE_EMPTY = {
     "label_transfer": {"called unknown", "left-out cells called unknown"},
     "quality.run": {
         *("seeds", "rare types", "wrong, rare", "wrong, rare types", "training, s", "whole run, s", "of the first", "of the second"),
+        *("left out", "bio", "batch", "wrong neighbours", "share of the loss back"),
     },
 }
 
@@ -101,7 +102,7 @@ def answer_as_peer(script: str, arguments: Sequence[str]) -> str:
         assert {"batch"} <= set(ad.read_h5ad(arguments[0]).obs)
         return '{"cells_per_second": 100.0}'
     rng = np.random.default_rng(0)
-    if script == "scvi_query.py":
+    if script in ("scvi_query.py", "symphony_query.py"):
         sides = dict(zip(("reference", "query"), (ad.read_h5ad(path) for path in arguments), strict=False))
         np.savez(arguments[2], **{side: rng.normal(size=(cells.n_obs, 10)) for side, cells in sides.items()})
     else:

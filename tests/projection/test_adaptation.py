@@ -54,7 +54,7 @@ def apply_naively(own: DomainMap, cell: NDArray[np.float32]) -> NDArray[np.float
     """Return the formula in the docstring for one cell."""
     z = cell.astype(np.float64)
     weight = softmax([-np.sum(np.square(z - center)) / own.width for center in own.center_KZ])
-    parts = [factor * z + offset for factor, offset in zip(own.factor_KZ, own.offset_KZ, strict=True)]
+    parts = [factor * (z @ own.matrix_ZZ) + offset for factor, offset in zip(own.factor_KZ, own.offset_KZ, strict=True)]
     total: NDArray[np.float64] = np.sum([one * part for one, part in zip(weight, parts, strict=True)], axis=0)
     return total
 
@@ -143,7 +143,7 @@ class TestFolder:
         adapter.save(tmp_path / "a" / "b")
         assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"adapter.json", "adapter.npz"}
         with np.load(tmp_path / "a" / "b" / "adapter.npz", allow_pickle=False) as arrays:
-            assert {"center_KZ/0", "factor_KZ/0", "offset_KZ/0", "shift_P/0", "width"} == set(arrays)
+            assert {"matrix_ZZ/0", "center_KZ/0", "factor_KZ/0", "offset_KZ/0", "shift_P/0", "width"} == set(arrays)
         text = json.loads((tmp_path / "a" / "b" / "adapter.json").read_text())
         assert {"format", "version", "reference", "fingerprint", "fit_on", "seed", "domains"} <= text.keys()
 

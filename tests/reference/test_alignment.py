@@ -81,6 +81,23 @@ def test_a_domain_gets_the_spread_of_the_reference(reference_MZ: Tensor) -> None
     assert float(found) == pytest.approx(float(spread[1]), abs=0.15)
 
 
+def test_a_domain_gets_the_covariance_of_the_reference_within_types(reference_MZ: Tensor) -> None:
+    cell_NZ, type_N = draw_types(100, 2)
+    center_NZ = torch.stack(list(means(cell_NZ, type_N).values()))[type_N]
+    # Two pairs of dimensions are correlated by .8.
+    mix_ZZ = torch.eye(N_LATENT)
+    mix_ZZ[[0, 1, 2, 3], [1, 0, 3, 2]] = 0.5
+    mixed_NZ = center_NZ + (cell_NZ - center_NZ) @ mix_ZZ / mix_ZZ.norm(dim=0)
+    after_NZ = align(mixed_NZ, reference_MZ, seed=0).latent_NZ
+
+    def correlate(part_NZ: Tensor) -> float:
+        within_NZ = part_NZ - torch.stack(list(means(part_NZ, type_N).values()))[type_N]
+        return float(torch.corrcoef(within_NZ.T)[[0, 2], [1, 3]].mean())
+
+    assert correlate(mixed_NZ) == pytest.approx(0.8, abs=0.03)
+    assert abs(correlate(after_NZ)) < 0.15
+
+
 def test_the_same_seed_gives_the_same_bits(reference_MZ: Tensor, shift_Z: Tensor) -> None:
     cell_NZ = draw_types(40, 2)[0] + shift_Z
     first, second = (align(cell_NZ, reference_MZ, seed=3).latent_NZ for _ in range(2))
