@@ -112,6 +112,11 @@ class Peer(NamedTuple):
         """Return `seed` as the only seed."""
         return (self.seed,)
 
+    @property
+    def is_ours(self) -> bool:
+        """See `Method.is_ours`."""
+        return False
+
     def key(self, cells: LabelledCells, seed: int) -> str:
         """Return a name of what an embedding depends on."""
         return f"{self.short}-{cells.fingerprint}-{seed}"

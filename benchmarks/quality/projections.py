@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import ClassVar, Literal, NamedTuple
+from weakref import finalize
 
 import anndata as ad
 import numpy as np
@@ -59,8 +61,12 @@ class TrainedWithout(NamedTuple):
     new: ad.AnnData
 
 
-class _KeptFolder(TemporaryDirectory[str]):
+class _KeptFolder:
     """A folder that lasts as long as this object."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp())
+        finalize(self, shutil.rmtree, self.path)
 
 
 @lru_cache(maxsize=1)
@@ -70,8 +76,8 @@ def _train(model: Model, cells: LabelledCells, left_out: tuple[str, ...], seed: 
     known = adata[~is_new].copy()
     known.obs["batch"] = known.obs["batch"].cat.remove_unused_categories()
     kept = _KeptFolder()
-    trained = model.train(cells, known, seed, Path(kept.name))
-    return kept, TrainedWithout(Path(kept.name) / "run", trained, adata[is_new].copy())
+    trained = model.train(cells, known, seed, kept.path)
+    return kept, TrainedWithout(kept.path / "run", trained, adata[is_new].copy())
 
 
 def train_without(model: Model, cells: LabelledCells, left_out: tuple[str, ...], seed: int) -> TrainedWithout:
@@ -93,6 +99,8 @@ class Projected:
         With preprocessing and network frozen, the same with an adapter for each domain, or after continued training by train.py, which
         changes the latents of all cells.
     """
+
+    is_ours: ClassVar[bool] = True
 
     model: Model
     left_out: tuple[str, ...]
@@ -159,6 +167,8 @@ class PeerProjection:
         Seeds of the runs.
     """
 
+    is_ours: ClassVar[bool] = False
+
     peer: PeerWay
     interpreter: str | None
     left_out: tuple[str, ...]
@@ -170,7 +180,7 @@ class PeerProjection:
         return f"{self.peer.name}, {' + '.join(self.left_out)}"
 
     def key(self, cells: LabelledCells, seed: int) -> str:
-        """See `Method.key`. The source files of scalex have no effect, but are part of the name of the stored file."""
+        """See `Method.key`."""
         return f"{self.peer.short}-{to_file_name('+'.join(self.left_out))}-{cells.fingerprint}-{seed}"
 
     def run(self, cells: LabelledCells, seed: int) -> Embedding | None:

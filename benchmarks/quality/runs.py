@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any
+from typing import Any, ClassVar
 
 import anndata as ad
 import pandas as pd
@@ -68,6 +68,8 @@ class Model:
     seeds
         Seeds of the runs.
     """
+
+    is_ours: ClassVar[bool] = True
 
     name: str
     seeds: tuple[int, ...]
@@ -154,6 +156,11 @@ class LabelsHidden:
     method: Model | str
     hidden: str
     seeds: tuple[int, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        """See `Method.is_ours`."""
+        return isinstance(self.method, Model)
 
     @property
     def name(self) -> str:

@@ -43,6 +43,11 @@ class Method(Protocol):
         """Return the seeds of its runs."""
         ...
 
+    @property
+    def is_ours(self) -> bool:
+        """Return whether its embeddings depend on the code of scalex."""
+        ...
+
     def key(self, cells: LabelledCells, seed: int) -> str:
         """Return a name, fit for a file, of what an embedding depends on besides the code of scalex."""
         ...
@@ -166,7 +171,7 @@ class Store:
 
     def _path(self, cells: LabelledCells, method: Method, seed: int) -> Path:
         folder, key = self.folder / "embeddings" / to_file_name(cells.name), method.key(cells, seed)
-        if isinstance(method, Peer):
+        if not method.is_ours:
             return folder / f"{key}.npz"
         path = folder / f"{key}-{source_hash()}.npz"
         if self._keep_old_code and not path.exists():
