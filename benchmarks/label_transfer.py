@@ -14,45 +14,36 @@ if __name__ == "__main__":
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from lightning import Trainer
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.provenance import ROOT, provenance, source_hash
+from benchmarks.quality.peers import run_query_script
+from benchmarks.quality.projections import PEERS, PeerWay
+from benchmarks.quality.runs import Model
+from benchmarks.quality.sets import Kind, LabelledCells
 from benchmarks.real_cells import data_folder
 from benchmarks.tables import markdown_table, show
 from benchmarks.tiny import parse_arguments
-from scalex.callbacks import LatentExport
-from scalex.cells import AnnDataSource
-from scalex.data import CellBatch
 from scalex.demo import demo_cells
-from scalex.model.module import ScalexModule
-from scalex.nn import SparseRows
-from scalex.preprocess import RnaRecipe
-from scalex.reference.input_pca import InputPca
+from scalex.projection.reference import Reference
+from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import LabelTransfer
-from scalex.runs.log import log_to
-from scalex.training.fit import fit
-from scalex.training.length import trainer_limits
 
 N_BINS = 15
 # A type with fewer query cells is not left out, since its AUROC would be imprecise.
@@ -69,7 +60,15 @@ COLUMNS = (
     "left-out cells called unknown",
 )
 
-Data = tuple[ad.AnnData, ad.AnnData, int, int | list[str]]
+
+class Pair(NamedTuple):
+    """Reference and query of one kind of features, with counts in X, and obs "batch" and "cell_type"; and settings for train.py."""
+
+    reference: ad.AnnData
+    query: ad.AnnData
+    min_features: int = 100
+    settings: tuple[str, ...] = ()
+    kind: Kind = "rna"
 
 
 class Training(NamedTuple):
@@ -82,7 +81,7 @@ class Training(NamedTuple):
     folder
         Folder of stored results.
     overrides
-        Overrides as for `train.py`: an option of conf/model, and settings of it.
+        An option of conf/model, and overrides for `train.py`.
     fresh
         Whether to replace stored results.
     """
@@ -94,18 +93,28 @@ class Training(NamedTuple):
 
 
 class EmbeddedPair(NamedTuple):
-    """Reference and query cells in the spaces of a model: each field holds the arrays of the reference and of the query."""
+    """Reference and query cells in the spaces of a model: each field holds the arrays of the reference and of the query.
+
+    Those of the query in `adapted` and `adapted_components` are placed by an adapter; those of the reference are the same as without.
+    """
 
     latent: tuple[NDArray[np.float32], NDArray[np.float32]]
     components: tuple[NDArray[np.float32], NDArray[np.float32]]
+    adapted: tuple[NDArray[np.float32], NDArray[np.float32]]
+    adapted_components: tuple[NDArray[np.float32], NDArray[np.float32]]
     pca: tuple[NDArray[np.float32], NDArray[np.float32]]
     label: tuple[NDArray[np.str_], NDArray[np.str_]]
     domain: tuple[NDArray[np.str_], NDArray[np.str_]]
 
+    def fit(self, *, components: bool) -> LabelTransfer:
+        """Return the label transfer of the reference, with latents and perhaps components."""
+        used = self.components[0] if components else None
+        return LabelTransfer.fit(self.latent[0], pd.Categorical(self.label[0]), used, domain=pd.Categorical(self.domain[0]))
+
     @property
-    def domains(self) -> pd.Categorical:
-        """Domains of the reference cells."""
-        return pd.Categorical(self.domain[0])
+    def query_domain(self) -> NDArray[np.int8]:
+        """Codes of the domains of the query cells."""
+        return pd.Categorical(self.domain[1]).codes
 
 
 class Answer(NamedTuple):
@@ -117,138 +126,128 @@ class Answer(NamedTuple):
     called: NDArray[np.bool_] | None
 
 
-def read_pancreas(data: Path, reference: str) -> Data:
-    """Return one of two technologies as the reference and the other as the query."""
-    adata = ad.read_h5ad(data / "pancreas_celseq_indrop.h5ad")
-    own = (adata.obs["batch"] == reference).to_numpy()
-    return adata[own].copy(), adata[~own].copy(), 100, 2000
+def read_halves(data: Path, name: str, known: Sequence[str], **settings: Any) -> Pair:
+    """Return some domains of a set as the reference, and the others as the query."""
+    adata = ad.read_h5ad(data / f"{name}.h5ad")
+    own = adata.obs["batch"].isin(known).to_numpy()
+    return Pair(adata[own].copy(), adata[~own].copy(), **settings)
 
 
-def read_kang(data: Path) -> Data:
+def read_kang(data: Path) -> Pair:
     """Return control and stimulated cells, and other cells of the same study."""
-    return ad.read_h5ad(data / "kang_ctrl_stim.h5ad"), ad.read_h5ad(data / "kang_ctrl_stim_scgen.h5ad"), 100, 2000
+    return Pair(ad.read_h5ad(data / "kang_ctrl_stim.h5ad"), ad.read_h5ad(data / "kang_ctrl_stim_scgen.h5ad"))
 
 
-def read_donors(data: Path) -> Data:
+def read_donors(data: Path) -> Pair:
     """Return four donors, and four others of the same study. The method was not tuned on them."""
-    adata = ad.read_h5ad(data / "kang_ctrl_donors.h5ad")
-    own = adata.obs["batch"].isin(sorted(adata.obs["batch"].unique())[:4]).to_numpy()
-    return adata[own].copy(), adata[~own].copy(), 100, 2000
+    names = sorted(ad.read_h5ad(data / "kang_ctrl_donors.h5ad", backed="r").obs["batch"].unique())
+    return read_halves(data, "kang_ctrl_donors", names[:4])
 
 
-def read_cell_lines(data: Path, *, shared: bool) -> Data:
-    """Return CEL-seq2 cells and 10x cells, which have 2,000 features; the reference uses the shared features or its 2,000 most variable."""
+def read_proteins(data: Path) -> Pair:
+    """Return CITE-seq and ASAP-seq cells, each of two samples. The method was not tuned on them."""
+    names = ad.read_h5ad(data / "pbmc_protein_asap_cite.h5ad", backed="r").obs["batch"].unique()
+    return read_halves(data, "pbmc_protein_asap_cite", [name for name in names if "asap" not in name], kind="adt")
+
+
+def read_cell_lines(data: Path, *, shared: bool) -> Pair:
+    """Return CEL-seq2 cells and 10x cells, which have 2,000 features; the reference has the shared features or all of its own."""
     five = ad.read_h5ad(data / "celllines_mixology.h5ad")
     five = five[five.obs["batch"].isin([f"sc_celseq2_5cl_p{run}" for run in (1, 2, 3)])].copy()
     query = ad.read_h5ad(data / "celllines_10x5cl.h5ad")
     reference = ad.concat([ad.read_h5ad(data / "celllines_celseq2.h5ad"), five], join="inner", index_unique="-")
-    return reference, query, 600, reference.var_names.intersection(query.var_names, sort=False).tolist() if shared else 2000
+    common = reference.var_names.intersection(query.var_names, sort=False)
+    return Pair(reference[:, common].copy(), query[:, common].copy(), 100) if shared else Pair(reference, query, 600)
 
 
-def make_demo(data: Path) -> Data:
+def make_demo(data: Path) -> Pair:
     """Return two domains of demo cells, and a third one."""
-    adata = demo_cells(300, 500, 3)
+    adata = demo_cells(900, 500, 3)
     # The types are few, since each is left out in turn.
     adata = adata[adata.obs["cell_type"].isin(["alpha", "beta", "gamma"])].copy()
     own = (adata.obs["batch"] != "domain2").to_numpy()
-    return adata[own].copy(), adata[~own].copy(), 50, 200
+    return Pair(adata[own].copy(), adata[~own].copy(), 50, ("preprocess.n_top_features=200",))
 
 
 MADE = "made cells"
-SETS: dict[str, Callable[[Path], Data]] = {
-    "pancreas: inDrop4 -> CEL-Seq": lambda data: read_pancreas(data, "inDrop4"),
-    "pancreas: CEL-Seq -> inDrop4": lambda data: read_pancreas(data, "celseq"),
-    "kang: ctrl, stim -> scGen's sample": read_kang,
+SETS: dict[str, Callable[[Path], Pair]] = {
+    "pancreas: inDrop4 -> CEL-Seq": lambda data: read_halves(data, "pancreas_celseq_indrop", ["inDrop4"]),
+    "pancreas: CEL-Seq -> inDrop4": lambda data: read_halves(data, "pancreas_celseq_indrop", ["celseq"]),
+    "kang: control -> stimulated": lambda data: read_halves(data, "kang_ctrl_stim", ["ctrl"]),
+    "kang: stimulated -> control": lambda data: read_halves(data, "kang_ctrl_stim", ["stim"]),
+    "kang: both -> scGen's sample": read_kang,
     "kang: four donors -> four others (untouched)": read_donors,
     "cell lines: CEL-seq2 -> 10x": lambda data: read_cell_lines(data, shared=True),
     "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: read_cell_lines(data, shared=False),
+    "proteins: CITE-seq -> ASAP-seq (untouched)": read_proteins,
     MADE: make_demo,
 }
 REAL = [name for name in SETS if name != MADE]
 
 
 def embed_pair(name: str, training: Training, seed: int, left_out: str | None) -> EmbeddedPair:
-    """Train on the reference, perhaps without one type, and embed the query with frozen preprocessing and network. Results are stored."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # The plan is that of cells in files, since a training on demo cells is shorter.
-        plan = OmegaConf.to_container(compose("train", [*training.overrides, f"seed={seed}", "dataset=h5ad"]).model, resolve=True)
-    assert isinstance(plan, dict)
-    path = training.folder / f"{_hash_settings([name, plan, left_out, source_hash()])}.npz"
+    """Train on the reference, perhaps without one type, and project the query, as it lies and with an adapter. Results are stored."""
+    path = training.folder / f"{_hash_settings([name, training.overrides, seed, left_out, source_hash()])}.npz"
     if training.fresh or not path.exists():
         _print_progress(f"training on {name}, seed {seed}" + (f", without {left_out}" if left_out else ""))
-        reference, query, min_features, features = SETS[name](training.data)
-        reference = reference[(reference.obs["cell_type"] != left_out).to_numpy()].copy()
-        module = instantiate(plan, _convert_="all")
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            callbacks=[LatentExport(None)],
-            **trainer_limits(plan["max_steps"], plan["max_epochs"]),
-            **quiet,
-        )
-        with log_to(None):
-            recipe = RnaRecipe(min_features=min_features, n_top_features=features)
-            known = fit(AnnDataSource(path=reference, batch_key="batch"), recipe, module, trainer, seed=seed)
-        transform = module.trained_on.preprocessor.for_features(query.var_names)
-        counts = sparse.csr_matrix(query.X, dtype=np.float32)
-        inputs = transform(counts, np.full(query.n_obs, -1))
-        components = InputPca.fit(known.X)
-        pca = _compute_components(known.raw.to_adata(), transform.normalized(counts), known.var_names)
-        _save(
-            path,
-            latent=(known.obsm["latent"], _embed(module, inputs, transform.fill_value)),
-            components=(components.transform(known.X), components.transform(inputs, transform.fill_value)),
-            pca=pca,
-            label=(known.obs["cell_type"].to_numpy(str), query.obs["cell_type"].to_numpy(str)),
-            domain=(known.obs["domain"].to_numpy(str), query.obs["batch"].to_numpy(str)),
-        )
+        pair = SETS[name](training.data)
+        known = pair.reference[(pair.reference.obs["cell_type"] != left_out).to_numpy()].copy()
+        cells = LabelledCells(name, known, pair.min_features, pair.kind, (*pair.settings, *training.overrides[1:]))
+        with TemporaryDirectory() as folder:
+            Model(training.overrides[0], (seed,)).train(cells, known, seed, Path(folder))
+            reference = Reference.load(Path(folder) / "run")
+            adapter = reference.fit_adapter(pair.query, batch_key="batch", statistics="running")
+            plain, adapted = (
+                reference.project(pair.query, batch_key="batch", repeat=True, label=None, adapter=one, statistics="running")
+                for one in (None, adapter)
+            )
+            own = ad.read_h5ad(reference.folder / "adata.h5ad")
+            sides = {
+                "latent": (reference.latent, plain.obsm["latent"]),
+                "components": (own.obsm[INPUT_PCA], plain.obsm[INPUT_PCA]),
+                "adapted": (reference.latent, adapted.obsm["latent"]),
+                "adapted_components": (own.obsm[INPUT_PCA], adapted.obsm[INPUT_PCA]),
+                "pca": _compute_components(own.raw.to_adata(), plain.raw.to_adata(), own.var_names),
+                "label": (own.obs["cell_type"].to_numpy(str), plain.obs["cell_type"].to_numpy(str)),
+                "domain": (own.obs["domain"].to_numpy(str), plain.obs["domain"].to_numpy(str)),
+            }
+            _save(path, **{key: tuple(map(np.asarray, both)) for key, both in sides.items()})
     return _load(path)
 
 
-def _embed(module: ScalexModule, inputs: sparse.csr_matrix, fill_value: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    row_C = torch.arange(inputs.shape[0])
-    (found,) = module.eval().embed([CellBatch(SparseRows.of(inputs), torch.zeros_like(row_C), row_C)], "running", fill_value=fill_value)
-    latent: NDArray[np.float32] = found.latent_CZ.numpy()
-    return latent
-
-
-def embed_by_scvi(name: str, training: Training, seed: int, interpreter: str | None) -> EmbeddedPair | None:
-    """Return the same with scVI on the same features and cells, or None if there is neither a stored result nor an interpreter."""
-    path = training.folder / f"{_hash_settings(['scvi', name, seed])}.npz"
+def embed_by_peer(peer: PeerWay, name: str, training: Training, seed: int, interpreter: str | None) -> EmbeddedPair | None:
+    """Return the same with another package, or None if there is neither a stored result nor an interpreter."""
+    path = training.folder / f"{_hash_settings([peer.short, name, seed])}.npz"
     if interpreter is None and not path.exists():
         return None
     if interpreter is not None and (training.fresh or not path.exists()):
-        _print_progress(f"scVI on {name}, seed {seed}")
-        reference, query, min_features, features = SETS[name](training.data)
-        fitted = RnaRecipe(min_features=min_features, n_top_features=features).fit(AnnDataSource(path=reference, batch_key="batch").open())
-        shared = fitted.preprocessor.features.intersection(query.var_names, sort=False)
-        query.obs["batch"] = [f"query {domain}" for domain in query.obs["batch"]]
-        sides = reference[fitted.rows, shared].copy(), query[:, shared].copy()
-        with TemporaryDirectory() as folder:
-            files = [Path(folder) / file for file in ("reference.h5ad", "query.h5ad", "latents.npz")]
-            for side, file in zip(sides, files, strict=False):
-                side.write_h5ad(file)
-            # With -I, the interpreter finds its own scvi instead of the script of that name.
-            script = Path(__file__).parent / "peers" / "scvi_query.py"
-            subprocess.run([interpreter, "-I", str(script), *map(str, files), str(seed)], check=True)
-            with np.load(files[-1]) as stored:
-                latent = stored["reference"], stored["query"]
-        label = tuple(side.obs["cell_type"].to_numpy(str) for side in sides)
-        domain = tuple(side.obs["batch"].to_numpy(str) for side in sides)
-        _save(path, latent=latent, components=latent, pca=latent, label=label, domain=domain)
+        _print_progress(f"{peer.name} on {name}, seed {seed}")
+        pair = SETS[name](training.data)
+        found = run_query_script(pair.reference, pair.query, pair.kind, interpreter, peer.script, seed)
+        latent = found["reference"], found["query"]
+        label, domain = (tuple(side.obs[column].to_numpy(str) for side in pair[:2]) for column in ("cell_type", "batch"))
+        same = dict.fromkeys(("latent", "components", "adapted", "adapted_components", "pca"), latent)
+        _save(path, **same, label=label, domain=domain)
     return _load(path)
 
 
 def transfer_labels(cells: EmbeddedPair) -> Answer:
     """Return the answer of `LabelTransfer` with latents and components."""
-    transfer = LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), cells.components[0], domain=cells.domains)
-    return _make_answer(transfer.predict(cells.latent[1], cells.components[1]))
+    return _make_answer(cells.fit(components=True).predict(cells.latent[1], cells.components[1], domain=cells.query_domain))
+
+
+def transfer_labels_with_adapter(cells: EmbeddedPair) -> Answer:
+    """Return the answer of `LabelTransfer` with latents and components that an adapter has moved."""
+    transfer = cells.fit(components=True)
+    found = transfer.compute_evidence(cells.adapted[1], cells.adapted_components[1], encoded=cells.latent[1])
+    best, unknown = found["best"].cat.codes.to_numpy(), found["unknown"].to_numpy()
+    found["label"] = transfer.assign_labels(best, unknown, cells.adapted[1], cells.query_domain)
+    return _make_answer(found)
 
 
 def transfer_labels_by_latents(cells: EmbeddedPair) -> Answer:
     """Return the answer of `LabelTransfer` with latents alone."""
-    return _make_answer(LabelTransfer.fit(cells.latent[0], pd.Categorical(cells.label[0]), domain=cells.domains).predict(cells.latent[1]))
+    return _make_answer(cells.fit(components=False).predict(cells.latent[1], domain=cells.query_domain))
 
 
 def make_classifier(space: str) -> Callable[[EmbeddedPair], Answer]:
@@ -265,11 +264,11 @@ def make_classifier(space: str) -> Callable[[EmbeddedPair], Answer]:
 
 METHODS: dict[str, Callable[[EmbeddedPair], Answer]] = {
     "scalex": transfer_labels,
+    "scalex, adapter": transfer_labels_with_adapter,
     "scalex, latents alone": transfer_labels_by_latents,
     "published package's kNN on our latents": make_classifier("latent"),
     f"{N_PCS} PCs + kNN": make_classifier("pca"),
 }
-SCVI = "scVI, load_query_data + kNN"
 
 
 def score_answer(cells: EmbeddedPair, answer: Answer) -> dict[str, float]:
@@ -315,9 +314,10 @@ def _measure(arguments: argparse.Namespace, training: Training) -> tuple[list[li
             if found:
                 counts = pd.Series(whole[0].label[1]).value_counts()
                 types.append([name, method, ", ".join(f"{one} ({counts[one]}) {value:.2f}" for one, value in found.items())])
-        theirs = embed_by_scvi(name, training, arguments.seeds[0], arguments.scvi)
-        row = ["not measured"] * 3 + [""] if theirs is None else _make_row([score_answer(theirs, make_classifier("latent")(theirs))])
-        rows.append([name, SCVI, *row, "not measured", ""])
+        for peer, interpreter in zip(PEERS, (arguments.scvi, arguments.symphony), strict=True):
+            theirs = embed_by_peer(peer, name, training, arguments.seeds[0], interpreter)
+            row = ["not measured"] * 3 + [""] if theirs is None else _make_row([score_answer(theirs, make_classifier("latent")(theirs))])
+            rows.append([name, f"{peer.name} + kNN", *row, "not measured", ""])
     return rows, types
 
 
@@ -345,16 +345,18 @@ def _make_answer(found: pd.DataFrame) -> Answer:
     return Answer(best, found["probability"].to_numpy(), found["unknown"].to_numpy(), called)
 
 
-def _compute_components(
-    reference: ad.AnnData, query: sparse.csr_matrix, features: pd.Index
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return components of normalized expression of the input features, from a PCA of the reference."""
-    position = reference.var_names.get_indexer(features)
-    pca = PCA(N_PCS, svd_solver="arpack", random_state=0).fit(reference.X[:, position])
-    return pca.transform(reference.X[:, position]), pca.transform(query[:, position])
+def _compute_components(reference: ad.AnnData, query: ad.AnnData, features: pd.Index) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return components of normalized expression of the input features, from a PCA of the reference. Features that a side lacks are 0."""
+    sides = []
+    for side in (reference, query):
+        position = side.var_names.get_indexer(features)
+        values = sparse.csc_matrix(side.X)[:, np.maximum(position, 0)]
+        sides.append(sparse.csr_matrix(values.multiply(position >= 0)))
+    pca = PCA(min(N_PCS, len(features) - 1), svd_solver="arpack", random_state=0).fit(sides[0])
+    return pca.transform(sides[0]), pca.transform(sides[1])
 
 
-def _save(path: Path, **pairs: tuple[NDArray, NDArray]) -> None:
+def _save(path: Path, **pairs: tuple[NDArray[Any], ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished.npz")
     np.savez(unfinished, **{f"{name}_{side}": array for name, pair in pairs.items() for side, array in enumerate(pair)})
@@ -381,6 +383,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=REAL, metavar="SET", help="some of the sets")
     parser.add_argument("--whole", action="store_true", help="leave no type out: no AUROC, in a fifth of the time")
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools 1.4")
+    parser.add_argument("--symphony", metavar="PYTHON", help="interpreter that has symphonypy 0.2")
     parser.add_argument("--output", type=Path, metavar="FILE", help="markdown file to append the tables to")
     parser.add_argument("--fresh", action="store_true", help="train again what has been trained")
     return parse_arguments(parser, argv, seeds=[0], sets=[MADE])
@@ -395,11 +398,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with TemporaryDirectory() as folder:
         if arguments.tiny:
-            overrides = (f"model={arguments.model}", "model.max_steps=20", "model.n_hidden=32")
+            overrides = (arguments.model, "model.max_steps=20", "model.n_hidden=32", "model.correct_at=[0.5]")
             training = Training(Path(folder), Path(folder), overrides, fresh=False)
         else:
             folder_of_results = ROOT / "benchmarks" / ".cache" / "label_transfer"
-            training = Training(data_folder(), folder_of_results, (f"model={arguments.model}",), arguments.fresh)
+            training = Training(data_folder(), folder_of_results, (arguments.model,), arguments.fresh)
         rows, types = _measure(arguments, training)
     show("label transfer", f"{about}\n\n{markdown_table(COLUMNS, rows)}", arguments.output)
     if types:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
-from benchmarks.quality.sets import LabelledCells, centred_log_ratio
+from benchmarks.quality.sets import Kind, LabelledCells, centred_log_ratio
 
 __all__ = [
     "Embedding",
@@ -31,7 +31,7 @@ __all__ = [
     "embed_by_scanvi",
     "embed_by_scvi",
     "list_peers",
-    "run_on_variable",
+    "run_query_script",
 ]
 
 # Folder of the scripts for the interpreters of the other packages.
@@ -206,29 +206,31 @@ def embed_by_published(cells: LabelledCells, *, interpreter: str, seed: int) -> 
     return Embedding(found["names"], found["latent"], whole_seconds=float(found["seconds"]))
 
 
-def run_on_variable(cells: LabelledCells, is_new: NDArray[np.bool_], interpreter: str, script: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Return what a script for projections writes: "names", and the latents of "reference" and "query", with the reference's features.
+def run_query_script(
+    reference: ad.AnnData, query: ad.AnnData, kind: Kind, interpreter: str, script: str, seed: int
+) -> dict[str, NDArray[Any]]:
+    """Return what a script for projections writes: the latents of "reference" and "query".
+
+    Both sides get the reference's variable features, of which features that the query lacks are left out for both.
 
     Parameters
     ----------
-    cells
-        All cells.
-    is_new
-        (n_cells,) whether a cell is projected.
+    reference, query
+        Cells with counts, and with obs "batch".
+    kind
+        Kind of the features.
     interpreter, script, seed
         Interpreter, name and seed of the script.
     """
-    reference = cells.adata[~is_new].copy()
-    reference = reference if cells.kind == "adt" else _select_variable(reference)
-    query = cells.adata[is_new, reference.var_names].copy()
+    common = reference[:, reference.var_names.isin(query.var_names)].copy()
+    common = common if kind == "adt" else _select_variable(common)
     with TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("reference.h5ad", "query.h5ad", "latents.npz")]
-        for side, file in zip((reference, query), files, strict=False):
-            ad.AnnData(sparse.csr_matrix(side.X), obs=side.obs.astype(str), var=side.var[[]]).write_h5ad(file)
+        for side, file in zip((common, query[:, common.var_names]), files, strict=False):
+            ad.AnnData(sparse.csr_matrix(side.X), obs=side.obs[["batch"]].astype(str), var=side.var[[]]).write_h5ad(file)
         _run([interpreter, "-I", str(SCRIPTS / script), *map(str, files), str(seed)], folder)
         with np.load(files[-1]) as found:
-            names = np.concatenate([reference.obs_names.to_numpy(str), query.obs_names.to_numpy(str)])
-            return {"names": names, **{name: found[name] for name in found.files}}
+            return {name: found[name] for name in found.files}
 
 
 def _run(command: list[str], folder: str) -> None:

@@ -15,14 +15,14 @@ import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.peers import Embedding, run_on_variable
+from benchmarks.quality.peers import Embedding, run_query_script
 from benchmarks.quality.runs import Model
 from benchmarks.quality.sets import LabelledCells
 from benchmarks.quality.store import to_file_name
 from scalex.projection.adaptation import MIN_CELLS
 from scalex.projection.reference import Reference
 
-__all__ = ["PEERS", "WAYS", "PeerProjection", "Projected", "TrainedWithout", "list_left_out", "train_without"]
+__all__ = ["PEERS", "WAYS", "PeerProjection", "PeerWay", "Projected", "TrainedWithout", "list_left_out", "train_without"]
 
 Way = Literal["projected", "adapter", "continued training"]
 WAYS: tuple[Way, ...] = ("projected", "adapter", "continued training")
@@ -188,6 +188,8 @@ class PeerProjection:
         if self.interpreter is None:
             return None
         is_new = cells.adata.obs["batch"].isin(self.left_out).to_numpy()
-        found = run_on_variable(cells, is_new, self.interpreter, self.peer.script, seed)
+        sides = cells.adata[~is_new].copy(), cells.adata[is_new].copy()
+        found = run_query_script(*sides, cells.kind, self.interpreter, self.peer.script, seed)
+        names = np.concatenate([side.obs_names.to_numpy(str) for side in sides])
         latent: NDArray[np.float32] = np.concatenate([found["reference"], found["query"]]).astype(np.float32)
-        return Embedding(found["names"], latent)
+        return Embedding(names, latent)

@@ -53,7 +53,7 @@ PEERS = {
     "projection": ["--published", "other"],
     "streaming": ["--published", "other"],
     "processes": [],
-    "label_transfer": ["--scvi", "other"],
+    "label_transfer": ["--scvi", "other", "--symphony", "other"],
     "quality.run": ["--scvi", "other", "--symphony", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
 # Columns that may be empty, since no type is rare, some comparisons have no target, and some methods no training of their own.
