@@ -28,7 +28,7 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.quality import checks
+from benchmarks.quality import adapters, checks
 from benchmarks.quality.atlas import simulate_atlas
 from benchmarks.quality.figures import draw_totals, draw_umaps
 from benchmarks.quality.peers import Peer, list_peers
@@ -53,7 +53,7 @@ COMPACT = {
     "whole": ("whole run, s", 1),
 }
 METRICS = (*BIO_METRICS.values(), *BATCH_METRICS.values(), "wrong", "wrong, types", "wrong, rare", "wrong, rare types")
-PARTS = ("main", "few", "many", "null", "unshared", "projected", "labels")
+PARTS = ("main", "few", "many", "null", "unshared", "projected", "adapters", "labels")
 # Peers that are quick enough for many cuts.
 QUICK_PEERS = ("pca", "harmony")
 
@@ -237,8 +237,14 @@ def _measure(arguments: argparse.Namespace, circumstances: str, store: Store) ->
             (arguments.scvi, arguments.symphony),
         ),
     }
-    for name, make in sections.items():
-        if name in arguments.only:
+    cases = [case for case in adapters.CASES if case[0] in arguments.sets]
+    of_adapters: list[Callable[[], checks.Section]] = [
+        lambda: adapters.check_parts(store, read, models[0], cases, arguments.draws),
+        lambda: adapters.check_types(read, models[0], cases),
+        lambda: adapters.check_condition(read, models[0]),
+    ]
+    for name in PARTS[1:]:
+        for make in (of_adapters if name == "adapters" else [sections[name]]) if name in arguments.only else []:
             section = make()
             table = markdown_table(section.columns, section.rows)
             show(section.title, f"{circumstances}. {section.note}\n\n{table}", arguments.output)

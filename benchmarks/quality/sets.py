@@ -174,7 +174,7 @@ def make_cells(name: str, cell_set: CellSet) -> LabelledCells:
     cell_set
         The set.
     """
-    cells = demo_cells(240, 400, 2)
+    cells = demo_cells(400, 400, 2)
     domain = cells.obs["batch"].astype(object).map({"domain0": "inDrop4", "domain1": "celseq"})
     # Types of a single domain are dropped, since some scores are not defined for them.
     kept = cells.obs["cell_type"].isin(["alpha", "beta", "gamma", "stem"]).to_numpy()

@@ -127,20 +127,34 @@ class Store:
         found = self.embedding(cells, method, seed)
         if found is None:
             return None
-        obs = select_scored(cells.adata.obs if judged is None else judged)
-        latent = found.select(obs.index.to_numpy(str))
+        obs = cells.adata.obs if judged is None else judged
+        scores = self.score(f"{cells.name}/{method.name}/{seed}", found.select(obs.index.to_numpy(str)), obs)
+        return scores | {"training": found.training_seconds, "whole": found.whole_seconds}
+
+    def score(self, title: str, latent: NDArray[np.float32], obs: pd.DataFrame) -> Figures:
+        """Return the scores of an embedding, of a sample if there are many cells.
+
+        Parameters
+        ----------
+        title
+            Name of the embedding in the file of the scores.
+        latent
+            (n_cells, n_latent).
+        obs
+            "batch" and "cell_type" of each cell.
+        """
+        rows = sample(obs, MAX_SCORED, SAMPLE_SEED)
+        latent, obs = latent[rows], obs.iloc[rows]
         digest = hashlib.sha256(np.ascontiguousarray(latent).tobytes())
         digest.update("\n".join([*obs["batch"].astype(str), *obs["cell_type"].astype(str), _source_of_scores()]).encode())
-        key = f"{cells.name}/{method.name}/{seed}/{digest.hexdigest()[:12]}"
+        key = f"{title}/{digest.hexdigest()[:12]}"
         scores = self._scores.get(key)
         if scores is None:
             start = perf_counter()
             scores = self._score(latent, obs["batch"], obs["cell_type"])
             self._scores.put(key, scores)
-            _print_progress(
-                f"{cells.name}: {method.name}, seed {seed}: scored in {perf_counter() - start:.0f} s, total {scores['total']:.3f}"
-            )
-        return scores | {"training": found.training_seconds, "whole": found.whole_seconds}
+            _print_progress(f"{title}: scored in {perf_counter() - start:.0f} s, total {scores['total']:.3f}")
+        return scores
 
     def all_figures(self, cells: LabelledCells, method: Method, judged: pd.DataFrame | None = None) -> list[Figures]:
         """Return `figures` of each seed of the method that has any."""

@@ -43,8 +43,11 @@ TITLES = {
         "quality, many",
         "quality, null",
         "quality, unshared",
-        "quality, labels",
         "quality, projected",
+        "quality, adapters: parts of a query",
+        "quality, adapters: types",
+        "quality, adapters: a condition",
+        "quality, labels",
     ],
 }
 # Options that name interpreters of other packages, for which `answer_as_peer` stands in.
@@ -65,6 +68,7 @@ MAY_BE_EMPTY = {
     "label_transfer": {"called unknown", "left-out cells called unknown"},
     "quality.run": {
         *("seeds", "rare types", "wrong, rare", "wrong, rare types", "training, s", "whole run, s", "of the first", "of the second"),
+        *("to all, half scored", "to one half, the other scored", "to 1,000 cells", "to 300 cells", "of the type", "AUROC of unknown"),
         *("left out", "bio", "batch", "wrong neighbours", "share of the loss back"),
     },
 }
