@@ -46,7 +46,8 @@ def draw_projection(
         groups = sample[column].astype("category").cat.remove_unused_categories()
         sample[column] = groups.cat.rename_categories(shorten_names(groups.cat.categories))
     maps = [] if reference_umap is None else [c for c in ("domain", "label", "distance") if c in sample]
-    figure, axes = plt.subplots(2, 3 if maps else 2, figsize=(17 if maps else 12, 9), squeeze=False, layout="constrained")
+    n_rows, n_columns, size = (2, 3, (17, 9)) if maps else (1, 2, (12, 5.5))
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
     panels = list(axes.flat)
     for axis, color in zip(panels, maps, strict=False):
         _draw_map(axis, sample, reference_umap, color, limit)
