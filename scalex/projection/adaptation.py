@@ -24,7 +24,7 @@ from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_p
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import MIXING_APART
 from scalex.reference.adapter import Adapter, DomainMap, compute_fingerprint
-from scalex.reference.alignment import align, compute_agreement
+from scalex.reference.alignment import align, compute_agreement, compute_likeness
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
 from scalex.system.settings import Count, Seed, Share, check_call
@@ -40,6 +40,10 @@ N_MIXED = 30
 # Gain of agreement for which another start of the alignment is used, and the largest fall compared with cells as they lay.
 LEAST_GAIN = 0.02
 MAX_FALL = 0.1
+# Alignments after the first, for which it is known which cells are unlike those that they were matched with.
+N_REVISIONS = 2
+# Share of the covariance within regions that is replaced by its mean variance in all directions.
+SHRINKAGE = 0.1
 # A smaller share of cells whose clusters the reference has, too, is a warning.
 WARN_BELOW = 0.5
 
@@ -222,12 +226,15 @@ class _FixedCells(NamedTuple):
         Index of the latents.
     spread
         Root of their total variance.
+    whitening
+        (n_components, n_components), by which components have unit variance within regions of the latents; empty without components.
     """
 
     latent: NDArray[np.float32]
     components: NDArray[np.float32] | None
     nearest: NearestNeighbors
     spread: float
+    whitening: NDArray[np.float64]
 
     @classmethod
     def sample(cls, reference: FinishedRun, seed: int) -> _FixedCells:
@@ -236,7 +243,8 @@ class _FixedCells(NamedTuple):
         latent = reference.latent[rows]
         components = np.asarray(reference.cells.obsm[INPUT_PCA])[rows] if INPUT_PCA in reference.cells.obsm else None
         nearest = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(rows))).fit(latent)
-        return cls(latent, components, nearest, float(np.sqrt(latent.var(0, dtype=np.float64).sum())))
+        whitening = np.zeros((0, 0)) if components is None else _whiten(latent, components, seed)
+        return cls(latent, components, nearest, float(np.sqrt(latent.var(0, dtype=np.float64).sum())), whitening)
 
     def match(self, latent: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the mean components of the nearest of these cells, (n_cells, n_components)."""
@@ -245,14 +253,27 @@ class _FixedCells(NamedTuple):
         return mean
 
 
+def _whiten(latent: NDArray[np.float32], components: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
+    """Return the matrix by which components have unit variance within regions of the latents."""
+    region = cdist(latent, first_centers(torch.from_numpy(latent), seed).numpy()).argmin(1)
+    within = pd.DataFrame(components.astype(np.float64))
+    within -= within.groupby(region).transform("mean")
+    covariance = np.asarray(within.T @ within) / len(within)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    variance, axes = np.linalg.eigh(covariance)
+    whitening: NDArray[np.float64] = axes / np.sqrt(np.maximum(variance, np.finfo(np.float64).tiny))
+    return whitening
+
+
 def _fit_map(
     name: str, latent: NDArray[np.float32], components: NDArray[np.float32] | None, fixed: _FixedCells, seed: int
 ) -> tuple[DomainMap, dict[str, Any]]:
     """Return the map of a domain, and how its cells lie before and after.
 
     The alignment starts from where the cells lie, and from where their mean is that of the reference. That one counts in which the inputs
-    of cells and their neighbours in the reference agree more. If they agree much less than without an alignment, cells that are mixed with
-    the reference anyway stay where they lie.
+    of cells and their neighbours in the reference agree more. Then it is revised: cells whose inputs are unlike those of their neighbours,
+    as those of a type are that the reference lacks, move with the domain as a whole. If the inputs agree much less than without an
+    alignment, cells that are mixed with the reference anyway stay where they lie.
     """
     if components is None or fixed.components is None:
         aligned = align(torch.from_numpy(latent), torch.from_numpy(fixed.latent), seed=seed)
@@ -260,14 +281,21 @@ def _fit_map(
         return own_map, _describe(latent, own_map, fixed, float(aligned.shared_N.mean()), None)
     group = cdist(latent, first_centers(torch.from_numpy(latent), seed).numpy()).argmin(1)
     before = compute_agreement(components, fixed.match(latent), group)
-    found, agreement, matched = None, -np.inf, np.empty(0)
+    found, agreement, matched, first = None, -np.inf, np.empty(0), latent
     for start in (np.zeros(latent.shape[1], np.float32), fixed.latent.mean(0) - latent.mean(0)):
         one = align(torch.from_numpy(latent + start), torch.from_numpy(fixed.latent), seed=seed)
         match = fixed.match(one.latent_NZ.numpy())
         value = compute_agreement(components, match, group)
         if found is None or value > agreement + LEAST_GAIN:
-            found, agreement, matched = one, value, match
+            found, agreement, matched, first = one, value, match, latent + start
     assert found is not None
+    for _ in range(N_REVISIONS):
+        like = compute_likeness(components, matched, group, found.shared_N.numpy(), fixed.whitening)
+        found = align(
+            torch.from_numpy(first), torch.from_numpy(fixed.latent), seed=seed, like_N=torch.from_numpy(like.astype(np.float32))
+        )  # fmt: skip
+        matched = fixed.match(found.latent_NZ.numpy())
+    agreement = compute_agreement(components, matched, group)
     if agreement < before - MAX_FALL and _compute_mixing(latent, fixed.latent) >= MIXING_APART:
         own_map = DomainMap.identity(latent.shape[1], components.shape[1])
         return own_map, _describe(latent, own_map, fixed, float(found.shared_N.mean()), (before, before))

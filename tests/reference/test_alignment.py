@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalex.reference.alignment import align, compute_agreement
+from scalex.reference.alignment import HALF_ALIKE, align, compute_agreement, compute_likeness
 
 N_TYPES, N_LATENT = 6, 8
 
@@ -102,6 +102,33 @@ def test_the_same_seed_gives_the_same_bits(reference_MZ: Tensor, shift_Z: Tensor
     cell_NZ = draw_types(40, 2)[0] + shift_Z
     first, second = (align(cell_NZ, reference_MZ, seed=3).latent_NZ for _ in range(2))
     np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_cells_that_are_not_alike_move_with_their_domain(reference_MZ: Tensor, shift_Z: Tensor) -> None:
+    cell_NZ, type_N = draw_types(60, 2)
+    # A type that lies nearer to another one than its own.
+    away_Z = means(cell_NZ, type_N)[1] - means(cell_NZ, type_N)[0]
+    cell_NZ[type_N == 0] += 0.9 * away_Z
+    moved_NZ = [align(cell_NZ + shift_Z, reference_MZ, seed=0, like_N=like_N).latent_NZ for like_N in (None, (type_N != 0).float())]
+    true_Z, other_Z = means(cell_NZ, type_N)[0], means(*draw_types(100, 1))[1]
+    drawn, kept = (one_NZ[type_N == 0].mean(0) for one_NZ in moved_NZ)
+    assert float((kept - true_Z).norm()) < 0.7
+    assert float((drawn - other_Z).norm()) < 0.6 * float((kept - other_Z).norm())
+
+
+def test_likeness_is_that_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    group, whitening = rng.permutation(np.repeat([2, 5, 7], [20, 15, 5])), np.diag([1.0, 0.5, 2.0])
+    own = rng.normal(size=(40, 3))
+    matched, weight = own + 0.5 * rng.normal(size=(40, 3)), rng.random(40) * np.where(group == 5, 0.01, 1)
+    own[group == 5] += 3
+    found = compute_likeness(own + 10, matched, group, weight, whitening)
+    common = sum(w * (m - o) for w, m, o in zip(weight, matched, own, strict=True)) / weight.sum()
+    for one in (2, 5, 7):
+        off = np.mean([(m - o - common) @ whitening for m, o, g in zip(matched, own, group, strict=True) if g == one], axis=0)
+        squared = max(np.mean(off**2) - 1 / (group == one).sum(), 0)
+        np.testing.assert_allclose(found[group == one], 1 / (1 + (squared / HALF_ALIKE) ** 4), rtol=1e-9)
+    assert found[group == 5].max() < 0.1 < found.max() <= 1
 
 
 def test_agreement_is_the_correlation_of_weighted_means() -> None:
