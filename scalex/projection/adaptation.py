@@ -37,8 +37,11 @@ logger = logging.getLogger(__name__)
 MIN_CELLS = 100
 # Neighbours among which the mixing is computed.
 N_MIXED = 30
-# Gain of agreement for which another start of the alignment is used, and the largest fall compared with cells as they lay.
+# Gain of agreement for which another start of the alignment is used.
 LEAST_GAIN = 0.02
+# Agreement with which no other start is tried.
+ENOUGH = 0.85
+# Largest fall of the agreement compared with cells as they lay.
 MAX_FALL = 0.1
 # Alignments after the first, for which it is known which cells are unlike those that they were matched with.
 N_REVISIONS = 2
@@ -270,10 +273,11 @@ def _fit_map(
 ) -> tuple[DomainMap, dict[str, Any]]:
     """Return the map of a domain, and how its cells lie before and after.
 
-    The alignment starts from where the cells lie, and from where their mean is that of the reference. That one counts in which the inputs
-    of cells and their neighbours in the reference agree more. Then it is revised: cells whose inputs are unlike those of their neighbours,
-    as those of a type are that the reference lacks, move with the domain as a whole. If the inputs agree much less than without an
-    alignment, cells that are mixed with the reference anyway stay where they lie.
+    The alignment starts from where the cells lie. If the inputs of cells and their neighbours in the reference agree too little then, it
+    also starts from where the mean of the cells is that of the reference, and that one counts in which the inputs agree more. It is revised
+    afterwards: cells whose inputs are unlike those of their neighbours, as those of a type are that the reference lacks, move with the
+    domain as a whole. If the inputs agree much less than without an alignment, cells that are mixed with the reference anyway stay where
+    they lie.
     """
     if components is None or fixed.components is None:
         aligned = align(torch.from_numpy(latent), torch.from_numpy(fixed.latent), seed=seed)
@@ -283,6 +287,8 @@ def _fit_map(
     before = compute_agreement(components, fixed.match(latent), group)
     found, agreement, matched, first = None, -np.inf, np.empty(0), latent
     for start in (np.zeros(latent.shape[1], np.float32), fixed.latent.mean(0) - latent.mean(0)):
+        if agreement >= ENOUGH:
+            break
         one = align(torch.from_numpy(latent + start), torch.from_numpy(fixed.latent), seed=seed)
         match = fixed.match(one.latent_NZ.numpy())
         value = compute_agreement(components, match, group)
