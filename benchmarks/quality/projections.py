@@ -25,6 +25,8 @@ from scalex.projection.reference import Reference
 __all__ = ["PEERS", "WAYS", "PeerProjection", "PeerWay", "Projected", "TrainedWithout", "list_left_out", "train_without"]
 
 Way = Literal["projected", "adapter", "continued training"]
+# Runs that are kept for other ways of the same training: those of the seeds.
+MAX_KEPT = 8
 WAYS: tuple[Way, ...] = ("projected", "adapter", "continued training")
 
 # Groups of domains that are left out together. Of other sets, each domain is left out.
@@ -69,7 +71,7 @@ class _KeptFolder:
         finalize(self, shutil.rmtree, self.path)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=MAX_KEPT)
 def _train(model: Model, cells: LabelledCells, left_out: tuple[str, ...], seed: int) -> tuple[_KeptFolder, TrainedWithout]:
     adata = cells.adata
     is_new = adata.obs["batch"].isin(left_out).to_numpy()
@@ -81,7 +83,7 @@ def _train(model: Model, cells: LabelledCells, left_out: tuple[str, ...], seed: 
 
 
 def train_without(model: Model, cells: LabelledCells, left_out: tuple[str, ...], seed: int) -> TrainedWithout:
-    """Train without some domains. The folder lasts until this is called with other arguments, and is not made again before."""
+    """Train without some domains, once for the last `MAX_KEPT` arguments. The folder lasts as long."""
     return _train(model, cells, left_out, seed)[1]
 
 
