@@ -150,14 +150,14 @@ def read_proteins(data: Path) -> Pair:
     return read_halves(data, "pbmc_protein_asap_cite", [name for name in names if "asap" not in name], kind="adt")
 
 
-def read_cell_lines(data: Path, *, shared: bool) -> Pair:
-    """Return CEL-seq2 cells and 10x cells, which have 2,000 features; the reference has the shared features or all of its own."""
+def read_cell_lines(data: Path) -> Pair:
+    """Return CEL-seq2 cells and 10x cells, with the features that both have."""
     five = ad.read_h5ad(data / "celllines_mixology.h5ad")
     five = five[five.obs["batch"].isin([f"sc_celseq2_5cl_p{run}" for run in (1, 2, 3)])].copy()
     query = ad.read_h5ad(data / "celllines_10x5cl.h5ad")
     reference = ad.concat([ad.read_h5ad(data / "celllines_celseq2.h5ad"), five], join="inner", index_unique="-")
     common = reference.var_names.intersection(query.var_names, sort=False)
-    return Pair(reference[:, common].copy(), query[:, common].copy(), 100) if shared else Pair(reference, query, 600)
+    return Pair(reference[:, common].copy(), query[:, common].copy())
 
 
 def make_demo(data: Path) -> Pair:
@@ -177,8 +177,7 @@ SETS: dict[str, Callable[[Path], Pair]] = {
     "kang: stimulated -> control": lambda data: read_halves(data, "kang_ctrl_stim", ["stim"]),
     "kang: both -> scGen's sample": read_kang,
     "kang: four donors -> four others (untouched)": read_donors,
-    "cell lines: CEL-seq2 -> 10x": lambda data: read_cell_lines(data, shared=True),
-    "cell lines: CEL-seq2 -> 10x, reference's own features": lambda data: read_cell_lines(data, shared=False),
+    "cell lines: CEL-seq2 -> 10x": read_cell_lines,
     "proteins: CITE-seq -> ASAP-seq (untouched)": read_proteins,
     MADE: make_demo,
 }
