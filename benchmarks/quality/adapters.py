@@ -131,7 +131,7 @@ def check_types(read: Read, model: Model, cases: Sequence[tuple[str, str]]) -> S
         for one in types:
             is_type = (cells.adata.obs["cell_type"] == one).to_numpy()
             without = cells.select(~(is_type & ~own.to_numpy()), f"{cells.name}, {one} in {domain} alone")
-            rows += _measure_types(_Case.train(without, domain, model), one, f"{one} missing in the reference")
+            rows += _measure_types(_Case.train(without, domain, model, f"{cells.name}: {domain}"), one, f"{one} missing in the reference")
         for one in types:
             case = _Case.train(cells, domain, model)
             is_type = (case.new.obs["cell_type"] == one).to_numpy()
@@ -160,9 +160,7 @@ def _measure_types(case: _Case, one: str, change: str) -> list[list[str]]:
         f1 = f1_score(label[is_known], found["best"].to_numpy(str)[is_known], labels=shared, average="macro", zero_division=0)
         auroc = "" if is_known.all() else f"{roc_auc_score(~is_known, found['unknown']):.3f}"
         of_type = f"{np.nanmean(wrong[label == one]):.3f}" if one in label else ""
-        rows.append(
-            [case.title.split(",")[0], change, "no" if adapter is None else "yes", f"{np.nanmean(wrong):.3f}", of_type, f"{f1:.3f}", auroc]
-        )
+        rows.append([case.title, change, "no" if adapter is None else "yes", f"{np.nanmean(wrong):.3f}", of_type, f"{f1:.3f}", auroc])
     return rows
 
 
