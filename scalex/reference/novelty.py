@@ -16,8 +16,11 @@ MAX_CELLS = 5000
 # Cells over which the distance is averaged.
 N_NEIGHBORS = 15
 # How many times as far from the types as the other cells of their domain, or as the reference's own cells, groups of unknown cells lie.
-# Known cells of new technologies and conditions form two groups as well, but these lie at most 1.9 times as far.
+# Known cells of new technologies and conditions form two groups as well, of which the farther one mostly lies less than 1.9 times as far.
 LEAST_RATIO = 2.0
+# Distances below this one count as this one; those of cells that the reference does not hold itself were all above .08. The only cell of a
+# type has the distance 0, whose logarithm would dominate the averages around it.
+SMALLEST = 0.05
 
 
 def find_unknown(
@@ -46,7 +49,7 @@ def find_unknown(
     -------
     (n_cells,) whether a cell is of an unknown type.
     """
-    log_N = np.log(np.maximum(np.asarray(distance, np.float64), np.finfo(np.float64).tiny))
+    log_N = np.log(np.maximum(np.asarray(distance, np.float64), SMALLEST))
     unknown = np.zeros(len(log_N), bool)
     code_N = np.zeros(len(log_N), np.int64) if domain is None else np.asarray(domain)
     for code in np.unique(code_N):

@@ -64,6 +64,14 @@ def test_single_far_cells_are_not_unknown() -> None:
     assert not find_unknown(distance, latent).any()
 
 
+@pytest.mark.parametrize("n_zero", [1, 5, 30])
+def test_cells_of_the_reference_itself_make_no_others_unknown(n_zero: int) -> None:
+    distance, latent = make_groups([150, 100, 50], [0.2, 0.25, 0.3])
+    # The only cells of their types lie where their types lie.
+    distance[:: 300 // n_zero] = 0
+    assert not find_unknown(distance, latent).any()
+
+
 def test_domains_are_not_compared_with_each_other() -> None:
     distance, latent = make_groups([150, 150], [0.3, 0.9])
     assert find_unknown(distance, latent)[150:].all()
