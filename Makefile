@@ -1,11 +1,12 @@
 # make demo: see what it does; make test: see that it works; make campaign: see that every format passes
-# through every command and that killed commands go on. All make .venv first.
+# through every command and that killed commands go on. All make .venv first. make wheel: build the wheel,
+# install it alone into a new environment and run its commands.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: demo test campaign settings clean
+.PHONY: demo test campaign settings wheel constraints clean
 
 demo: $(BIN)/.scalex
 	$(BIN)/python train.py
@@ -22,6 +23,24 @@ settings: $(BIN)/.scalex
 campaign: $(BIN)/.scalex-test
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 SCALEX_CAMPAIGN=1 $(BIN)/pytest -v tests/test_doors.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python tests/campaign.py
+
+wheel: $(BIN)/.scalex-test
+	rm -rf dist .wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .wheel
+	.wheel/bin/pip install --quiet --constraint constraints.txt dist/scalex-*.whl
+	cd .wheel && bin/scalex --version && bin/scalex train --help > help.txt && bin/scalex doctor
+	cd .wheel && bin/scalex train dataset.n_cells=300 model.max_steps=50 output=demo
+	cd .wheel && bin/python -c 'import scalex; scalex.demo_cells(300, seed=1).write_h5ad("query.h5ad")'
+	cd .wheel && bin/scalex project reference=demo dataset.path=query.h5ad dataset.batch_key=batch output=projected
+	rm -rf .wheel
+
+constraints: wheel
+	$(PYTHON) -m venv .wheel
+	.wheel/bin/pip install --quiet dist/scalex-*.whl
+	(echo '# The versions that the tests ran with on Linux and Python 3.11: pip install . -c constraints.txt. Made by: make constraints'; \
+		.wheel/bin/pip freeze | sed -e '/^scalex/d' -e 's/+cpu$$//') > constraints.txt
+	rm -rf .wheel
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scalex.reference.add_latent import add_latent
     from scalex.training.fit import fit
 
+__version__ = "2.0.0.dev0"
+
 __all__ = [
     "SCALEX",
     "AdtRecipe",

@@ -106,7 +106,19 @@ def _compute_shares(domain: int, n_domains: int) -> np.ndarray:
 @check_call
 @dataclass(frozen=True, kw_only=True)
 class DemoSource:
-    """`demo_cells` as a source of cells, with the same parameters."""
+    """`demo_cells` as a source of cells, with the same parameters.
+
+    Parameters
+    ----------
+    n_cells
+        Number of simulated cells.
+    n_features
+        Number of genes.
+    n_domains
+        Number of domains.
+    seed
+        Seed of the cells.
+    """
 
     n_cells: NumberOfCells = 3000
     n_features: NumberOfFeatures = 2000

@@ -21,6 +21,8 @@ from typing import NamedTuple
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
+from scalex.commands.main import main
+
 ROOT = Path(__file__).parents[1]
 # Child processes are copies of one that has already imported the slow modules.
 FORKS = multiprocessing.get_context("forkserver")
@@ -39,12 +41,21 @@ class Done(NamedTuple):
 
 def run_command(script: str, *arguments: str, cwd: Path) -> Done:
     """Run `python script arguments` in this process, and restore all that it changes."""
+    return _run(str(ROOT / script), arguments, cwd, lambda: runpy.run_path(str(ROOT / script), run_name="__main__"))
+
+
+def run_program(*arguments: str, cwd: Path) -> Done:
+    """Run `scalex arguments` in this process, and restore all that it changes."""
+    return _run("scalex", arguments, cwd, main)
+
+
+def _run(program: str, arguments: tuple[str, ...], cwd: Path, run: Callable[[], object]) -> Done:
     out, err = StringIO(), StringIO()
     with _restore_process(cwd), redirect_stdout(out), redirect_stderr(err):
-        sys.argv = [str(ROOT / script), *arguments]
+        sys.argv = [program, *arguments]
         sys.path.insert(0, str(ROOT))
         try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            run()
             code: object = 0
         except SystemExit as exit_:
             code = exit_.code

@@ -138,7 +138,7 @@ def test_the_commands_share_their_settings_of_hydra(command: str) -> None:
     assert cfg.hydra.run.dir == "."
     assert cfg.hydra.sweep.dir == "out"
     assert cfg.hydra.job_logging.loggers.scalex.handlers == ["console"]
-    assert f"python {command}.py" in cfg.hydra.help.template
+    assert cfg.hydra.job.name == command
 
 
 def test_the_models_list_exactly_the_parameters_of_the_module() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "scalex"
 # The floors, from the top down. A room is a folder, or a file of the root.
 FLOORS = (
+    {"__main__"},
     {"commands"},
     {"api"},
     {"training"},

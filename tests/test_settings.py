@@ -45,7 +45,7 @@ def load(name: str) -> Mapping[str, Any]:
 
 def list_cases() -> Iterator[Any]:
     for name, (command, _) in COMMANDS.items():
-        for setting, words, _ in list_settings(load(name), command):  # type: ignore[arg-type]
+        for setting, words, *_ in list_settings(load(name), command):  # type: ignore[arg-type]
             if not OF_LIBRARIES.match(setting):
                 yield pytest.param(name, setting, words, id=f"{name}-{setting}")
 
@@ -149,7 +149,7 @@ def test_words_for_no_are_no(word: str) -> None:
         (["model.lr=abc"], "model.lr=abc: a number above 0 is needed."),
         (["callbacks=[umap]"], "callbacks=umap: there is no such option; did you mean umap_plot?"),
         (["model=scalx"], "model=scalx: there is no such option; did you mean scalex?"),
-        (["dataset.path=a.h5ad"], "dataset.path: there is no such setting without dataset=files or dataset=h5ad: give that, too."),
+        (["dataset.batch_key=donor"], "dataset.batch_key: there is no such setting without dataset=files or dataset=h5ad: give that, too."),
         (["trainer.num_nodes=2"], "trainer.num_nodes: there is no such setting without trainer=ddp: give that, too."),
         (["model.n_latnt=3"], "model.n_latnt: there is no such setting; did you mean model.n_latent?"),
         (["launch.x=3"], "launch.x: there is no such setting. python train.py --help lists the settings."),

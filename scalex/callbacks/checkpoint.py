@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scalex.system.atomic_files import atomic_write
 from scalex.system.overrides import format_for_shell
+from scalex.system.program import name_command
 from scalex.system.settings import NonNegative, check_call
 
 __all__ = ["Checkpoint"]
@@ -94,7 +95,7 @@ class Checkpoint(callbacks.Checkpoint):
         """Log how to resume the run if the user stopped it."""
         if self.folder is not None and not isinstance(exception, Exception):
             override = format_for_shell("resume", self.folder.parent)
-            logger.warning("Stopped at step %d. Resume with: python train.py %s", trainer.global_step, override)
+            logger.warning("Stopped at step %d. Resume with: %s %s", trainer.global_step, name_command("train"), override)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best loss and weights, which are part of ``last.ckpt``."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from scalex.commands.hydra_errors import explain
-from scalex.commands.settings_table import Command, read_table
+from scalex.commands.settings_table import Command
 from scalex.commands.sweep import add_failed_run, is_sweep
 from scalex.system.settings import SettingError
 
@@ -43,10 +43,6 @@ def run_command(main: Callable[[], Any], name: Command) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except SystemExit as end:
-        if end.code == 0 and {"--help", "-h"} & set(sys.argv):
-            sys.stdout.write(f"What settings take:\n\n{read_table(name)}\n")
-        raise
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(explain(error, name))
     except ValueError as error:

@@ -12,7 +12,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scalex.commands.stored import CONF
+from scalex.commands.configuration import CONF
+from scalex.system.program import name_command
 from scalex.system.settings import describe_nearest
 
 __all__ = ["explain"]
@@ -67,7 +68,7 @@ def _suggest(name: str, command: str) -> str:
     beside = [one for one in known if one.rpartition(".")[0] == group]
     text = describe_nearest(name, beside or known)
     # The names of all settings would fill the screen.
-    return text if beside or "did you mean" in text else f". python {command}.py --help lists the settings."
+    return text if beside or "did you mean" in text else f". {name_command(command)} --help lists the settings."
 
 
 def _compose_names(command: str, overrides: list[str]) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pydantic import StringConstraints
 
+from scalex.commands.configuration import CONF
+from scalex.commands.meanings import read_comments, read_docstring
 from scalex.system.settings import (
     Count,
     Described,
@@ -25,7 +27,7 @@ from scalex.system.settings import (
     read_types,
 )
 
-__all__ = ["check_project_settings", "check_train_settings", "list_settings"]
+__all__ = ["Setting", "check_project_settings", "check_train_settings", "list_settings"]
 
 # Groups of settings from which the objects of a training are created.
 GROUPS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger", "trainer")
@@ -86,29 +88,56 @@ def check_project_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def list_settings(settings: Mapping[str, Any], command: Literal["train", "project"]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the name of each setting of a command, what it takes in words, and its value."""
+class Setting(NamedTuple):
+    """A setting of a command.
+
+    Attributes
+    ----------
+    name
+        Its name, with those of its groups, as in "model.lr".
+    takes
+        What it takes, in words.
+    value
+        Its value.
+    meaning
+        A sentence, or nothing if none is known.
+    """
+
+    name: str
+    takes: str
+    value: Any
+    meaning: str
+
+
+def list_settings(settings: Mapping[str, Any], command: Literal["train", "project"]) -> Iterator[Setting]:
+    """Yield each setting of a command."""
     types = _read_train_types() if command == "train" else _read_project_types()
+    comments = read_comments(CONF / f"{command}.yaml")
     for name, value in settings.items():
         if name in types:
-            yield name, describe(types[name]), value
+            yield Setting(name, describe(types[name]), value, comments.get(name, ""))
         elif name == "growth":
             kinds = read_types(_get_target("scalex.training.growth.grow"))
-            yield from ((f"growth.{own}", describe(kinds[own]), one) for own, one in value.items())
+            for own, one in value.items():
+                yield Setting(f"growth.{own}", describe(kinds[own]), one, comments.get(f"growth.{own}", ""))
         elif isinstance(value, Mapping):
-            yield from _list_node(value, f"{name}.")
+            yield from _list_node(value, f"{name}.", comments)
 
 
-def _list_node(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, Any]]:
-    types: dict[str, Any] = {}
+def _list_node(node: Mapping[str, Any], prefix: str, comments: Mapping[str, str]) -> Iterator[Setting]:
+    types, meanings = dict[str, Any](), dict[str, str]()
     if "_target_" in node:
-        types = read_types(_get_target(node["_target_"]))
-        types |= TRAINER_TYPES if prefix == "trainer." else {}
+        target = _get_target(node["_target_"])
+        types, meanings = read_types(target), read_docstring(target)
+    if prefix == "trainer.":
+        types |= TRAINER_TYPES
+        meanings = {name: text for path in (CONF / "trainer").glob("*.yaml") for name, text in read_comments(path).items() if text}
     for name, value in node.items():
         if isinstance(value, Mapping):
-            yield from _list_node(value, f"{prefix}{name}.")
+            yield from _list_node(value, f"{prefix}{name}.", comments)
         elif not name.startswith("_"):
-            yield prefix + name, describe(types[name]) if name in types else "any value", value
+            takes = describe(types[name]) if name in types else "any value"
+            yield Setting(prefix + name, takes, value, comments.get(prefix + name) or meanings.get(name, ""))
 
 
 def _read_train_types() -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from ast import literal_eval
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from scalex.commands.configuration import CONF
 from scalex.commands.settings import TRAINER_TYPES, list_settings
-from scalex.commands.stored import CONF
 
 __all__ = ["Command", "TABLE", "make_table", "read_table"]
 
 Command: TypeAlias = Literal["train", "project"]
 
 TABLE = CONF / "settings.txt"
+# What docstrings and the command line name differently.
+WORD = re.compile(r"\b(?:None|True|False)\b")
 # Options of groups that have settings besides those of the default options.
 OPTIONS: dict[Command, tuple[tuple[str, ...], ...]] = {
     "train": (
@@ -31,13 +35,13 @@ OPTIONS: dict[Command, tuple[tuple[str, ...], ...]] = {
 
 
 def make_table() -> str:
-    """Return a line for each setting of the commands: its name, its default and what it takes."""
-    return "".join(f"Settings of python {command}.py\n\n{''.join(_list_lines(command))}\n" for command in OPTIONS)
+    """Return, for each setting of the commands, its name, its default, what it takes and what it means."""
+    return "".join(f"Settings of scalex {command}\n\n{''.join(_list_lines(command))}\n" for command in OPTIONS)
 
 
 def read_table(command: Command) -> str:
     """Return the part of a command of the table."""
-    _, _, after = TABLE.read_text().partition(f"Settings of python {command}.py\n\n")
+    _, _, after = TABLE.read_text().partition(f"Settings of scalex {command}\n\n")
     return after.partition("\n\n")[0]
 
 
@@ -47,11 +51,17 @@ def _list_lines(command: Command) -> Iterator[str]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings: Any = OmegaConf.to_container(compose(command, list(options)), resolve=False)
         # What libraries take depends on their versions.
-        rows = [row for row in list_settings(settings, command) if row[0] not in listed and not _is_of_library(row[0])]
-        listed |= {name for name, _, _ in rows}
-        for name, words, value in rows:
-            default = {None: "null", True: "true", False: "false"}.get(value, value) if isinstance(value, bool | None) else value
-            yield f"  {name}={default}".ljust(62) + f"  {words}{f'   ({options[0]})' if options else ''}\n"
+        found = [one for one in list_settings(settings, command) if one.name not in listed and not _is_of_library(one.name)]
+        listed |= {one.name for one in found}
+        for one in found:
+            yield f"  {one.name}={_write(one.value)}".ljust(62) + f"  {one.takes}{f'   ({options[0]})' if options else ''}\n"
+            if one.meaning:
+                yield f"      {WORD.sub(lambda word: _write(literal_eval(word[0])), one.meaning)}\n"
+
+
+def _write(value: Any) -> str:
+    """Return a value as on the command line."""
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)
 
 
 def _is_of_library(name: str) -> bool:

@@ -10,12 +10,11 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from scalex.commands.configuration import resolve_settings
+from scalex.commands.configuration import CONF, resolve_settings
 from scalex.runs.folder import COMPOSED
 
 __all__ = ["check_stored", "resolve_others"]
 
-CONF = Path(__file__).parents[2] / "conf"
 TARGET = re.compile(r"_target_:\s*([\w.]+)")
 # Interpolations that conf/ uses: other settings, the time and Hydra's settings. Those of OmegaConf also read the environment.
 OWN_INTERPOLATION = re.compile(r"\$\{(?:(?:now|hydra|oc\.select):[^${}]*|[^:${}]*)\}")

@@ -27,6 +27,7 @@ from scalex.reference.adapter import Adapter, DomainMap, compute_fingerprint
 from scalex.reference.alignment import align, compute_agreement, compute_likeness
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
+from scalex.system.program import name_command
 from scalex.system.settings import Count, Seed, Share, check_call
 
 __all__ = ["check_adapter_options", "fit_adapter", "open_with_adapter"]
@@ -309,7 +310,7 @@ def _fit_map(
         raise ValueError(
             f"Domain {name}: its cells would lie among cells of other types (agreement of their inputs {agreement:.2f}, without an adapter "
             f"{before:.2f}). It is too far from the reference for an adapter: project it without one, or continue the training with it "
-            "(train.py reference=)."
+            f"({name_command('train')} reference=)."
         )
     # Cells of types that the reference lacks have no weight: their differences are not technical.
     shift = np.average(matched - components, axis=0, weights=found.shared_N.numpy().astype(np.float64) + 1e-12)

@@ -23,6 +23,7 @@ from scalex.model.base import Model
 from scalex.model.correction import N_NEIGHBORS, average_neighbors
 from scalex.model.mixed_clusters import WIDTH, first_centers
 from scalex.system.atomic_files import atomic_write
+from scalex.system.program import name_command
 
 __all__ = ["Adapter", "DomainMap", "compute_fingerprint"]
 
@@ -204,7 +205,7 @@ class Adapter:
         """
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file() or not (folder / ARRAYS).is_file():
-            raise FileNotFoundError(f"adapter={folder}: no adapter is there. project.py adapt=true writes one.")
+            raise FileNotFoundError(f"adapter={folder}: no adapter is there. {name_command('project')} adapt=true writes one.")
         try:
             values = json.loads((folder / DESCRIPTION).read_text())
             newer = values["format"] > FORMAT

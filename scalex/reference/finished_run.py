@@ -55,7 +55,7 @@ class FinishedRun:
         Parameters
         ----------
         folder
-            Folder that ``train.py`` or ``SCALEX(outdir=...)`` wrote, with ``checkpoint/best.ckpt`` and ``adata.h5ad``.
+            Folder that ``scalex train`` or ``SCALEX(outdir=...)`` wrote, with ``checkpoint/best.ckpt`` and ``adata.h5ad``.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class FinishedRun:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished run of train.py.")
+            raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished training.")
         paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
         growth = read_json(folder / GROWTH)
         if growth is not None and not (isinstance(growth, dict) and "accepted" in growth):
@@ -79,7 +79,7 @@ class FinishedRun:
         missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{folder} is not a reference: it lacks {' and '.join(missing)}. Give the folder of a finished run of train.py."
+                f"{folder} is not a reference: it lacks {' and '.join(missing)}. Give the folder of a finished training."
             )
         module = load_model(checkpoint)
         assert module.trained_on is not None

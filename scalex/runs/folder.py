@@ -22,6 +22,7 @@ from pathlib import Path
 
 from scalex.system.atomic_files import remove_unfinished
 from scalex.system.overrides import format_for_shell
+from scalex.system.program import name_command
 
 __all__ = ["COMPOSED", "FINISHED", "RESULTS", "check_resume", "check_stopped", "check_unused", "find_checkpoint", "remove_leftovers"]
 
@@ -59,7 +60,7 @@ def check_unused(folder: Path) -> None:
     if results:
         raise FileExistsError(
             f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output=, or "
-            f"resume a stopped training with python train.py {format_for_shell('resume', folder)}"
+            f"resume a stopped training with {name_command('train')} {format_for_shell('resume', folder)}"
         )
 
 

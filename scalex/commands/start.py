@@ -1,0 +1,57 @@
+"""Hydra's entry points of the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from scalex.commands.configuration import CONF
+from scalex.commands.errors import exit_on_errors, run_command
+from scalex.commands.project import project
+from scalex.commands.settings_table import Command
+from scalex.commands.sweep import move_multirun_first
+from scalex.commands.train import train
+
+__all__ = ["start"]
+
+
+def start(command: Command) -> None:
+    """Compose the settings of a command, with those among the arguments of this program, and run it.
+
+    Parameters
+    ----------
+    command
+        The name of the command and of its configuration.
+
+    Raises
+    ------
+    SystemExit
+        For an error of the user, with one line.
+    """
+    move_multirun_first()
+    if command == "train":
+        _choose_files()
+    run_command(hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(TASKS[command]), command)
+
+
+def _choose_files() -> None:
+    """Let ``dataset.path=`` alone mean the user's files: the default is the demo."""
+    names = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    if "dataset.path" in names and "dataset" not in names:
+        sys.argv.append("dataset=files")
+
+
+# Module-level functions, which the launchers of sweeps send to other processes by name.
+def _train(cfg: DictConfig) -> float | None:
+    return exit_on_errors(train, cfg)
+
+
+def _project(cfg: DictConfig) -> None:
+    exit_on_errors(project, cfg)
+
+
+TASKS: Mapping[Command, Callable[[DictConfig], Any]] = {"train": _train, "project": _project}

@@ -1,0 +1,117 @@
+"""The program ``scalex`` as an installed command: its own arguments, and those it passes on to a command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from commands import ROOT, Done, run_command, run_program
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import scalex
+from scalex.commands.settings_table import read_table
+
+SMALL = ["dataset.n_cells=80", "dataset.n_features=400", "preprocess.min_features=0", "model.max_steps=2", "trainer=cpu"]
+SHORT = [*SMALL, "callbacks=[checkpoint,latent_export]"]
+
+
+def test_the_help_of_the_program_names_its_commands(tmp_path: Path) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        shown = run_program(*arguments, cwd=tmp_path).stdout
+        assert re.search("scalex train .*\n.*scalex project .*\n.*scalex doctor ", shown)
+
+
+@pytest.mark.parametrize("command", ["train", "project"])
+def test_the_help_of_a_command_has_its_name_its_options_and_its_settings(tmp_path: Path, command: str) -> None:
+    shown = run_program(command, "--help", cwd=tmp_path).stdout
+    assert f"  scalex {command} " in shown
+    assert f"{command}.py" not in shown
+    assert re.search("dataset +demo +Simulated cells", shown)
+    assert read_table(command) in shown  # type: ignore[arg-type]
+    assert f"  python {command}.py " in run_command(f"{command}.py", "--help", cwd=tmp_path).stdout
+
+
+def test_every_setting_is_explained() -> None:
+    for command in ("train", "project"):
+        names = re.findall(r"^  (\S+?)=", read_table(command), re.MULTILINE)  # type: ignore[arg-type]
+        explained = re.findall(r"^  (\S+?)=.*\n      \S", read_table(command), re.MULTILINE)  # type: ignore[arg-type]
+        assert names == explained
+
+
+def test_options_of_a_folder_of_the_user_are_shown_and_used(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\n# Our own settings.\ndefaults:\n  - override /model: small\nmodel: {n_latent: 3}\n"
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(text)
+    assert re.search("own +Our own settings", run_program("train", "--config-dir", "conf", "--help", cwd=tmp_path).stdout)
+    done = run_program("train", "--config-dir", "conf", "experiment=own", "output=run", *SHORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert scalex.Reference.load(tmp_path / "run").latent.shape[1] == 3
+
+
+def test_a_command_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+    done = run_program("trian", cwd=tmp_path)
+    assert done == Done(1, "", "scalex trian: there is no such command; did you mean train?\n")
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert run_program("--version", cwd=tmp_path).stdout == f"scalex {scalex.__version__}\n"
+
+
+def test_the_module_is_the_program(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "scalex", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"scalex {scalex.__version__}\n"
+
+
+def test_a_path_alone_means_files(tmp_path: Path) -> None:
+    scalex.demo_cells(80, 400, 2, seed=1).write_h5ad(tmp_path / "cells.h5ad")
+    done = run_program("train", "dataset.path=cells.h5ad", "dataset.batch_key=batch", "output=run", *SHORT[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Reads cells.h5ad" in done.stderr
+
+
+def test_a_run_and_its_projection_in_the_words_of_the_program(tmp_path: Path) -> None:
+    assert run_program("train", "output=run", *SHORT, cwd=tmp_path).returncode == 0
+    again = run_program("train", "output=run", "seed=1", *SHORT, cwd=tmp_path)
+    assert "resume a stopped training with scalex train resume=run" in again.stderr
+    scalex.demo_cells(80, 400, 2, seed=1).write_h5ad(tmp_path / "query.h5ad")
+    done = run_program("project", "reference=run", "dataset.path=query.h5ad", "output=projected", "trainer=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "scalex train --help" in run_program("train", "nonsense.x=1", cwd=tmp_path).stderr
+
+
+def complete(line: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COMP_LINE", line)
+    return run_program("-sc", "query=bash", cwd=cwd).stdout.split()
+
+
+def test_bash_completes_commands_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"train", "project", "doctor"} <= set(complete("scalex tr", tmp_path, monkeypatch))
+    assert complete("scalex doctor ", tmp_path, monkeypatch) == []
+    assert "model.n_latent=" in complete("scalex train model.n_", tmp_path, monkeypatch)
+    assert "model=paper" in complete("scalex train seed=1 model=", tmp_path, monkeypatch)
+    assert "adapt=" in complete("scalex project ada", tmp_path, monkeypatch)
+    assert "complete " in run_program("-sc", "install=bash", cwd=tmp_path).stdout
+
+
+def test_the_doctor_names_what_a_report_needs(tmp_path: Path) -> None:
+    shown = run_program("doctor", cwd=tmp_path).stdout
+    version = re.escape(scalex.__version__)
+    for words in (f"scalex: .*{version}", "torch: .*[0-9]", "CPU cores: .*thread", "memory: .*GB free", "for launch=ray: "):
+        assert re.search(words, shown), words
+
+
+def list_requirements() -> Iterator[Requirement]:
+    yield from (one for one in map(Requirement, requires("scalex") or []) if one.marker is None)
+
+
+def test_the_constraints_are_within_the_ranges_of_the_package() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in map(Requirement, lines)}
+    for needed in list_requirements():
+        assert needed.specifier.contains(pinned[canonicalize_name(needed.name)]), needed
