@@ -7,6 +7,8 @@ import logging
 import scanpy as sc
 from anndata import AnnData
 
+from scalex.metrics.compiled import import_umap
+
 __all__ = ["add_clusters"]
 
 logger = logging.getLogger(__name__)
@@ -18,5 +20,6 @@ def add_clusters(adata: AnnData, *, n_neighbors: int, seed: int) -> None:
         return
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     logger.info("Neighbours (%d) and clusters of %s cells", n_neighbors, f"{adata.n_obs:,}")
+    import_umap()
     sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="latent", random_state=seed)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=seed)

@@ -9,6 +9,8 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import silhouette_samples
 
+from scalex.metrics.compiled import import_umap
+
 __all__ = ["kept_clusters"]
 
 # Fewer cells of a domain have no clusters.
@@ -47,6 +49,7 @@ def kept_clusters(
     Rousseeuw, Silhouettes: a graphical aid to the interpretation and validation of cluster analysis, J. Comput. Appl. Math. 20:53 (1987).
     """
     rng = np.random.default_rng(seed)
+    import_umap()
     _, code = np.unique(np.asarray(domain), return_inverse=True)
     found = np.full(len(code), np.nan)
     for one in range(code.max() + 1):
