@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scalex import pl
     from scalex.api import SCALEX, label_transfer
     from scalex.cells import AnnDataSource
     from scalex.data import ScalexDataModule
@@ -34,6 +35,7 @@ __all__ = [
     "demo_cells",
     "fit",
     "label_transfer",
+    "pl",
 ]
 
 _HOME = {
@@ -57,6 +59,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     # Torch, Lightning and scanpy take seconds to import. A name imports what it needs at its first use.
+    if name == "pl":
+        return import_module("scalex.pl")
     if name not in _HOME:
         raise AttributeError(f"module 'scalex' has no attribute {name!r}. It has: {', '.join(__all__)}")
     return getattr(import_module(f"scalex.{_HOME[name]}"), name)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from scalex.callbacks.figures import publish_figure
 from scalex.callbacks.result import Output, Result, place_others
-from scalex.callbacks.scores_plot import draw_scores
 from scalex.metrics import SCORES, batch_entropy_mixing, mixed_types, scores, scores_by_domain, silhouette
 from scalex.metrics.clusters import add_clusters
 from scalex.metrics.scores import N_COMPONENTS, choose_some
+from scalex.pl.domains import draw_scores
 from scalex.system.atomic_files import atomic_write
 from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 import scanpy as sc
-from anndata import AnnData
 from lightning import Trainer
 from matplotlib.figure import Figure
 
@@ -17,17 +13,15 @@ from scalex.callbacks.figures import publish_figure
 from scalex.callbacks.result import Output, Result, place_others
 from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
-from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
+from scalex.pl import umap
 from scalex.system.settings import Count, NonNegative, NumberOfNeighbors, Seed, check_call
 
-__all__ = ["UmapPlot", "draw_umap"]
+__all__ = ["UmapPlot"]
 
 logger = logging.getLogger(__name__)
 
 # A layout of fewer cells shows nothing, and UMAP's spectral initialization fails.
 MIN_CELLS = 20
-# A legend of more values would fill the figure.
-MAX_LEGEND = 60
 
 
 @check_call
@@ -83,22 +77,6 @@ class UmapPlot(Output):
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
         place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]
-        publish_figure(draw_umap(adata, colors), "umap", self.folder, trainer, show=self.show)
-
-
-@draw_text_as_it_is()
-def draw_umap(adata: AnnData, colors: list[str]) -> Figure:
-    """Draw obsm["X_umap"], (n_cells, 2), in one panel for each of some columns of obs."""
-    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4), squeeze=False, layout="constrained")
-    # In random order: otherwise the last domain of the table would hide the others.
-    order = np.random.default_rng(0).permutation(adata.n_obs)
-    for axis, color in zip(axes[0], colors, strict=True):
-        groups = pd.Categorical(adata.obs[color]).remove_unused_categories()
-        legend = len(groups.categories) <= MAX_LEGEND
-        title = shorten_name(color) if legend else f"{shorten_name(color)} ({len(groups.categories):,})"
-        obs = pd.DataFrame({"group": groups.rename_categories(shorten_names(groups.categories))[order]}, index=adata.obs_names[order])
-        shuffled = AnnData(obs=obs, obsm={"X_umap": adata.obsm["X_umap"][order]})
-        sc.pl.umap(
-            shuffled, color="group", ax=axis, show=False, title=title, frameon=False, legend_loc="right margin" if legend else "none"
-        )
-    return figure
+        figure = umap(adata, colors)[0].figure
+        assert isinstance(figure, Figure)
+        publish_figure(figure, "umap", self.folder, trainer, show=self.show)

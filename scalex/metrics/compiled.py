@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,10 @@ def import_umap() -> None:
     decorate = numba.njit
     numba.njit = _keep(decorate)
     try:
-        importlib.import_module("umap")
+        with warnings.catch_warnings():
+            # It misses Tensorflow, for a method that nothing here uses.
+            warnings.simplefilter("ignore", ImportWarning)
+            importlib.import_module("umap")
     finally:
         numba.njit = decorate
 

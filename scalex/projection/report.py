@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scalex.metrics import neighbor_entropy
-from scalex.projection.figure import draw_projection
+from scalex.pl.fit_of_query import draw_projection
 from scalex.projection.query import Query
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from scalex.callbacks import Scores
 from scalex.callbacks.result import Result
-from scalex.callbacks.scores_plot import draw_scores
+from scalex.pl.domains import draw_scores
 
 
 def test_the_log_names_the_types_that_lie_among_others(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,4 +19,4 @@ assert distances.proxy_symmetric_kl.stats.cache_path
 
 
 def test_what_numba_compiles_for_umap_is_kept() -> None:
-    subprocess.run([sys.executable, "-c", KEPT], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", KEPT], check=True)

@@ -1,21 +1,62 @@
-"""Drawing of the figure of the scores, from tables. Nothing is read or written."""
+"""How well each domain is mixed, what is left of its structure, and which types lie among others."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scalex.metrics import mixed_types, scores_by_domain
+from scalex.metrics.scores import N_COMPONENTS, choose_some
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
 
-__all__ = ["draw_scores"]
+__all__ = ["draw_scores", "scores"]
 
 # Rows of a panel. More could not be read.
 MAX_ROWS = 25
 # Share of wrong neighbours from which the type that most of them are of is named.
 MIN_NAMED = 0.1
+
+
+def scores(adata: AnnData, label: str = "cell_type") -> list[Axes]:
+    """Draw how well each domain is mixed, what is left of its structure, and which types lie among others.
+
+    Parameters
+    ----------
+    adata
+        A result: obsm["latent"], obsm["input_pca"] and obs["domain"] with two domains or more. Of more cells than
+        `scalex.metrics.scores` uses, the same sample is taken.
+    label
+        Column of obs with cell types. It may be absent.
+
+    Returns
+    -------
+    list of matplotlib.axes.Axes
+        The panels: mixing, kept structure and, if types are known, types.
+
+    Raises
+    ------
+    KeyError
+        If the latents, the principal components or the domains are missing.
+    ValueError
+        With fewer than two domains.
+    """
+    for name in ("latent", "input_pca"):
+        if name not in adata.obsm:
+            raise KeyError(f'obsm["{name}"] is not there. A result of a training has it.')
+    some = choose_some(adata.n_obs)
+    latent = np.asarray(adata.obsm["latent"])[some]
+    domain = pd.Categorical(adata.obs["domain"])[some]
+    by_domain = scores_by_domain(latent, domain, np.asarray(adata.obsm["input_pca"])[some, :N_COMPONENTS])
+    by_type = None
+    if label in adata.obs:
+        types = pd.Categorical(adata.obs[label])[some]
+        known = ~types.isna()
+        by_type = mixed_types(latent[known], types[known].remove_unused_categories())
+    return draw_scores(by_domain, by_type).axes
 
 
 @draw_text_as_it_is()

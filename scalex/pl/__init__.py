@@ -1,0 +1,7 @@
+"""Plots of results for notebooks. Each returns matplotlib axes."""
+
+from scalex.pl.composition import composition
+from scalex.pl.domains import scores
+from scalex.pl.maps import projection, umap
+
+__all__ = ["composition", "projection", "scores", "umap"]
