@@ -17,7 +17,7 @@ from lightning import Callback, Trainer
 from numpy.typing import NDArray
 from pydantic import SkipValidation
 
-from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, Scores, UmapPlot
+from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, ReportPage, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.model.imputation import Impute
 from scalex.model.module import ScalexModule, Statistics
@@ -227,6 +227,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
             Progress() if verbose else None,
             None if ignore_umap else UmapPlot(folder, label_key=cell_type, seed=seed, show=show),
             Scores(folder, seed=seed) if assess else None,
+            ReportPage(folder, label_key=cell_type, seed=seed),
         ]
         trainer = _make_trainer(
             gpu,

@@ -18,7 +18,7 @@ FLOORS = (
     {"model", "data"},
     {"preprocess", "demo"},
     {"cells"},
-    {"h5ad", "runs"},
+    {"h5ad", "report", "runs"},
     {"formats", "pl"},
     {"system", "features", "metrics", "nn"},
 )

@@ -21,6 +21,7 @@ from scalex.projection.query import Query
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.latent_map import LatentMap
+from scalex.report.projection import write_projection_report
 from scalex.system.atomic_files import atomic_write
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name
 
@@ -118,6 +119,11 @@ class Report:
                 figure.savefig(path, dpi=150)
         plt.close(figure)
         logger.info("Wrote %s and %s", folder / "report.json", folder / "projection.pdf")
+
+    def write_page(self, folder: Path, results: Path) -> None:
+        """Write ``report.html``. `results` is the file with the new cells."""
+        write_projection_report(folder, results, self.numbers, umap=self.umap, own_distance=self.own_distance, limit=self.limit)
+        logger.info("Wrote %s", folder / "report.html")
 
 
 def _format_line(name: str, numbers: dict[str, Any]) -> str:

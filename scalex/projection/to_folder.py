@@ -72,6 +72,7 @@ def project_to(
         with h5py.File(path, "w") as file:
             report = project(reference, cells, file, trainer, adapter=used, **options)
         report.write(folder)
+        report.write_page(folder, path)
         if append:
             # The model comes first: without adata.h5ad, the folder does not count as a reference yet.
             with atomic_write(folder / "checkpoint" / "best.ckpt") as checkpoint:
