@@ -75,7 +75,7 @@ def test_append_writes_a_new_reference(trained: Any, query: Path, tmp_path: Path
     assert "Warning" not in done.stderr
     folder = tmp_path / "out"
     assert list_names(folder) == {
-        "adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json", "checkpoint",
+        "adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json", "checkpoint",
     }  # fmt: skip
     assert list_names(folder / "checkpoint") == {"best.ckpt"}
     assert list_names(tmp_path) == {"out", "query.h5ad"}
@@ -108,7 +108,7 @@ def test_repeat_writes_only_the_query(trained: Any, query: Path, tmp_path: Path)
     assert adata.obs_names.isin(trained.query.obs_names).all()
     assert adata.X.shape == (50, 200)
     assert adata.raw.shape == (50, trained.exported.raw.shape[1])
-    assert list_names(tmp_path / "out") == {"adata.h5ad", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
+    assert list_names(tmp_path / "out") == {"adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
     assert list_names(tmp_path) == {"out", "query.h5ad"}
 
 
@@ -176,10 +176,10 @@ def test_help_lists_choices_and_settings(tmp_path: Path) -> None:
     assert "IMPORTED []" in done.stdout
     for message in (
         "python project.py reference=run",
-        "dataset=files (or h5ad, the same) or demo",
-        "least_found: 0.3",
-        "append: false",
-        "backed: true",
+        "dataset     demo            Simulated cells",
+        "least_found=0.3",
+        "append=false",
+        "backed=true",
     ):
         assert message in done.stdout
     assert list_names(tmp_path) == set()

@@ -38,7 +38,9 @@ QUICK = [
     "trainer=cpu",
 ]
 FIGURES = {"scores.pdf", "scores.png", "umap.pdf", "umap.png"}
-FILES = {"adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", ".composed.yaml", *FIGURES}
+FILES = {
+    "adata.h5ad", "checkpoint", "config.yaml", "log.txt", "metrics.csv", "metrics.json", "report.html", ".composed.yaml", *FIGURES,
+}  # fmt: skip
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -96,7 +98,7 @@ def test_help_and_a_misspelt_option_need_no_slow_imports(tmp_path: Path) -> None
     helped = subprocess.run([*run, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert helped.returncode == 0
     assert "IMPORTED []" in helped.stdout
-    for message in ("python train.py -m", "dataset: base, demo, files, h5ad", "n_latent: 30", "max_steps"):
+    for message in ("python train.py -m", "dataset     demo            Simulated cells", "n_latent=30", "max_steps"):
         assert message in helped.stdout
     misspelt = subprocess.run([*run, "model.n_latnt=8"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert misspelt.returncode == 1

@@ -31,8 +31,8 @@ __all__ = ["Setting", "check_project_settings", "check_train_settings", "list_se
 
 # Groups of settings from which the objects of a training are created.
 GROUPS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger", "trainer")
-# Packages that are not installed with SCALEX, by the last part of the name of the class that needs them.
-OPTIONAL_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
+# Packages that are not installed with SCALEX, by the last part of the name of what needs them.
+OPTIONAL_PACKAGES = {"TensorBoardLogger": "tensorboard", "open_mlflow": "mlflow"}
 # "auto", -1 for all, a number, or a list of numbers with commas.
 Devices: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(auto|-1|\d+(,\d+)*,?)$")]
 # Ranges of settings of Lightning's trainer, whose signature has only types.
@@ -157,6 +157,10 @@ def _read_train_types() -> dict[str, Any]:
         "impute": read_types(LatentExport)["impute"],
         "max_cells": read_types(UmapPlot)["max_cells"],
         "chunk_size": read_types(fit)["chunk_size"],
+        "run_name": str | None,
+        "tags": Mapping[str, str],
+        "tracking": str,
+        "log_model": bool,
     }
 
 

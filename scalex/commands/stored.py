@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from scalex.commands.configuration import CONF, resolve_settings
 from scalex.runs.folder import COMPOSED
 
-__all__ = ["check_stored", "resolve_others"]
+__all__ = ["TRACKING", "check_stored", "resolve_others"]
 
 TARGET = re.compile(r"_target_:\s*([\w.]+)")
 # Interpolations that conf/ uses: other settings, the time and Hydra's settings. Those of OmegaConf also read the environment.
@@ -22,6 +22,8 @@ OWN_INTERPOLATION = re.compile(r"\$\{(?:(?:now|hydra|oc\.select):[^${}]*|[^:${}]
 ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
 # Settings of objects that write, and names of settings that say where.
 WRITERS = ("callbacks", "epoch_table", "logger", "trainer")
+# Where trackers write: the run folder, or that of the sweep.
+TRACKING = ("${output}", "${output}/..")
 PLACE = re.compile(r"(?:dir|dirpath|folder|location|path|uri)$")
 
 
@@ -59,9 +61,14 @@ def check_stored(cfg: DictConfig, folder: Path, allowed: Collection[str]) -> Non
             )
     for name, value in _list_texts({part: raw[part] for part in WRITERS if part in raw}):
         text = OWN_INTERPOLATION.sub("", value)
-        leaves = text.startswith(("/", "~")) and not value.startswith("${output}")
-        if (leaves or ".." in text or (PLACE.search(name) and "${output}" not in value)) and value not in allowed:
+        leaves = text.startswith(("/", "~")) and not value.startswith(("${output}", "${tracking}"))
+        has_folder = "${output}" in value or "${tracking}" in value
+        if (leaves or ".." in text or (PLACE.search(name) and not has_folder)) and value not in allowed:
             raise ValueError(f"{folder / COMPOSED}: {name}={value} is outside of the run folder. If you trust it, add allow=[{value}].")
+    if raw.get("tracking", TRACKING[0]) not in (*TRACKING, *allowed):
+        raise ValueError(
+            f"{folder / COMPOSED}: tracking={raw['tracking']} is outside of the run folder. If you trust it, add allow=[{raw['tracking']}]."
+        )
     for path in (*folder.iterdir(), *(folder / "checkpoint").glob("*")):
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and a resumed run writes only inside its folder. Remove it.")

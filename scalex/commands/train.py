@@ -23,6 +23,7 @@ from scalex.commands.configuration import (
     save_config,
     write_config,
 )
+from scalex.commands.run_names import name_in_trackers
 from scalex.commands.settings import check_train_settings
 from scalex.commands.stored import check_stored, resolve_others
 from scalex.commands.sweep import is_sweep
@@ -75,6 +76,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> float | None:
     resolve_others(cfg)
     name_is_given = not OmegaConf.is_interpolation(cfg, "output")
     cfg.output = str(folder)
+    name_in_trackers(cfg, folder, overrides, of_sweep=is_sweep())
     if not (folder / OWNER).exists():
         # An occupied folder is told before the slow imports that the settings need, and again when it is claimed.
         _holds_own_run(cfg, folder)

@@ -109,7 +109,8 @@ class ScalexModule(Model):
         seed: Seed = 124,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Trackers get all settings of a run at once.
+        self.save_hyperparameters(logger=False)
         check_plan(self.hparams)
         self.net: VAE | None = None
         self._epoch = EpochLosses.zero(self.device)
@@ -242,8 +243,8 @@ class ScalexModule(Model):
         metrics = {
             "train/loss": losses.total.item(),
             **{f"train/{name}": getattr(losses, name).item() for name in ("reconstruction", "kl", "correction")},
-            "train/domain_entropy": self._epoch.mean_domain_entropy(),
-            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "integration/domain_entropy": self._epoch.mean_domain_entropy(),
+            "optimizer/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "epoch": self.current_epoch,
         }
         for tracker in self.loggers:

@@ -63,7 +63,7 @@ class EpochTable(Logger):
             # Epochs after the last checkpoint are trained again.
             self._rows = [row for row in _read_rows(self.path) if row["epoch"] < metrics["epoch"]]
         first = {"epoch": int(metrics["epoch"]), "step": step}
-        self._rows.append(first | {name.removeprefix("train/"): value for name, value in metrics.items() if name != "epoch"})
+        self._rows.append(first | {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "epoch"})
 
     @rank_zero_only
     def save(self) -> None:

@@ -38,6 +38,7 @@ RESULTS = (
     "lineage.json",
     "metrics.csv",
     "metrics.json",
+    "report.html",
     "report.json",
     "scores.pdf",
     "scores.png",

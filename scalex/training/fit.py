@@ -21,6 +21,7 @@ from scalex.data import ScalexDataModule
 from scalex.model.base import Model
 from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import FittedRecipe, Recipe
+from scalex.runs.trackers import log_results, log_settings
 from scalex.system.memory import keep_freed_memory, return_freed_memory
 from scalex.system.overrides import format_for_shell
 from scalex.system.processes import ignore_launcher, is_first, make_once, wait_for
@@ -192,8 +193,8 @@ def train_and_embed(
     logger.info("Model: %s", module.describe())
     if data.sizes is not None:
         log_forecast(module, data, trainer.strategy.root_device)
-    for tracker in trainer.loggers:
-        tracker.log_hyperparams(dict(parameters or plan))
+    folder = None if export.path is None else export.path.parent
+    log_settings(trainer.loggers, parameters or plan, folder)
     if data.in_memory:
         keep_freed_memory()
     else:
@@ -209,6 +210,8 @@ def train_and_embed(
                         output.on_result(result, trainer)
                 if before_write is not None:
                     before_write(result.adata)
+    scores = result.adata.uns["scalex"].get("scores", {})
+    log_results(trainer.loggers, parameters or plan, scores, folder)
     return result.adata
 
 

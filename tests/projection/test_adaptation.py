@@ -216,7 +216,7 @@ class TestFit:
     ) -> None:
         monkeypatch.setattr("scalex.projection.adaptation.MAX_FALL", -2.0)
         monkeypatch.setattr("scalex.projection.adaptation.MIXING_APART", 1.1)
-        with pytest.raises(ValueError, match=r"Domain other: its cells would lie among cells of other types .*train\.py reference="):
+        with pytest.raises(ValueError, match=r"Domain other: its cells would lie among cells of other types .*scalex train reference="):
             reference.fit_adapter(query, batch_key="technology")
 
     def test_a_domain_that_is_mixed_stays_where_an_alignment_would_harm(

@@ -574,7 +574,7 @@ def projection(trained: Any, reference: Reference, tmp_path_factory: pytest.Temp
 class TestReport:
     def test_is_in_the_folder_with_its_figures(self, projection: Projected) -> None:
         folder, _, _, report = projection
-        assert {path.name for path in folder.iterdir()} == {"adata.h5ad", "report.json", "projection.pdf", "projection.png"}
+        assert {path.name for path in folder.iterdir()} == {"adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png"}
         assert json.loads((folder / "report.json").read_text()) == report.numbers
         assert (folder / "projection.pdf").read_bytes()[:5] == b"%PDF-"
         assert (folder / "projection.png").stat().st_size > 10_000

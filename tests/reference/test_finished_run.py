@@ -174,7 +174,7 @@ def test_transferred_labels_have_one_row_per_cell(trained: Any, reference: Refer
 
 class TestRefusedFolder:
     def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"reference=.*absent: no such folder\. Give the folder of a finished run"):
+        with pytest.raises(FileNotFoundError, match=r"reference=.*absent: no such folder\. Give the folder of a finished training"):
             Reference.load(tmp_path / "absent")
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ class TestRefusedFolder:
     @pytest.mark.parametrize("missing", ["checkpoint/best.ckpt", "adata.h5ad"])
     def test_a_folder_without_one_of_the_two_files(self, folder: Path, missing: str) -> None:
         (folder / missing).unlink()
-        with pytest.raises(FileNotFoundError, match=f"is not a reference: it lacks {missing}. Give the folder of a finished run"):
+        with pytest.raises(FileNotFoundError, match=f"is not a reference: it lacks {missing}. Give the folder of a finished training"):
             Reference.load(folder)
 
     def test_a_newer_format(self, folder: Path) -> None:
