@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from scalex.system.overrides import format_for_shell, format_value
 from scalex.system.program import name_command
 
-__all__ = ["choose_space", "drop_search", "list_overrides", "show_search", "show_training"]
+__all__ = ["choose_space", "drop_search", "list_overrides", "restore_space", "show_search", "show_training"]
 
 OF_SEARCH = re.compile(r"[+~]*tune(?:[.=@].*)?", re.DOTALL)
 # What `choose_space` makes of an argument.
@@ -36,9 +36,23 @@ def _choose_space(argument: str) -> Iterator[str]:
     elif name.startswith("tune.space."):
         # Several values without brackets are a choice, too.
         value = f"[{value}]" if "," in value and value[0] not in "[{'\"" else value
-        yield f"++tune.space={{{name.removeprefix('tune.space.')}: {value}}}"
+        setting = name.removeprefix("tune.space.")
+        # Hydra cannot replace a range by a list at once.
+        yield from dict.fromkeys((f"++tune.space={{{setting}: null}}", f"++tune.space={{{setting}: {value}}}"))
     else:
         yield argument
+
+
+def restore_space(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments from which `choose_space` has made these."""
+    restored: list[str] = []
+    for argument in arguments:
+        found = ADDED.fullmatch(argument)
+        if found and restored and restored[-1] == f"tune.space.{found[1]}=null":
+            restored.pop()
+        if argument != "~tune.space":
+            restored.append(f"tune.space.{found[1]}={found[2]}" if found else argument.replace("+tune.space=", "tune.space=", 1))
+    return restored
 
 
 def drop_search(arguments: Iterable[str]) -> list[str]:
@@ -54,7 +68,7 @@ def list_overrides(settings: Mapping[str, Any]) -> list[str]:
 def show_search(folder: Path) -> str:
     """Return the command that continues the search of this process, for a shell."""
     command = name_command("tune" if HydraConfig.get().job.config_name == "tune" else "train")
-    return _show(command, (_restore(one) for one in sys.argv[1:] if one != "~tune.space"), format_for_shell("output", folder))
+    return _show(command, restore_space(sys.argv[1:]), format_for_shell("output", folder))
 
 
 def show_training(settings: Mapping[str, Any]) -> str:
@@ -64,9 +78,3 @@ def show_training(settings: Mapping[str, Any]) -> str:
 
 def _show(command: str, arguments: Iterable[str], *more: str) -> str:
     return " ".join([command, *(shlex.quote(one) for one in arguments if not one.startswith("output=")), *more])
-
-
-def _restore(argument: str) -> str:
-    """Return an argument as it was before `choose_space`."""
-    found = ADDED.fullmatch(argument)
-    return f"tune.space.{found[1]}={found[2]}" if found else argument.replace("+tune.space=", "tune.space=", 1)

@@ -38,6 +38,8 @@ def start(command: Command) -> None:
     if command != "project":
         _choose_files()
         sys.argv[1:] = choose_space(sys.argv[1:])
+    if command == "tune" and {"-m", "--multirun"} & set(sys.argv):
+        sys.exit("scalex tune: a search has no -m. To search several values of a setting: tune.space.NAME=[...].")
     run_command(hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(TASKS[command]), command)
 
 

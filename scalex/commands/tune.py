@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scalex.commands.configuration import check_complete, get_folder, load_config, resolve_settings
 from scalex.commands.errors import describe_error
+from scalex.commands.hydra_errors import explain
 from scalex.commands.search_arguments import drop_search, list_overrides, show_search, show_training
 from scalex.commands.settings import check_search_settings, check_train_settings
 from scalex.commands.sweep import is_sweep
@@ -73,7 +76,7 @@ def _check_kind(cfg: DictConfig) -> None:
     if find_spec("optuna") is None:
         raise ValueError("tune needs optuna, which is not installed: pip install 'scalex[tune]'.")
     if is_sweep():
-        raise ValueError("-m and tune= exclude each other. To search several values, use tune.space.NAME=[...], without -m.")
+        raise ValueError("a search has no -m. To search several values of a setting: tune.space.NAME=[...].")
     if cfg.resume is not None:
         raise ValueError("resume= continues one run. A search goes on when it is typed again with the same output=.")
 
@@ -81,7 +84,14 @@ def _check_kind(cfg: DictConfig) -> None:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     """Return the settings of a run."""
     name = HydraConfig.get().job.config_name
-    cfg = compose("train" if name in (None, "tune") else name, list(overrides))
+    hydra = GlobalHydra.instance().hydra
+    try:
+        cfg = compose("train" if name in (None, "tune") else name, list(overrides))
+    except HydraException as error:
+        message = explain(error, "train")
+        # The explanation composes other settings.
+        GlobalHydra.instance().hydra = hydra
+        raise ValueError(message) from error
     with open_dict(cfg):
         # The user's own experiment may name a search.
         cfg.pop("tune", None)

@@ -25,6 +25,8 @@ __all__ = ["JOURNAL", "Found", "Sampler", "TrialFailedError", "TrialResult", "lo
 
 JOURNAL = "optuna.journal"
 NAME = "scalex"
+# Number of trials that fail with one message before any is completed, after which the reason is not in their settings.
+ALIKE = 3
 # Seconds between two attempts to get a lock.
 WAIT = 0.02
 
@@ -123,11 +125,17 @@ def search(
             encoded = {name: space[name].encode(value) for name, value in (first or {}).items() if name in space}
             study.enqueue_trial({name: value for name, value in encoded.items() if value is not None})
         n_failed = _count(study, "FAIL")
+    messages: list[str] = []
     while hours is None or time.monotonic() - begun < 3600 * hours:
         with _claim(study, folder, space, limit=n_trials + n_failed, make_sampler=lambda n: _make_sampler(sampler, seed + n)) as claimed:
             if claimed is None:
                 return
-            _run(study, *claimed, run, scores)
+            try:
+                _run(study, *claimed, run, scores)
+            except TrialFailedError as error:
+                messages.append(str(error))
+        if len(messages) >= ALIKE and len(set(messages)) == 1 and not _count(study, "COMPLETE"):
+            raise ValueError(f"The first {ALIKE} trials failed alike, so the search stops: {messages[0]}")
 
 
 def read_trials(folder: Path, space: Space, scores: Sequence[str]) -> Found:
@@ -250,9 +258,9 @@ def _run(study: Study, trial: Trial, settings: Mapping[str, Any], run: RunTrial,
     except TrialFailedError as error:
         trial.set_user_attr("message", str(error))
         study.tell(trial, state=TrialState.FAIL)
-        return
+        raise
     if missing:
-        raise ValueError(f"{', '.join(missing)}: no such score can be computed for these cells. Available: {', '.join(found)}.")
+        raise ValueError(f"score={missing[0]} cannot be computed for these cells. Available: {', '.join(found)}.")
     trial.set_user_attr("mean", {name: statistics.fmean(values) for name, values in found.items()})
     trial.set_user_attr("spread", {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in found.items()})
     trial.set_user_attr("n_runs", max(map(len, found.values())))

@@ -19,7 +19,8 @@ LOG_FACTOR = 15.0
 # Scores beside those of the sweep among the coordinates, if there are any.
 OTHERS = ("total", "entropy_mixing", "kept", "ari", "nmi")
 MAX_COORDINATES = 14
-COLORS = "Viridis"
+# From low to high scores: the best runs stand out.
+COLORS = [[0, "#cfd8e3"], [0.5, "#6f9bc8"], [1, "#08306b"]]
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
