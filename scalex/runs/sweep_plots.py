@@ -14,8 +14,9 @@ from scalex.system.overrides import format_value
 
 __all__ = ["Plot", "draw_coordinates", "draw_scores", "draw_settings", "is_number", "write_value"]
 
-# A range of numbers above 0 that is wider than this factor gets a logarithmic axis.
-LOG_FACTOR = 15.0
+# A range of numbers above 0 that is wider than these factors gets a logarithmic axis: fractions, and whole numbers.
+LOG_FACTOR = 7.0
+LOG_FACTOR_WHOLE = 50.0
 # Scores beside those of the sweep among the coordinates, if there are any.
 OTHERS = ("total", "entropy_mixing", "kept", "ari", "nmi")
 MAX_COORDINATES = 14
@@ -58,10 +59,13 @@ def draw_settings(sweep: Sweep, score: str) -> Iterator[Plot]:
     for name in sweep.settings:
         column = sweep.settings[name]
         x = column.tolist() if is_number(column) else [_shorten(write_value(value)) for value in column]
-        axis = {"type": ("log" if _is_wide(column) else "linear") if is_number(column) else "category", "title": {"text": str(name)}}
+        axis: dict[str, Any] = {"type": "linear" if is_number(column) else "category", "title": {"text": str(name)}, "automargin": True}
+        if _is_wide(column):
+            marks = _mark(column)
+            axis |= {"type": "log", "tickvals": marks, "ticktext": [f"{mark:.2g}" for mark in marks]}
         marker = {"color": y, "colorscale": COLORS, "size": 8, "line": {"width": 0.5, "color": "#555"}}
         trace = {"type": "scatter", "mode": "markers", "x": x, "y": y, "text": names, "marker": marker, "hoverinfo": "text+x+y"}
-        yield Plot([trace], _make_layout(260) | {"xaxis": axis | {"automargin": True}, "yaxis": {"title": {"text": score}}})
+        yield Plot([trace], _make_layout(260) | {"xaxis": axis, "yaxis": {"title": {"text": score}}})
 
 
 def draw_coordinates(sweep: Sweep, scores: Sequence[str]) -> Plot:
@@ -87,7 +91,7 @@ def draw_scores(sweep: Sweep, x: str, y: str) -> Plot:
 
 
 def _make_layout(height: int) -> dict[str, Any]:
-    return {"height": height, "margin": {"l": 60, "r": 16, "t": 16, "b": 50}, "font": FONT, "template": "none"}
+    return {"height": height, "margin": {"l": 60, "r": 16, "t": 16, "b": 50}, "font": FONT}
 
 
 def _make_dimension(name: str, column: pd.Series) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def _make_dimension(name: str, column: pd.Series) -> dict[str, Any]:
     values = column.astype(float)
     if not _is_wide(column):
         return {"label": name, "values": values.tolist()}
-    marks = np.geomspace(values.min(), values.max(), 5)
+    marks = _mark(column)
     return {
         "label": name,
         "values": np.log10(values).tolist(),
@@ -110,7 +114,13 @@ def _make_dimension(name: str, column: pd.Series) -> dict[str, Any]:
 
 def _is_wide(column: pd.Series) -> bool:
     values = column.astype(float) if is_number(column) else pd.Series([0.0])
-    return bool(values.min() > 0 and values.max() >= LOG_FACTOR * values.min())
+    factor = LOG_FACTOR_WHOLE if (values % 1 == 0).all() else LOG_FACTOR
+    return bool(values.min() > 0 and values.max() >= factor * values.min())
+
+
+def _mark(column: pd.Series) -> list[float]:
+    """Return the ticks of a logarithmic axis."""
+    return [float(f"{mark:.2g}") for mark in np.geomspace(float(column.min()), float(column.max()), 5)]
 
 
 def _write_numbers(column: pd.Series) -> list[float | None]:
