@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -183,7 +184,13 @@ def _open(folder: Path, scores: Sequence[str]) -> Study:
         lock.release()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=cast("Any", lock)))
-    return optuna.create_study(storage=storage, study_name=NAME, directions=["maximize"] * len(scores), load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=NAME, directions=["maximize"] * len(scores), load_if_exists=True)
+    with warnings.catch_warnings():
+        # Names for Optuna's own page, which it calls experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if study.metric_names is None:
+            study.set_metric_names(list(scores))
+    return study
 
 
 class _JournalLock:

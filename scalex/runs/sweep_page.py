@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from scalex.runs.failed_runs import read_failed_runs
-from scalex.runs.sweep_plots import Plot, draw_coordinates, draw_scores, draw_settings, write_value
+from scalex.runs.sweep_plots import Plot, draw_coordinates, draw_scores, draw_settings, is_number, write_value
 from scalex.runs.sweep_table import Sweep, read_sweep, write_sweep_table
 from scalex.system.atomic_files import atomic_write
 
@@ -143,7 +143,8 @@ def _show_runs(sweep: Sweep, scores: Sequence[str]) -> str:
 
 
 def _write_table(table: pd.DataFrame) -> str:
-    heads = "".join(f'<th scope="col"><button>{escape(str(name))}</button></th>' for name in table)
+    kinds = ("" if is_number(table[name].dropna()) else ' class="text"' for name in table)
+    heads = "".join(f'<th scope="col"{kind}><button>{escape(str(name))}</button></th>' for name, kind in zip(table, kinds, strict=True))
     rows = "".join(f"<tr>{''.join(map(_write_cell, row))}</tr>\n" for row in table.itertuples(index=False, name=None))
     return f'<div class="wide"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>'
 

@@ -20,6 +20,7 @@ LOG_FACTOR_WHOLE = 50.0
 # Scores beside those of the sweep among the coordinates, if there are any.
 OTHERS = ("total", "entropy_mixing", "kept", "ari", "nmi")
 MAX_COORDINATES = 14
+MAX_TICKS = 6
 # From low to high scores: the best runs stand out.
 COLORS = [[0, "#cfd8e3"], [0.5, "#6f9bc8"], [1, "#08306b"]]
 FONT = {"family": "system-ui, sans-serif", "size": 12}
@@ -60,9 +61,11 @@ def draw_settings(sweep: Sweep, score: str) -> Iterator[Plot]:
         column = sweep.settings[name]
         x = column.tolist() if is_number(column) else [_shorten(write_value(value)) for value in column]
         axis: dict[str, Any] = {"type": "linear" if is_number(column) else "category", "title": {"text": str(name)}, "automargin": True}
+        axis["zeroline"] = False
         if _is_wide(column):
-            marks = _mark(column)
-            axis |= {"type": "log", "tickvals": marks, "ticktext": [f"{mark:.2g}" for mark in marks]}
+            axis["type"] = "log"
+        if marks := _mark(column):
+            axis |= {"tickvals": marks, "ticktext": [f"{mark:.4g}" for mark in marks], "tickangle": 0}
         marker = {"color": y, "colorscale": COLORS, "size": 8, "line": {"width": 0.5, "color": "#555"}}
         trace = {"type": "scatter", "mode": "markers", "x": x, "y": y, "text": names, "marker": marker, "hoverinfo": "text+x+y"}
         yield Plot([trace], _make_layout(260) | {"xaxis": axis, "yaxis": {"title": {"text": score}}})
@@ -70,13 +73,16 @@ def draw_settings(sweep: Sweep, score: str) -> Iterator[Plot]:
 
 def draw_coordinates(sweep: Sweep, scores: Sequence[str]) -> Plot:
     """Return parallel coordinates: a line for each run through its settings and scores, coloured by the first of `scores`."""
-    shown = [*scores, *(name for name in OTHERS if name in sweep.scores and name not in scores)]
+    # A line cannot leave out an axis.
+    sweep = Sweep(*(table[sweep.scores[list(scores)].notna().all(axis=1)] for table in sweep))
+    known = sweep.scores.columns[sweep.scores.notna().all()]
+    shown = [*scores, *(name for name in OTHERS if name in known and name not in scores)]
     settings = list(sweep.settings)[: MAX_COORDINATES - len(shown)]
     dimensions = [_make_dimension(str(name), sweep.settings[name]) for name in settings]
     dimensions += [{"label": name, "values": _write_numbers(sweep.scores[name])} for name in shown]
     line = {"color": _write_numbers(sweep.scores[scores[0]]), "colorscale": COLORS, "showscale": False}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelangle": -20, "labelside": "top"}
-    return Plot([trace], _make_layout(420) | {"margin": {"l": 70, "r": 70, "t": 90, "b": 30}})
+    return Plot([trace], _make_layout(420) | {"margin": {"l": 100, "r": 70, "t": 90, "b": 30}})
 
 
 def draw_scores(sweep: Sweep, x: str, y: str) -> Plot:
@@ -98,18 +104,13 @@ def _make_dimension(name: str, column: pd.Series) -> dict[str, Any]:
     if not is_number(column):
         texts = [write_value(value) for value in column]
         known = list(dict.fromkeys(sorted(texts)))
-        ticks = {"tickvals": list(range(len(known))), "ticktext": [_shorten(text) for text in known]}
+        ticks = {"tickvals": list(range(len(known))), "ticktext": [_shorten(text, 14) for text in known]}
         return {"label": name, "values": [known.index(text) for text in texts]} | ticks
-    values = column.astype(float)
-    if not _is_wide(column):
-        return {"label": name, "values": values.tolist()}
-    marks = _mark(column)
-    return {
-        "label": name,
-        "values": np.log10(values).tolist(),
-        "tickvals": np.log10(marks).tolist(),
-        "ticktext": [f"{tick:.2g}" for tick in marks],
-    }
+    scale = np.log10 if _is_wide(column) else np.asarray
+    dimension = {"label": name, "values": scale(column.astype(float)).tolist()}
+    if marks := _mark(column):
+        dimension |= {"tickvals": scale(marks).tolist(), "ticktext": [f"{mark:.4g}" for mark in marks]}
+    return dimension
 
 
 def _is_wide(column: pd.Series) -> bool:
@@ -119,8 +120,11 @@ def _is_wide(column: pd.Series) -> bool:
 
 
 def _mark(column: pd.Series) -> list[float]:
-    """Return the ticks of a logarithmic axis."""
-    return [float(f"{mark:.2g}") for mark in np.geomspace(float(column.min()), float(column.max()), 5)]
+    """Return the ticks of a logarithmic axis and of a few whole numbers. There are none for other axes, whose ticks Plotly chooses."""
+    if _is_wide(column):
+        return [float(f"{mark:.2g}") for mark in np.geomspace(float(column.min()), float(column.max()), 4)]
+    values = sorted(set(column.astype(float))) if is_number(column) else []
+    return values if len(values) <= MAX_TICKS and all(value % 1 == 0 for value in values) else []
 
 
 def _write_numbers(column: pd.Series) -> list[float | None]:
@@ -128,5 +132,5 @@ def _write_numbers(column: pd.Series) -> list[float | None]:
     return [None if pd.isna(value) else float(value) for value in column]
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:23]}…"
+def _shorten(text: str, length: int = 24) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
