@@ -18,6 +18,7 @@ import pytest
 import scanpy
 from commands import run_command, run_program, start_child
 
+from scalex import demo_cells
 from scalex.commands.search_arguments import choose_space, restore_space
 from scalex.runs.study import JOURNAL
 
@@ -128,6 +129,27 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
         np.testing.assert_array_equal(*(read_latents(tmp_path / folder / name) for folder in ("search", "whole")))
 
 
+def test_a_trial_that_is_resumed_by_itself_is_on_the_page(tmp_path: Path) -> None:
+    before = f"{FAST}{KILL.format(name='1/adata.h5ad')}"
+    settings = [*SEARCH, "tune.scores=[ari,kept]"]
+    start_child("train.py", "tune=scalex", *settings, cwd=tmp_path, before=before).end(-signal.SIGKILL)
+    assert run_command("train.py", "resume=search/1", cwd=tmp_path).returncode == 0
+    assert re.search("2 finished runs. Run [01] has the best ari", (tmp_path / "search" / "sweep.html").read_text())
+    done = run_command("train.py", "tune=scalex", *settings, cwd=tmp_path)
+    assert "Finished before: search/1\n" in done.stderr
+    assert [trial.state.name for trial in read_trials(tmp_path / "search")] == ["COMPLETE"] * 3
+
+
+def test_without_known_types_the_log_says_what_the_score_is_worth(tmp_path: Path) -> None:
+    cells = demo_cells(80, 400, 2, seed=1)
+    del cells.obs["cell_type"]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    settings = ["dataset.path=cells.h5ad", "dataset.batch_key=batch", *SEARCH[2:-1], "tune.n_trials=1"]
+    done = run_program("tune", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No types are known: total tells bad settings from good ones, but hardly good ones from each other" in done.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_search_together(tmp_path: Path) -> None:
     settings = [*SEARCH[:-1], "tune.n_trials=4"]
@@ -185,7 +207,7 @@ def test_several_seeds_and_scores(tmp_path: Path) -> None:
     trial = read_trials(tmp_path / "search")[0]
     assert trial.values == pytest.approx([np.mean([one[name] for one in scores]) for name in ("ari", "kept")])
     assert trial.user_attrs["spread"]["ari"] == pytest.approx(np.std([one["ari"] for one in scores], ddof=1))
-    assert "Best trials, each better than any other by one of ari, kept at least:" in done.stderr
+    assert "Best trials (no other is better by all of ari, kept):" in done.stderr
     text = f"ari {trial.values[0]:.4f} ± {trial.user_attrs['spread']['ari']:.4f}, kept {trial.values[1]:.4f} ±"
     assert text in done.stderr or trial.values[0] < read_trials(tmp_path / "search")[1].values[0]
     assert "(mean and standard deviation of 2 seeds)" in done.stderr

@@ -54,8 +54,14 @@ def train(cfg: DictConfig) -> float | None:
     if is_sweep() or any((folder.parent / name).exists() for name in ("multirun.yaml", SEARCH)):
         from scalex.runs.sweep_page import write_sweep
 
-        write_sweep(folder.parent, [cfg.score])
+        write_sweep(folder.parent, _list_scores(folder.parent / SEARCH, cfg))
     return score
+
+
+def _list_scores(path: Path, cfg: DictConfig) -> list[str]:
+    """Return the scores that the page of a sweep shows: those of the search whose settings a file holds, or else the one of the runs."""
+    of_search = load_config(path) if path.exists() else cfg
+    return list(OmegaConf.select(of_search, "tune.scores") or [of_search.score])
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = (), *, of_sweep: bool | None = None) -> float | None:

@@ -224,12 +224,14 @@ def _report(found: Found, folder: Path, scores: Sequence[str], n_trials: int) ->
     if found.n_completed + found.n_unfinished < n_trials:
         logger.info("For %s completed trials: %s", n_trials, show_search(folder))
     if len(scores) > 1:
-        logger.info("Best trials, each better than any other by one of %s at least:", ", ".join(scores))
+        logger.info("Best trials (no other is better by all of %s):", ", ".join(scores))
     for trial in found.best:
         logger.info("%s %s: %s", "Best: trial" if len(scores) == 1 else "Trial", trial.number, _describe(trial, scores))
         logger.info("  To train with these settings: %s", show_training(trial.settings))
         path = folder / (str(trial.number) if (folder / str(trial.number)).exists() else f"{trial.number}-seed...")
         logger.info("  Its folder, a reference for new cells: %s", path)
+    if found.best and "ari" not in found.best[0].mean:
+        logger.info("No types are known: total tells bad settings from good ones, but hardly good ones from each other (docs/model.md)")
     logger.info("Table: %s, page: %s", folder / "sweep.csv", folder / "sweep.html")
     logger.info("Optuna's own page (pip install optuna-dashboard): optuna-dashboard %s", format_for_shell("", folder / JOURNAL)[1:])
 
