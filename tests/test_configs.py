@@ -13,6 +13,9 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from scalex.runs.search_space import read_space
+from scalex.runs.sweep_table import flatten
+
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
 # Settings whose defaults are the folder or the seed of the run, which no signature knows.
@@ -129,7 +132,7 @@ def test_the_model_determines_the_length_of_the_training() -> None:
         assert (trainer["max_steps"], trainer["max_epochs"]) == (7, 2)
 
 
-@pytest.mark.parametrize("command", ["train", "project"])
+@pytest.mark.parametrize("command", ["train", "tune", "project"])
 def test_the_commands_share_their_settings_of_hydra(command: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(command, return_hydra_config=True, overrides=["output=out"])
@@ -139,6 +142,25 @@ def test_the_commands_share_their_settings_of_hydra(command: str) -> None:
     assert cfg.hydra.sweep.dir == "out"
     assert cfg.hydra.job_logging.loggers.scalex.handlers == ["console"]
     assert cfg.hydra.job.name == command
+
+
+def test_the_config_of_a_search_lists_its_settings_with_their_defaults() -> None:
+    listed = to_plain(compose_config("tune=base").tune)
+    expected = list_defaults("scalex.runs.study.search")
+    for name in ("n_trials", "hours", "sampler"):
+        assert listed[name] == expected[name]
+    assert listed.keys() == {"n_trials", "hours", "sampler", "seeds", "scores", "space"}
+    # A search by its own command has everything of a run, and a space.
+    search = to_plain(compose_config(command="tune"))
+    assert search.pop("tune") == to_plain(compose_config("tune=scalex").tune)
+    assert search == to_plain(compose_config())
+
+
+def test_the_default_search_is_around_the_default_settings() -> None:
+    cfg = compose_config("tune=scalex")
+    settings = flatten(to_plain(cfg))
+    space = read_space(to_plain(cfg.tune.space), settings)
+    assert all(one.encode(settings[name]) == settings[name] for name, one in space.items())
 
 
 def test_the_models_list_exactly_the_parameters_of_the_module() -> None:

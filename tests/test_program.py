@@ -24,21 +24,22 @@ SHORT = [*SMALL, "callbacks=[checkpoint,latent_export]"]
 def test_the_help_of_the_program_names_its_commands(tmp_path: Path) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         shown = run_program(*arguments, cwd=tmp_path).stdout
-        assert re.search("scalex train .*\n.*scalex project .*\n.*scalex doctor ", shown)
+        assert re.search("scalex train .*\n.*scalex tune .*\n.*scalex project .*\n.*scalex doctor ", shown)
 
 
-@pytest.mark.parametrize("command", ["train", "project"])
+@pytest.mark.parametrize("command", ["train", "tune", "project"])
 def test_the_help_of_a_command_has_its_name_its_options_and_its_settings(tmp_path: Path, command: str) -> None:
     shown = run_program(command, "--help", cwd=tmp_path).stdout
     assert f"  scalex {command} " in shown
     assert f"{command}.py" not in shown
     assert re.search("dataset +demo +Simulated cells", shown)
     assert read_table(command) in shown  # type: ignore[arg-type]
-    assert f"  python {command}.py " in run_command(f"{command}.py", "--help", cwd=tmp_path).stdout
+    if command != "tune":
+        assert f"  python {command}.py " in run_command(f"{command}.py", "--help", cwd=tmp_path).stdout
 
 
 def test_every_setting_is_explained() -> None:
-    for command in ("train", "project"):
+    for command in ("train", "tune", "project"):
         names = re.findall(r"^  (\S+?)=", read_table(command), re.MULTILINE)  # type: ignore[arg-type]
         explained = re.findall(r"^  (\S+?)=.*\n      \S", read_table(command), re.MULTILINE)  # type: ignore[arg-type]
         assert names == explained
@@ -91,11 +92,13 @@ def complete(line: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 def test_bash_completes_commands_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"train", "project", "doctor"} <= set(complete("scalex tr", tmp_path, monkeypatch))
+    assert {"train", "tune", "project", "doctor"} <= set(complete("scalex tr", tmp_path, monkeypatch))
     assert complete("scalex doctor ", tmp_path, monkeypatch) == []
     assert "model.n_latent=" in complete("scalex train model.n_", tmp_path, monkeypatch)
     assert "model=paper" in complete("scalex train seed=1 model=", tmp_path, monkeypatch)
     assert "adapt=" in complete("scalex project ada", tmp_path, monkeypatch)
+    assert complete("scalex tune seed=1 tune.n_", tmp_path, monkeypatch) == ["tune.n_trials="]
+    assert "model.n_latent=" in complete("scalex tune model.n_l", tmp_path, monkeypatch)
     assert "complete " in run_program("-sc", "install=bash", cwd=tmp_path).stdout
 
 

@@ -5,17 +5,23 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command
+import scanpy
+import yaml
+from commands import run_command, run_program
 from formats.written import compress, write_tenx, write_text
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import scalex
 from scalex.demo import demo_cells
+from scalex.metrics import SCORES
+from scalex.runs.search_space import read_space
+from scalex.runs.sweep_table import flatten
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,12 +74,14 @@ SHORT = {
     ],
     "project.py": ["trainer=cpu"],
 }  # fmt: skip
+SHORT["tune"] = [*SHORT["train.py"][:-1], "callbacks=[latent_export,scores]", "tune.n_trials=1"]
 
 
 def list_commands() -> list[str]:
     """Return the commands of the documentation that can be typed anywhere."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    lines = [line.strip() for page in pages for line in page.read_text().splitlines() if re.match(r" {4}python (train|project)\.py ", line)]
+    typed = re.compile(r" {4}(?:python (?:train|project)\.py|scalex (?:train|tune)) ")
+    lines = [line.strip() for page in pages for line in page.read_text().splitlines() if typed.match(line)]
     return [line for line in lines if not NOT_TYPED.search(line.split(" #")[0])]
 
 
@@ -101,11 +109,14 @@ def typed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_can_be_typed(typed_in: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell splits the command into words; a process for each would take long."""
     monkeypatch.setenv("WANDB_SILENT", "true")
-    code = command.replace("python ", "printf '%s\\0' ", 1)
+    # Compiling the search of neighbours takes half a minute.
+    monkeypatch.setattr(scanpy.pp, "neighbors", partial(scanpy.pp.neighbors, method="gauss"))
+    code = f"printf '%s\\0' {command.partition(' ')[2]}"
     words = subprocess.run(["bash", "-c", code], cwd=typed_in, capture_output=True, check=True, text=True).stdout.split("\0")[:-1]
     script, arguments = words[0], words[1:]
+    kind = "tune" if "tune=scalex" in arguments else {"train": "train.py"}.get(script, script)
     # A reference keeps its preprocessing.
-    added: list[Any] = [one for one in SHORT[script] if not (" reference=" in command and one.startswith("preprocess."))]
+    added: list[Any] = [one for one in SHORT[kind] if not (" reference=" in command and one.startswith("preprocess."))]
     if any(word.startswith("resume=") for word in arguments):
         folder = typed_in / arguments[0].partition("=")[2]
         subprocess.run(["cp", "-r", "run", folder], cwd=typed_in, check=True)
@@ -113,6 +124,34 @@ def test_commands_can_be_typed(typed_in: Path, command: str, monkeypatch: pytest
         added = []
     elif script == "train.py" and not any(word.startswith("dataset") for word in arguments):
         added += ["dataset.n_cells=80", "dataset.n_features=400"]
-    done = run_command(script, *arguments, *added, cwd=typed_in)
+    run = run_command if command.startswith("python ") else run_program
+    done = run(script, *arguments, *added, cwd=typed_in)
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
     assert "Results: " in done.stderr or "resume=" in command
+
+
+def test_the_agent_of_wandb_types_a_command_that_trains(typed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent needs the server of Weights & Biases. Its command is made here by its own function."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    sweep = yaml.safe_load((ROOT / "docs" / "sweep.yaml").read_text())
+    assert sweep["metric"]["name"].removeprefix("score/") in SCORES
+    drawn = {name: {"value": one["values"][0] if "values" in one else one["max"]} for name, one in sweep["parameters"].items()}
+    arguments = create_sweep_command_args({"args": drawn})["args_no_hyphens"]
+    command = [one for part in sweep["command"] for one in (arguments if part == "${args_no_hyphens}" else [part])]
+    assert command[:3] == ["${env}", "scalex", "train"]
+    done = run_program("train", *command[3:], "logger.wandb.offline=true", "output=agent", *SHORT["train.py"], cwd=typed_in)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((typed_in / "agent" / "config.yaml").read_text())
+    assert (config["model"]["lr"], config["model"]["n_latent"], config["model"]["schedule"]) == (0.01, 50, "constant")
+
+
+def test_the_page_of_sweeps_names_what_is_searched_as_the_configuration_does() -> None:
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "sweeps.md").read_text(), re.DOTALL)
+    assert text is not None
+    own = yaml.safe_load(text[1])
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        cfg: Any = OmegaConf.to_container(compose("train"))
+    assert own.keys() - {"defaults"} <= {"n_trials", "space"}
+    assert read_space(own["space"], flatten(cfg)).keys() <= flatten(cfg).keys()

@@ -28,11 +28,12 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "train files": ("train", ["dataset=files", "dataset.path=a.h5ad", "preprocess=atac", "model=paper", "trainer=ddp"]),
     "train adt": ("train", ["preprocess=adt", "model=small"]),
     "train none": ("train", ["preprocess=none"]),
+    "tune": ("tune", []),
     "project": ("project", ["reference=run", "dataset.path=a.h5ad"]),
 }
-CHECKS: dict[str, Any] = {"train": check_train_settings, "project": check_project_settings}
-# Settings that are passed on to a library, and take whatever it takes.
-OF_LIBRARIES = re.compile(r"logger\.|trainer\.strategy\.")
+CHECKS: dict[str, Any] = {"train": check_train_settings, "tune": check_train_settings, "project": check_project_settings}
+# Settings that are passed on to a library, and take whatever it takes. tests/runs/test_search_space.py has the cases of tune.space.
+OF_LIBRARIES = re.compile(r"logger\.|trainer\.strategy\.|tune\.space$")
 
 
 @cache

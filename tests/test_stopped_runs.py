@@ -178,6 +178,7 @@ def test_a_sweep_that_was_stopped_can_be_typed_again(tmp_path: Path) -> None:
     # A run that is resumed by itself gets its row.
     run_child("train.py", "resume=sweep/1", cwd=tmp_path, before=FAST)
     assert len(pd.read_csv(table)) == 2
+    assert "2 finished runs." in (tmp_path / "sweep" / "sweep.html").read_text()
     again = run_child("train.py", *settings, "output=sweep", cwd=tmp_path, before=FAST)
     assert [f"Finished before: {tmp_path}/sweep/{run}" in again for run in "012"] == [True, True, False]
     assert (tmp_path / "sweep" / "0" / "adata.h5ad").stat().st_mtime_ns == finished
@@ -198,6 +199,8 @@ def test_a_run_of_a_sweep_that_fails_is_one_line_and_the_others_go_on(tmp_path: 
     assert done.stderr.splitlines()[-1].startswith("Failed runs of the sweep sweep: 1. Their messages are above")
     assert "Traceback" not in done.stderr
     assert "HYDRA" not in done.stderr
+    # The page of the sweep has its message, until it is tried again.
+    assert '<td>1</td><td class="message">dataset.n_features=3: ' in (tmp_path / "sweep" / "sweep.html").read_text()
     # Other settings would overwrite the finished runs.
     other = run_command("train.py", *settings, "dataset.n_features=420,430", cwd=tmp_path)
     assert (other.returncode, other.stderr.count("holds another run's results (adata.h5ad")) == (1, 1)

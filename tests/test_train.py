@@ -166,6 +166,8 @@ def test_a_sweep_writes_a_table_of_settings_and_scores(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
     assert table["model.n_latent"].tolist() == [2, 3]
     assert list(table.columns[:2]) == ["run", "model.n_latent"]
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "1", "multirun.yaml", "sweep.csv", "sweep.html"}
+    assert (tmp_path / "sweep" / "sweep.html").read_text().count('<img alt="The UMAP of run ') == 2
     for name, total in zip(table["run"], table["total"], strict=True):
         assert json.loads((tmp_path / "sweep" / str(name) / "metrics.json").read_text())["total"] == pytest.approx(total)
         assert {path.name for path in (tmp_path / "sweep" / str(name)).iterdir()} == FILES

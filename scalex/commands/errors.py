@@ -16,7 +16,7 @@ from scalex.commands.settings_table import Command
 from scalex.commands.sweep import add_failed_run, is_sweep
 from scalex.system.settings import SettingError
 
-__all__ = ["exit_on_errors", "run_command"]
+__all__ = ["describe_error", "exit_on_errors", "run_command"]
 
 # Exceptions that the user can fix.
 USER_ERRORS = (ValueError, KeyError, OSError, NotImplementedError, FloatingPointError)
@@ -61,7 +61,7 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
     try:
         return run(cfg)
     except Exception as error:
-        message = _describe(error)
+        message = describe_error(error)
         if message is None:
             error.add_note(f"This is a defect of SCALEX. Please report it with these lines, and with log.txt in {cfg.get('output')}.")
             raise
@@ -71,7 +71,7 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
         return None
 
 
-def _describe(error: BaseException) -> str | None:
+def describe_error(error: BaseException) -> str | None:
     """Return one line for an error of the user, and None for a defect of the program."""
     if isinstance(error, OmegaConfBaseException):
         return explain(error, "")

@@ -23,6 +23,16 @@ INTRODUCTIONS: Mapping[Command, str] = {
   {} resume=outputs/2026-01-31_12-00-00-123456             resume a stopped run
   {} reference=run dataset.path=new.h5ad                   a trained model learns new domains
 """,
+    "tune": """Search for settings with a better score, by Optuna. Each trial is a run, or several with different seeds.
+
+  {} dataset.path=cells.h5ad dataset.batch_key=donor output=search       the default settings to search
+  {} ... output=search                                                   again: go on, or work on the same search at once
+  {} ... 'tune.space.model.lr={low: 0.001, high: 0.01, log: true}'       another range, or one more setting
+  {} ... 'tune.space={preprocess.n_top_features: [1000, 2000, 4000]}'    other settings to search
+  {} ... tune.space.model.lr=null                                        one setting less
+  {} ... tune.n_trials=50 tune.hours=8 'tune.seeds=[0,1,2]'              how long, and the mean of three seeds
+  {} ... 'tune.scores=[kept,entropy_mixing]'                             the best trials by one score or the other
+""",
     "project": r"""Project single cells into the space of a trained model, without training, and report how well they fit.
 
   {} reference=run dataset.path=query.h5ad dataset.batch_key=donor
@@ -36,8 +46,16 @@ INTRODUCTIONS: Mapping[Command, str] = {
 """,
 }
 GROUPS: Mapping[Command, Sequence[str]] = {
-    "train": ("dataset", "preprocess", "model", "callbacks", "logger", "trainer", "experiment", "sweep", "launch"),
+    "train": ("dataset", "preprocess", "model", "callbacks", "logger", "trainer", "experiment", "sweep", "launch", "tune"),
+    "tune": ("tune", "dataset", "preprocess", "model", "callbacks", "logger", "trainer", "experiment"),
     "project": ("dataset", "trainer"),
+}
+COMBINATIONS: Mapping[Command, str] = {"train": ", -m (all combinations of values with commas)"}
+# Words before the settings.
+TITLES: Mapping[Command, str] = {
+    "train": "Settings with their defaults, as NAME=VALUE, what they take and what they mean",
+    "tune": "Settings of the search, besides all of scalex train --help",
+    "project": "Settings with their defaults, as NAME=VALUE, what they take and what they mean",
 }
 
 
@@ -57,10 +75,16 @@ def write_help(command: Command, arguments: Sequence[str]) -> str:
     return (
         f"{INTRODUCTIONS[command].replace('{}', name)}\n"
         f"Options of groups, as GROUP=OPTION (callbacks and logger take lists, as in logger=[csv,wandb]):\n\n{options}\n"
-        f"Settings with their defaults, as NAME=VALUE, what they take and what they mean:\n\n{read_table(command)}\n\n"
-        f"More: {name} --cfg job (the settings as they are with the others of the line), -m (all combinations of values with commas),\n"
+        f"{TITLES[command]}:\n\n{read_table(command)}\n\n{_show_space() if command == 'tune' else ''}"
+        f"More: {name} --cfg job (the settings as they are with the others of the line){COMBINATIONS.get(command, '')},\n"
         "--config-dir FOLDER (options and experiments of your own, in a folder like conf/), --info, --hydra-help.\n"
     )
+
+
+def _show_space() -> str:
+    """Return what a search searches without tune.space."""
+    _, _, space = (CONF / "tune" / "scalex.yaml").read_text().partition("space:\n")
+    return f"What is searched without tune.space:\n\n{space}\n"
 
 
 def _find_config_dirs(arguments: Sequence[str]) -> Iterator[str]:

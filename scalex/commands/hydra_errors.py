@@ -46,9 +46,14 @@ def explain(error: HydraException | OmegaConfBaseException, command: str) -> str
         return f"{name}: there is no such setting{_suggest(name, command)}"
     if match := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         name, _, value = match[1].partition("=")
+        more = (
+            f"search among the values: 'tune.space.{name}=[{value}]'"
+            if command == "tune"
+            else "sweep over the values: -m before the settings"
+        )
         return (
             f"{match[1]}: several values with commas. For a list: '{name}=[{value}]'; for a value with commas, quoted twice: "
-            f"'{name}=\"{value}\"'; for a sweep over the values: -m before the settings."
+            f"'{name}=\"{value}\"'; for a {more}."
         )
     return " ".join(text.split())
 

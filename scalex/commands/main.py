@@ -18,10 +18,11 @@ __all__ = ["main", "start"]
 # What the commands do. Those with settings come first.
 COMMANDS: Mapping[str, str] = {
     "train": "integrate cells of several domains into one embedding",
+    "tune": "search for settings with a better score",
     "project": "place new cells in the embedding of a trained model",
     "doctor": "show versions, devices and free space, for a report of a problem",
 }
-WITH_SETTINGS: tuple[Command, ...] = ("train", "project")
+WITH_SETTINGS: tuple[Command, ...] = ("train", "tune", "project")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from scalex.system.settings import (
     Described,
     NonNegative,
     Number,
+    Positive,
     Seed,
     SettingError,
     check_value,
@@ -27,7 +28,7 @@ from scalex.system.settings import (
     read_types,
 )
 
-__all__ = ["Setting", "check_project_settings", "check_train_settings", "list_settings"]
+__all__ = ["Setting", "check_project_settings", "check_search_settings", "check_train_settings", "list_settings"]
 
 # Groups of settings from which the objects of a training are created.
 GROUPS = ("dataset", "preprocess", "model", "callbacks", "epoch_table", "logger", "trainer")
@@ -65,7 +66,8 @@ def check_train_settings(settings: Mapping[str, Any], overrides: Sequence[str] =
     ValueError
         If a setting does not exist, has another type, is out of range, or has no effect. The message names it.
     """
-    checked = _check(settings, _read_train_types())
+    search = {"tune": check_search_settings(settings["tune"])} if settings.get("tune") is not None else {}
+    checked = _check({name: value for name, value in settings.items() if name not in search}, _read_train_types()) | search
     if checked["reference"] is not None:
         unused = [one for one in overrides if one.startswith(("preprocess=", "preprocess."))]
         if unused:
@@ -85,6 +87,26 @@ def check_project_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     checked = _check(settings, _read_project_types())
     check_adapter_options(adapt=checked["adapt"], adapter=checked["adapter"], fit_on=checked["fit_on"])
     _create(checked, ("dataset",))
+    return checked
+
+
+def check_search_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a search, ``tune``, converted to their types. Those to search are not looked at.
+
+    Raises
+    ------
+    ValueError
+        If a setting does not exist, has another type or is out of range. The message names it.
+    """
+    types = _read_search_types()
+    for name in settings:
+        if name not in types:
+            raise ValueError(f"tune.{name}: there is no such setting{describe_nearest(name, types)}")
+    checked = {name: check_value(kind, f"tune.{name}", settings.get(name)) for name, kind in types.items()}
+    for name in ("seeds", "scores"):
+        values = checked[name]
+        if values is not None and (not values or len(set(values)) < len(values)):
+            raise SettingError(f"tune.{name}", f"[{','.join(map(str, values))}]", "a list of different values")
     return checked
 
 
@@ -109,10 +131,10 @@ class Setting(NamedTuple):
     meaning: str
 
 
-def list_settings(settings: Mapping[str, Any], command: Literal["train", "project"]) -> Iterator[Setting]:
+def list_settings(settings: Mapping[str, Any], command: Literal["train", "tune", "project"]) -> Iterator[Setting]:
     """Yield each setting of a command."""
-    types = _read_train_types() if command == "train" else _read_project_types()
-    comments = read_comments(CONF / f"{command}.yaml")
+    types = _read_project_types() if command == "project" else _read_train_types()
+    comments = read_comments(CONF / ("project.yaml" if command == "project" else "train.yaml"))
     for name, value in settings.items():
         if name in types:
             yield Setting(name, describe(types[name]), value, comments.get(name, ""))
@@ -120,6 +142,10 @@ def list_settings(settings: Mapping[str, Any], command: Literal["train", "projec
             kinds = read_types(_get_target("scalex.training.growth.grow"))
             for own, one in value.items():
                 yield Setting(f"growth.{own}", describe(kinds[own]), one, comments.get(f"growth.{own}", ""))
+        elif name == "tune":
+            kinds, comments = _read_search_types(), read_comments(CONF / "tune" / "base.yaml")
+            for own, one in value.items():
+                yield Setting(f"tune.{own}", describe(kinds[own]), {} if own == "space" else one, comments.get(own, ""))
         elif isinstance(value, Mapping):
             yield from _list_node(value, f"{name}.", comments)
 
@@ -161,6 +187,20 @@ def _read_train_types() -> dict[str, Any]:
         "tags": Mapping[str, str],
         "tracking": str,
         "log_model": bool,
+    }
+
+
+def _read_search_types() -> dict[str, Any]:
+    from scalex.runs.study import Sampler
+
+    score: Any = _read_train_types()["score"]
+    return {
+        "n_trials": Count,
+        "hours": Positive | None,
+        "seeds": Sequence[Seed] | None,
+        "scores": Sequence[score] | None,
+        "sampler": Sampler,
+        "space": Annotated[Mapping[str, Any], Described("settings with ranges or lists of values")],
     }
 
 

@@ -15,7 +15,7 @@ from scalex.commands.settings import TRAINER_TYPES, list_settings
 
 __all__ = ["Command", "TABLE", "make_table", "read_table"]
 
-Command: TypeAlias = Literal["train", "project"]
+Command: TypeAlias = Literal["train", "tune", "project"]
 
 TABLE = CONF / "settings.txt"
 # What docstrings and the command line name differently.
@@ -30,6 +30,7 @@ OPTIONS: dict[Command, tuple[tuple[str, ...], ...]] = {
         ("callbacks=[early_stopping]",),
         ("trainer=ddp",),
     ),
+    "tune": ((),),
     "project": ((),),
 }
 
@@ -52,6 +53,8 @@ def _list_lines(command: Command) -> Iterator[str]:
             settings: Any = OmegaConf.to_container(compose(command, list(options)), resolve=False)
         # What libraries take depends on their versions.
         found = [one for one in list_settings(settings, command) if one.name not in listed and not _is_of_library(one.name)]
+        # The others are those of training.
+        found = [one for one in found if command != "tune" or one.name.startswith("tune.")]
         listed |= {one.name for one in found}
         for one in found:
             yield f"  {one.name}={_write(one.value)}".ljust(62) + f"  {one.takes}{f'   ({options[0]})' if options else ''}\n"

@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from scalex.commands.configuration import CONF
 from scalex.commands.errors import exit_on_errors, run_command
 from scalex.commands.project import project
+from scalex.commands.search_arguments import choose_space
 from scalex.commands.settings_table import Command
 from scalex.commands.sweep import move_multirun_first
 from scalex.commands.train import train
+from scalex.commands.tune import tune
 
 __all__ = ["start"]
 
@@ -33,8 +35,11 @@ def start(command: Command) -> None:
         For an error of the user, with one line.
     """
     move_multirun_first()
-    if command == "train":
+    if command != "project":
         _choose_files()
+        sys.argv[1:] = choose_space(sys.argv[1:])
+    if command == "tune" and {"-m", "--multirun"} & set(sys.argv):
+        sys.exit("scalex tune: a search has no -m. To search several values of a setting: tune.space.NAME=[...].")
     run_command(hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(TASKS[command]), command)
 
 
@@ -47,11 +52,11 @@ def _choose_files() -> None:
 
 # Module-level functions, which the launchers of sweeps send to other processes by name.
 def _train(cfg: DictConfig) -> float | None:
-    return exit_on_errors(train, cfg)
+    return exit_on_errors(train if cfg.get("tune") is None else tune, cfg)
 
 
 def _project(cfg: DictConfig) -> None:
     exit_on_errors(project, cfg)
 
 
-TASKS: Mapping[Command, Callable[[DictConfig], Any]] = {"train": _train, "project": _project}
+TASKS: Mapping[Command, Callable[[DictConfig], Any]] = {"train": _train, "tune": _train, "project": _project}

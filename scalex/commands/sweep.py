@@ -12,10 +12,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-__all__ = ["FailedRuns", "add_failed_run", "is_sweep", "move_multirun_first"]
+from scalex.runs.failed_runs import forget_failed_runs, note_failed_run, read_failed_runs
 
-# Runs may be processes on other machines, so they tell the sweep by a file.
-PREFIX = ".failed-"
+__all__ = ["FailedRuns", "add_failed_run", "is_sweep", "move_multirun_first"]
 
 
 def move_multirun_first() -> None:
@@ -33,15 +32,15 @@ def add_failed_run(message: str) -> None:
     """Log why this run of a sweep has failed, and note it for the end of the sweep."""
     hydra = HydraConfig.get()
     logging.getLogger("scalex").error("Run %s (%s): %s", hydra.job.num, " ".join(hydra.overrides.task), message)
-    (Path(hydra.sweep.dir) / f"{PREFIX}{hydra.job.num}").touch()
+    note_failed_run(Path(hydra.sweep.dir), str(hydra.job.num), message)
 
 
 class FailedRuns(Callback):
-    """Hydra's callback that ends a sweep with an error if runs have failed."""
+    """Hydra's callback that ends a sweep with its page, and with an error if runs have failed."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the failed runs of an earlier sweep in the same folder."""
-        _collect(Path(config.hydra.sweep.dir))
+        forget_failed_runs(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the failed runs.
@@ -52,17 +51,13 @@ class FailedRuns(Callback):
             If there are any.
         """
         folder = Path(config.hydra.sweep.dir)
-        failed = _collect(folder)
+        failed = read_failed_runs(folder)
         if failed:
+            from scalex.runs.sweep_page import write_sweep
+
+            # The runs that finish write it, too, but not the last messages.
+            write_sweep(folder, [config.get("score", "total")])
             sys.exit(
                 f"Failed runs of the sweep {folder}: {', '.join(failed)}. Their messages are above, or in the launcher's logs. When the "
                 "cause is removed, type the same command with the same output= again: it skips finished runs and resumes stopped ones."
             )
-
-
-def _collect(folder: Path) -> list[str]:
-    """Return the numbers of the failed runs, and remove their files."""
-    paths = list(folder.glob(f"{PREFIX}*"))
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return sorted((path.name.removeprefix(PREFIX) for path in paths), key=lambda number: (len(number), number))

@@ -24,10 +24,22 @@ from scalex.system.atomic_files import remove_unfinished
 from scalex.system.overrides import format_for_shell
 from scalex.system.program import name_command
 
-__all__ = ["COMPOSED", "FINISHED", "RESULTS", "check_resume", "check_stopped", "check_unused", "find_checkpoint", "remove_leftovers"]
+__all__ = [
+    "COMPOSED",
+    "FINISHED",
+    "RESULTS",
+    "SEARCH",
+    "check_resume",
+    "check_stopped",
+    "check_unused",
+    "find_checkpoint",
+    "remove_leftovers",
+]
 
 # The configuration with unresolved interpolations, from which a run is resumed. In config.yaml they are resolved.
 COMPOSED = ".composed.yaml"
+# The settings of a search, in the folder that holds the runs of its trials.
+SEARCH = "tune.yaml"
 # The last file of a run, and of a projection.
 FINISHED = "adata.h5ad"
 # Results of a run. Settings and log do not count, so that a run that failed at once does not occupy its folder.

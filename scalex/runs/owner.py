@@ -1,4 +1,4 @@
-"""The owner of a run folder: the process that alone may write to it."""
+"""The owner of a run folder, the process that alone may write to it, and of a trial of a study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scalex.system.process_id import ProcessId
 
-__all__ = ["OWNER", "own_folder"]
+__all__ = ["OWNER", "own_file", "own_folder"]
 
 OWNER = ".owner"
 TEXT = re.compile(r"process (\d+) on (\S+) has used it since .+")
@@ -49,6 +49,21 @@ def own_folder(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def own_file(path: Path) -> Iterator[bool]:
+    """Own for the duration of the context what a file stands for, and yield True; yield False if another process owns it.
+
+    The file is created, names the process as ``.owner`` does, and is removed. What a killed process has owned is free.
+    """
+    descriptor = _take(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _take(path: Path) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -13,7 +13,22 @@ import yaml
 from scalex.runs.folder import COMPOSED, FINISHED
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["write_sweep_table"]
+__all__ = ["Sweep", "flatten", "read_sweep", "write_sweep_table"]
+
+
+class Sweep(NamedTuple):
+    """The finished runs of a sweep. The rows of both tables are the runs, by the names of their folders.
+
+    Attributes
+    ----------
+    settings
+        The settings that differ between the runs.
+    scores
+        Their scores.
+    """
+
+    settings: pd.DataFrame
+    scores: pd.DataFrame
 
 
 def write_sweep_table(folder: str | Path) -> pd.DataFrame:
@@ -25,30 +40,41 @@ def write_sweep_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     table, runs = pd.DataFrame(), set[Path]()
     # A run that finishes meanwhile may write its own table, which this one then replaces.
-    while (finished := {path for path in folder.glob("*/metrics.json") if (path.parent / FINISHED).exists()}) != runs:
+    while (finished := _find_finished(folder)) != runs:
         runs = finished
-        table = _read_table(runs)
+        sweep = _read_runs(runs)
+        table = sweep.settings.join(sweep.scores).rename_axis("run")
         with atomic_write(folder / "sweep.csv") as unfinished:
             table.to_csv(unfinished)
     return table
 
 
-def _read_table(runs: Iterable[Path]) -> pd.DataFrame:
+def read_sweep(folder: Path) -> Sweep:
+    """Return the settings and scores of the finished runs in a folder."""
+    runs = _find_finished(folder)
+    return _read_runs(runs) if runs else Sweep(pd.DataFrame(), pd.DataFrame())
+
+
+def _find_finished(folder: Path) -> set[Path]:
+    return {path for path in folder.glob("*/metrics.json") if (path.parent / FINISHED).exists()}
+
+
+def _read_runs(runs: Iterable[Path]) -> Sweep:
     settings, results = {}, {}
     for path in sorted(runs, key=lambda path: (len(path.parent.name), path.parent.name)):
-        settings[path.parent.name] = _flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
+        settings[path.parent.name] = flatten(yaml.safe_load((path.parent / COMPOSED).read_text()))
         results[path.parent.name] = json.loads(path.read_text())
-    table = pd.DataFrame.from_dict(settings, orient="index").drop(columns="output")
+    table = pd.DataFrame.from_dict(settings, orient="index").drop(columns=["output", "run_name"], errors="ignore")
     differing = table.loc[:, table.astype(str).nunique(dropna=False) > 1]
-    return differing.join(pd.DataFrame.from_dict(results, orient="index")).rename_axis("run")
+    return Sweep(differing, pd.DataFrame.from_dict(results, orient="index"))
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one dict with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

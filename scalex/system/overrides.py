@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["format_override", "format_for_shell"]
+__all__ = ["format_for_shell", "format_override", "format_value"]
 
 # Paths and names that Hydra reads as text without quotes. Anything else is quoted: Hydra would read "1" as a number.
 PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)\Z)(?:\.{0,2}/)?[a-z_][a-z0-9_./-]*", re.IGNORECASE | re.ASCII)
@@ -39,3 +41,16 @@ def format_override(name: str, value: str | Path) -> str:
 def format_for_shell(name: str, value: str | Path) -> str:
     """Return the override of `format_override`, quoted for a shell."""
     return shlex.quote(format_override(name, value))
+
+
+def format_value(value: Any) -> str:
+    """Return a plain value as it is written after ``NAME=``: a number, text, true, false, null, or a list or mapping of them."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {format_value(one)}' for name, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(format_value, value))}]"
+    return format_override("", value).removeprefix("=")

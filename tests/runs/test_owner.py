@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scalex.runs.owner import OWNER, own_folder
+from scalex.runs.owner import OWNER, own_file, own_folder
 from scalex.system.process_id import ProcessId
 
 # Owns a folder until it is killed.
@@ -150,3 +150,21 @@ def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
             pass
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_file_has_one_owner_and_is_removed(tmp_path: Path, has_locks: bool) -> None:
+    path = tmp_path / ".trial-3"
+    with own_file(path) as is_own:
+        assert is_own
+        assert path.read_text().startswith(f"process {os.getpid()} on ")
+        with own_file(path) as is_other:
+            assert not is_other
+        assert path.exists()
+    assert listed(tmp_path) == []
+
+
+def test_the_file_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    process = start_owner(tmp_path / "run")
+    kill(process)
+    with own_file(tmp_path / "run" / OWNER) as is_own:
+        assert is_own

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from scalex.system.overrides import format_for_shell, format_override
+from scalex.system.overrides import format_for_shell, format_override, format_value
 
 PARSER = OverridesParser.create()
 # What Hydra, OmegaConf, YAML and shells take for something else.
@@ -97,3 +97,22 @@ def test_a_shell_passes_them_on() -> None:
     typed = " ".join(format_for_shell("resume", text) for text in NASTY)
     done = subprocess.run(["/bin/sh", "-c", f"{command} {typed}"], capture_output=True, text=True, check=True)
     assert done.stdout == str([format_override("resume", text) for text in NASTY])
+
+
+PLAIN_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab1,:[]{}'\"\\ $=", max_size=5),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["a", "b_c", "model.lr"]), values, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(value=PLAIN_VALUES)
+@example(value=[None, True, 1e-05, -3, "null", "1", "a b", ["x"], {"model.lr": {"low": 1e-4, "log": True}}])
+def test_hydra_reads_a_plain_value_as_it_was(value: object) -> None:
+    read = PARSER.parse_override(f"name={format_value(value)}").value()
+    if isinstance(value, str):
+        read = OmegaConf.create({"name": read}).name
+    elif isinstance(value, dict | list):
+        read = OmegaConf.to_container(OmegaConf.create(read))  # type: ignore[arg-type]
+    assert read == value
+    assert type(read) is type(value)
