@@ -75,7 +75,8 @@ def test_append_writes_a_new_reference(trained: Any, query: Path, tmp_path: Path
     assert "Warning" not in done.stderr
     folder = tmp_path / "out"
     assert list_names(folder) == {
-        "adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json", "checkpoint",
+        "adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt", "lineage.json",
+        "checkpoint",
     }  # fmt: skip
     assert list_names(folder / "checkpoint") == {"best.ckpt"}
     assert list_names(tmp_path) == {"out", "query.h5ad"}
@@ -108,7 +109,15 @@ def test_repeat_writes_only_the_query(trained: Any, query: Path, tmp_path: Path)
     assert adata.obs_names.isin(trained.query.obs_names).all()
     assert adata.X.shape == (50, 200)
     assert adata.raw.shape == (50, trained.exported.raw.shape[1])
-    assert list_names(tmp_path / "out") == {"adata.h5ad", "report.html", "report.json", "projection.pdf", "projection.png", "config.yaml", "log.txt"}
+    assert list_names(tmp_path / "out") == {
+        "adata.h5ad",
+        "report.html",
+        "report.json",
+        "projection.pdf",
+        "projection.png",
+        "config.yaml",
+        "log.txt",
+    }
     assert list_names(tmp_path) == {"out", "query.h5ad"}
 
 

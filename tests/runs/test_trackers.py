@@ -41,7 +41,7 @@ def train(*arguments: str, cwd: Path) -> None:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mlflow", reason="needs mlflow")
     folder = tmp_path_factory.mktemp("trackers")
-    train("-m", "seed=1,2", "model.n_latent=3,4", "+tags.project=demo", "log_model=true", *SMALL, "output=sweep", cwd=folder)
+    train("-m", "model.n_latent=3,4", "seed=1,2", "+tags.project=demo", "log_model=true", *SMALL, "output=sweep", cwd=folder)
     return folder / "sweep"
 
 
