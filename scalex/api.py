@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from pydantic import SkipValidation
 from scalex.callbacks import Checkpoint, EarlyStopping, LatentExport, Progress, ReportPage, Scores, UmapPlot
 from scalex.cells import AnnDataSource, MatchPeaks
 from scalex.model.imputation import Impute
-from scalex.model.module import ScalexModule, Statistics
+from scalex.model.module import Statistics
+from scalex.model.presets import make_model
 from scalex.preprocess.fitting import FeatureChoice
 from scalex.preprocess.profiles import DEFAULT_MIN_FEATURES, check_profile, make_recipe
 from scalex.projection.adaptation import check_adapter_options
@@ -35,11 +37,34 @@ from scalex.runs.processes import use_new_folder
 from scalex.system.processes import ignore_launcher
 from scalex.system.settings import Count, Fraction, Number, Positive, Seed, check_call
 from scalex.training.fit import fit
+from scalex.training.length import trainer_limits
 
 __all__ = ["SCALEX", "label_transfer"]
 
+# The published package's length of the training; other models have their own.
+DEFAULTS: Mapping[str, Any] = {"batch_size": 64, "lr": 0.0002, "max_steps": 30000}
+# What errors of the parts call the parameters of `SCALEX`.
+OWN_NAMES = {
+    "batch_key": "batch_name", "label_key": "cell_type", "layer": "use_layer", "output": "outdir", "path": "data_list",
+    "source_key": "batch_key",
+}  # fmt: skip
+# Such a name as "dataset.batch_key", as "batch_key=", or in brackets.
+PARAMETER = re.compile(rf"(?<![\w.])(?:dataset\.({'|'.join(OWN_NAMES)})\b|({'|'.join(OWN_NAMES)})(?==)|(?<=\()(source_key)(?=\)))")
+
+
+@contextmanager
+def _use_own_names() -> Iterator[None]:
+    """Let errors name the parameters of `SCALEX` instead of those of the parts that it is made of."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (PARAMETER.sub(lambda found: OWN_NAMES[found[1] or found[2] or found[3]], error.args[0]),)
+        raise
+
 
 @check_call
+@_use_own_names()
 def SCALEX(  # noqa: N802 -- the signature and the name are given
     data_list: SkipValidation[str | Path | AnnData | Sequence[str | Path | AnnData] | Mapping[str, str | Path | AnnData] | None] = None,
     batch_categories: Sequence[str] | None = None,
@@ -85,11 +110,12 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     adapt: bool = False,
     fit_on: str | None = None,
     adapter: SkipValidation[Adapter | str | Path | None] = None,
+    model: str = "paper",
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
 
-    The defaults are those of the published package: the paper's network and schedule. ``python train.py`` trains the shorter
-    ``model=scalex``, which reaches the same scores in a fraction of the time.
+    The defaults are those of the published package: the paper's network and schedule. With ``model="scalex"`` it trains the model of
+    ``scalex train``, which scores higher after a fraction of the time.
 
     Parameters
     ----------
@@ -154,7 +180,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     ignore_umap
         No UMAP, no clusters, no pictures.
     verbose
-        Show log lines and a progress bar.
+        Show all lines of the log. Otherwise a line for each stage, warnings and a progress bar are shown.
     assess
         Score the result in ``adata.uns["scalex"]["scores"]``.
     show
@@ -177,6 +203,10 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         columns of obs), or use the given one; see `scalex.Reference.fit_adapter`.
     transpose, feature_type, var_names_from, match_peaks
         Options of reading and joining files; see `AnnDataSource`.
+    model
+        "paper"; or "scalex", "scalex_labels" (which also learns from the column `cell_type`) or "small", the models of ``scalex train``.
+        These have their own `batch_size`, `lr` and `max_iteration` unless these arguments differ from their defaults, and always running
+        encoder statistics (`eval`).
 
     Returns
     -------
@@ -209,8 +239,12 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
         join=join, layer=counts_layer or use_layer, label_key=cell_type, transpose=transpose, feature_type=feature_type,
         var_names_from=var_names_from, match_peaks=match_peaks, fraction=fraction, n_obs=n_obs, seed=seed, backed=backed,
     )  # fmt: skip
+    given = {"batch_size": batch_size, "lr": lr, "max_steps": max_iteration}
+    if model != "paper":
+        given = {name: value for name, value in given.items() if value != DEFAULTS[name]}
+    statistics: Statistics = "running" if eval or model != "paper" else "domain"
+    module = make_model(model, **given, statistics=statistics, seed=seed)
     is_ready = processed or (counts_layer is None and use_layer not in ("X", "raw"))
-    statistics: Statistics = "running" if eval else "domain"
     folder = None if outdir is None else Path(outdir)
     owned = nullcontext() if folder is None else use_new_folder(folder)
     with owned, ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
@@ -222,17 +256,18 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
             "none" if is_ready else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,
             n_top_features=n_top_features, keep_mt=keep_mt, binarize=binarize, normalization=normalization,
         )  # fmt: skip
-        module = ScalexModule(lr=lr, batch_size=batch_size, max_steps=max_iteration, statistics=statistics, seed=seed)
         outputs: list[Callback | None] = [
-            Progress() if verbose else None,
+            # The loss of the paper's model alone tells when it is trained.
+            EarlyStopping(patience=10) if model == "paper" else None,
+            Progress(),
             None if ignore_umap else UmapPlot(folder, label_key=cell_type, seed=seed, show=show),
             Scores(folder, seed=seed) if assess else None,
             ReportPage(folder, label_key=cell_type, seed=seed),
         ]
         trainer = _make_trainer(
             gpu,
-            max_steps=max_iteration,
-            callbacks=[Checkpoint(folder), EarlyStopping(patience=10), LatentExport(folder, impute=impute), *filter(None, outputs)],
+            **trainer_limits(module.hparams["max_steps"], module.hparams["max_epochs"]),
+            callbacks=[Checkpoint(folder), LatentExport(folder, impute=impute), *filter(None, outputs)],
             logger=[] if folder is None else [EpochTable(folder)],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks
 from torch import Tensor
 
+from scalex.runs.folder import COMPOSED
 from scalex.system.atomic_files import atomic_write
 from scalex.system.overrides import format_for_shell
 from scalex.system.program import name_command
@@ -48,10 +49,13 @@ class Checkpoint(callbacks.Checkpoint):
         self.every_seconds = every_seconds
         self._best_loss = float("inf")
         self._best_weights: dict[str, Tensor] = {}
+        # The step of last.ckpt.
+        self._written_step: int | None = None
         self._write_time = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self._written_step = trainer.global_step or None
         self._write_time = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -92,10 +96,14 @@ class Checkpoint(callbacks.Checkpoint):
                 torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=True), path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Log how to resume the run if the user stopped it."""
-        if self.folder is not None and not isinstance(exception, Exception):
-            override = format_for_shell("resume", self.folder.parent)
-            logger.warning("Stopped at step %d. Resume with: %s %s", trainer.global_step, name_command("train"), override)
+        """Log how to resume the run if the user stopped it, and from where."""
+        if self.folder is None or isinstance(exception, Exception):
+            return
+        kept = "Nothing of it is kept" if self._written_step is None else f"Step {self._written_step} is kept"
+        # Only the command line resumes.
+        override = format_for_shell("resume", self.folder.parent)
+        resume = f" Resume with: {name_command('train')} {override}" if (self.folder.parent / COMPOSED).exists() else ""
+        logger.warning("Stopped at step %d. %s.%s", trainer.global_step, kept, resume)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best loss and weights, which are part of ``last.ckpt``."""
@@ -110,6 +118,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self.folder is None:
             return
         self._write_time = time.monotonic()
+        self._written_step = trainer.global_step
         if not trainer.is_global_zero:
             # All processes must call this. Only rank 0 writes.
             trainer.save_checkpoint(self.folder / "last.ckpt")

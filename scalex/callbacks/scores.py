@@ -20,6 +20,7 @@ from scalex.metrics.scores import N_COMPONENTS, choose_some
 from scalex.pl.domains import draw_scores
 from scalex.system.atomic_files import atomic_write
 from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
+from scalex.system.stages import STAGE
 
 __all__ = ["SCORE_NAMES", "Scores"]
 
@@ -91,7 +92,7 @@ class Scores(Output):
             if "X_umap" in adata.obsm and "silhouette" in values:
                 group = adata.obs["leiden"] if label is None else pd.Series(label).astype(str)
                 values["umap_silhouette"] = silhouette(adata.obsm["X_umap"], group)
-        logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in values.items()) or "none")
+        logger.info("Scores: %s", ", ".join(f"{name} {value:.3f}" for name, value in values.items()) or "none", extra=STAGE)
         result.adata.uns["scalex"]["scores"] = values
         assert all(math.isfinite(value) for value in values.values())
         for tracker in trainer.loggers:

@@ -15,6 +15,7 @@ from scalex.features.annotation import rename_column
 from scalex.metrics.clusters import add_clusters
 from scalex.pl import umap
 from scalex.system.settings import Count, NonNegative, NumberOfNeighbors, Seed, check_call
+from scalex.system.stages import STAGE
 
 __all__ = ["UmapPlot"]
 
@@ -73,7 +74,7 @@ class UmapPlot(Output):
             logger.warning("No UMAP: there are only %d cells, and it needs at least %d.", adata.n_obs, MIN_CELLS)
             return
         add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
-        logger.info("UMAP of %s cells", f"{adata.n_obs:,}")
+        logger.info("UMAP of %s cells", f"{adata.n_obs:,}", extra=STAGE)
         sc.tl.umap(adata, min_dist=self.min_dist, random_state=self.seed)
         place_others(result.adata, sample)
         colors = ["domain", *([self.label_key] if self.label_key in adata.obs else []), "leiden"]

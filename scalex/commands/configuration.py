@@ -11,10 +11,7 @@ from yaml import YAMLError
 from scalex.runs.folder import COMPOSED
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["CONF", "check_complete", "get_folder", "holds_settings", "load_config", "resolve_settings", "save_config", "write_config"]
-
-# A wheel has the files in the package. In a clone they are at the top.
-CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if (path / "train.yaml").is_file())
+__all__ = ["check_complete", "get_folder", "holds_settings", "load_config", "resolve_settings", "save_config", "write_config"]
 
 
 def check_complete(cfg: DictConfig) -> None:

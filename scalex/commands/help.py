@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from scalex.commands.configuration import CONF
 from scalex.commands.meanings import read_first_comment
 from scalex.commands.settings_table import Command, read_table
+from scalex.system.configs import CONF
 from scalex.system.program import name_command
 
 __all__ = ["write_help"]

@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scalex.commands.configuration import CONF
+from scalex.system.configs import CONF
 from scalex.system.program import name_command
 from scalex.system.settings import describe_nearest
 

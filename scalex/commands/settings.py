@@ -11,8 +11,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pydantic import StringConstraints
 
-from scalex.commands.configuration import CONF
 from scalex.commands.meanings import read_comments, read_docstring
+from scalex.system.configs import CONF
 from scalex.system.settings import (
     Count,
     Described,

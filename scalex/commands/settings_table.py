@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from scalex.commands.configuration import CONF
 from scalex.commands.settings import TRAINER_TYPES, list_settings
+from scalex.system.configs import CONF
 
 __all__ = ["Command", "TABLE", "make_table", "read_table"]
 

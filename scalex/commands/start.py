@@ -9,7 +9,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from scalex.commands.configuration import CONF
 from scalex.commands.errors import exit_on_errors, run_command
 from scalex.commands.project import project
 from scalex.commands.search_arguments import choose_space
@@ -17,6 +16,7 @@ from scalex.commands.settings_table import Command
 from scalex.commands.sweep import move_multirun_first
 from scalex.commands.train import train
 from scalex.commands.tune import tune
+from scalex.system.configs import CONF
 
 __all__ = ["start"]
 

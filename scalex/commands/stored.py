@@ -10,8 +10,9 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from scalex.commands.configuration import CONF, resolve_settings
+from scalex.commands.configuration import resolve_settings
 from scalex.runs.folder import COMPOSED
+from scalex.system.configs import CONF
 
 __all__ = ["TRACKING", "check_stored", "resolve_others"]
 

@@ -20,6 +20,7 @@ from scalex.preprocess import RowTransform
 from scalex.preprocess.checks import check_values, count_fractional, look_normalized
 from scalex.reference.finished_run import FinishedRun
 from scalex.system.chunks import chunks
+from scalex.system.stages import STAGE
 
 __all__ = ["Query", "open_query"]
 
@@ -104,7 +105,7 @@ def open_query(reference: FinishedRun, source: CellSource | Query, chunk_size: i
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(
         "Query: %s cells x %s features, %d domain(s), of which %d are new to the model", f"{data.n_cells:,}",
-        f"{len(cells.var):,}", len(data.domains), len(new),
+        f"{len(cells.var):,}", len(data.domains), len(new), extra=STAGE,
     )  # fmt: skip
     return data
 

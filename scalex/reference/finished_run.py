@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Self
 
@@ -170,6 +171,14 @@ class FinishedRun:
             "lineage": list(self.lineage),
         }
 
+    def _repr_html_(self) -> str:
+        """Return the description as a table, for notebooks."""
+        rows = "".join(
+            f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(_show(value))}</td></tr>'
+            for name, value in self.describe().items()
+        )
+        return f"<strong>{type(self).__name__}</strong><table>{rows}</table>"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}\n" + "\n".join(f"  {name}: {value}" for name, value in self.describe().items())
 
@@ -230,3 +239,12 @@ def _open_adata(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable AnnData file ({error}).") from error
+
+
+def _show(value: Any) -> str:
+    """Return a value of the description as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(one["action"]) if isinstance(one, dict) and "action" in one else str(one) for one in value) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

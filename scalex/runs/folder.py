@@ -71,9 +71,10 @@ def check_unused(folder: Path) -> None:
     """
     results = [name for name in RESULTS if (folder / name).exists()]
     if results:
+        resume = f", or resume a stopped training with {name_command('train')} {format_for_shell('resume', folder)}"
         raise FileExistsError(
-            f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output=, or "
-            f"resume a stopped training with {name_command('train')} {format_for_shell('resume', folder)}"
+            f"The output folder {folder} holds another run's results ({', '.join(results)}). Choose another folder with output="
+            + (resume if (folder / COMPOSED).exists() else ".")
         )
 
 

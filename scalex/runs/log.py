@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scalex.system.processes import is_first
+from scalex.system.stages import is_shown
 
 __all__ = ["log_to", "show_log"]
 
@@ -84,10 +85,12 @@ def log_to(path: Path | None) -> Iterator[None]:
 
 @contextmanager
 def show_log(verbose: bool) -> Iterator[None]:
-    """Show the log on the screen for the duration of the context: all lines if `verbose`, otherwise only warnings."""
+    """Show the log on the screen for the duration of the context: all lines if `verbose`, otherwise stages and warnings."""
     package = logging.getLogger("scalex")
     handler: Any = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.setLevel(logging.INFO)
+    if not verbose:
+        handler.addFilter(is_shown)
     handler.setFormatter(logging.Formatter("%(message)s"))
     before, propagated = package.level, package.propagate
     package.addHandler(handler)

@@ -26,6 +26,7 @@ from scalex.system.memory import keep_freed_memory, return_freed_memory
 from scalex.system.overrides import format_for_shell
 from scalex.system.processes import ignore_launcher, is_first, make_once, wait_for
 from scalex.system.settings import Count, Seed, check_call
+from scalex.system.stages import STAGE
 from scalex.training.forecast import log_forecast
 from scalex.training.input_cache import InputCache
 from scalex.training.length import limit_steps
@@ -102,7 +103,8 @@ def _fit(
     cells = source.open()
     n_cells, n_features = len(cells.domain), len(cells.var)
     domains = cells.domain.categories
-    logger.info("Cells: %s x %s features, %s domain(s): %s", *_counts(n_cells, n_features, len(domains)), _sizes(cells.domain))
+    counts = _counts(n_cells, n_features, len(domains))
+    logger.info("Cells: %s x %s features, %s domain(s): %s", *counts, _sizes(cells.domain), extra=STAGE)
     if n_cells < 2:
         raise ValueError(f"There is {n_cells} cell: training needs more than one.")
     if len(domains) == 1:
@@ -202,7 +204,7 @@ def train_and_embed(
         return_freed_memory()
     with _explain_lost_process(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
-        logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}")
+        logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}", extra=STAGE)
         with export.embed(module, data, trainer) as result:
             if trainer.is_global_zero:
                 for output in trainer.callbacks:  # type: ignore[attr-defined]
