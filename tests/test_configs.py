@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from scalex.runs.search_space import read_space
-from scalex.runs.sweep_table import flatten
+from scalex.system.overrides import flatten
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]

@@ -21,7 +21,7 @@ import scalex
 from scalex.demo import demo_cells
 from scalex.metrics import SCORES
 from scalex.runs.search_space import read_space
-from scalex.runs.sweep_table import flatten
+from scalex.system.overrides import flatten
 
 ROOT = Path(__file__).parents[1]
 

@@ -28,9 +28,8 @@ from scalex.runs.failed_runs import note_failed_run
 from scalex.runs.folder import FINISHED, SEARCH, check_unused
 from scalex.runs.search_space import Space, read_space
 from scalex.runs.study import JOURNAL, Found, TrialFailedError, TrialResult, lock_study, read_trials, search
-from scalex.runs.sweep_table import flatten
 from scalex.system.atomic_files import atomic_write
-from scalex.system.overrides import format_for_shell, format_value
+from scalex.system.overrides import flatten, format_for_shell, format_value
 from scalex.system.processes import uses_several_processes
 
 __all__ = ["tune"]

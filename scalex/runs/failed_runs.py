@@ -30,9 +30,15 @@ def note_failed_run(folder: Path, name: str, message: str) -> None:
 
 def read_failed_runs(folder: Path) -> dict[str, str]:
     """Return the messages of the failed runs of a sweep, without those that have finished since, by the names of their folders."""
-    names = [path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*")]
-    failed = sorted((name for name in names if not (folder / name / FINISHED).exists()), key=lambda name: (len(name), name))
-    return {name: (folder / f"{PREFIX}{name}").read_text() for name in failed}
+    paths = {path.name.removeprefix(PREFIX): path for path in folder.glob(f"{PREFIX}*")}
+    failed = sorted((name for name in paths if not _has_finished(folder / name, paths[name])), key=lambda name: (len(name), name))
+    return {name: paths[name].read_text() for name in failed}
+
+
+def _has_finished(run: Path, message: Path) -> bool:
+    """Return whether a run has finished since it failed. Results that were there before can be the reason of the failure."""
+    result = run / FINISHED
+    return result.exists() and result.stat().st_mtime_ns >= message.stat().st_mtime_ns
 
 
 def forget_failed_runs(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +125,8 @@ def _mark(column: pd.Series) -> list[float]:
     if _is_wide(column):
         return [float(f"{mark:.2g}") for mark in np.geomspace(float(column.min()), float(column.max()), 4)]
     values = sorted(set(column.astype(float))) if is_number(column) else []
-    return values if len(values) <= MAX_TICKS and all(value % 1 == 0 for value in values) else []
+    is_apart = all(after - before >= (values[-1] - values[0]) / MAX_TICKS for before, after in pairwise(values))
+    return values if is_apart and all(value % 1 == 0 for value in values) else []
 
 
 def _write_numbers(column: pd.Series) -> list[float | None]:

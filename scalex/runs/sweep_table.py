@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import yaml
 
 from scalex.runs.folder import COMPOSED, FINISHED
 from scalex.system.atomic_files import atomic_write
+from scalex.system.overrides import flatten
 
-__all__ = ["Sweep", "flatten", "read_sweep", "write_sweep_table"]
+__all__ = ["Sweep", "read_sweep", "write_sweep_table"]
 
 
 class Sweep(NamedTuple):
@@ -67,14 +68,3 @@ def _read_runs(runs: Iterable[Path]) -> Sweep:
     table = pd.DataFrame.from_dict(settings, orient="index").drop(columns=["output", "run_name"], errors="ignore")
     differing = table.loc[:, table.astype(str).nunique(dropna=False) > 1]
     return Sweep(differing, pd.DataFrame.from_dict(results, orient="index"))
-
-
-def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one dict with dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

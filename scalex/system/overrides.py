@@ -1,4 +1,4 @@
-"""Settings quoted for Hydra and for a shell."""
+"""Settings as Hydra and a shell take them, and their full names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["format_for_shell", "format_override", "format_value"]
+__all__ = ["flatten", "format_for_shell", "format_override", "format_value"]
 
 # Paths and names that Hydra reads as text without quotes. Anything else is quoted: Hydra would read "1" as a number.
 PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)\Z)(?:\.{0,2}/)?[a-z_][a-z0-9_./-]*", re.IGNORECASE | re.ASCII)
@@ -54,3 +54,14 @@ def format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(format_value, value))}]"
     return format_override("", value).removeprefix("=")
+
+
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

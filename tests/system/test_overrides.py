@@ -113,6 +113,6 @@ def test_hydra_reads_a_plain_value_as_it_was(value: object) -> None:
     if isinstance(value, str):
         read = OmegaConf.create({"name": read}).name
     elif isinstance(value, dict | list):
-        read = OmegaConf.to_container(OmegaConf.create(read))  # type: ignore[arg-type]
+        read = OmegaConf.to_container(OmegaConf.create(read), resolve=True)  # type: ignore[arg-type]
     assert read == value
     assert type(read) is type(value)
