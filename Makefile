@@ -1,12 +1,12 @@
 # make demo: see what it does; make test: see that it works; make campaign: see that every format passes
 # through every command and that killed commands go on. All make .venv first. make wheel: build the wheel,
-# install it alone into a new environment and run its commands.
+# install it alone into a new environment and run its commands. make docs: build docs/_build/html, with all notebooks run.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: demo test campaign settings wheel constraints clean
+.PHONY: demo test docs campaign settings wheel constraints clean
 
 demo: $(BIN)/.scalex
 	$(BIN)/python train.py
@@ -16,6 +16,9 @@ test: $(BIN)/.scalex-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy scalex train.py project.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+docs: $(BIN)/.scalex-docs
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky docs docs/_build/html
 
 settings: $(BIN)/.scalex
 	$(BIN)/python -c "from scalex.commands.settings_table import TABLE, make_table; TABLE.write_text(make_table())"
@@ -54,5 +57,9 @@ $(BIN)/.scalex-test: $(BIN)/python pyproject.toml
 	$(INSTALL) '.[test]'
 	touch $@ $(BIN)/.scalex
 
+$(BIN)/.scalex-docs: $(BIN)/python pyproject.toml
+	$(INSTALL) '.[docs]'
+	touch $@ $(BIN)/.scalex
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/api/generated

@@ -43,6 +43,12 @@ def shorten_names(names: Iterable[Any], longest: int = LONGEST) -> list[str]:
 @contextmanager
 def draw_text_as_it_is() -> Iterator[None]:
     """Draw dollars as dollars, which start a formula otherwise, and a box for each letter that the font lacks, without a warning."""
-    with plt.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
-        yield
+    # plt.rc_context would undo what the first figure of a notebook sets, so that later figures would not be shown.
+    before = plt.rcParams["text.parse_math"]
+    plt.rcParams["text.parse_math"] = False
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+            yield
+    finally:
+        plt.rcParams["text.parse_math"] = before

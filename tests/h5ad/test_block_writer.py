@@ -208,3 +208,12 @@ def test_every_version_of_anndata_reads_what_is_written(tmp_path: Path) -> None:
     assert encodings <= {"dataframe", "string-array", "categorical", "array", "dict"}
     read = ad.read_h5ad(tmp_path / "blocks.h5ad").obs
     assert [list(read.index), list(read["text"]), list(read["kind"])] == [["a", "b"]] * 3
+
+
+@pytest.mark.usefixtures("keep_categories")
+def test_matrices_that_are_read_can_be_changed_in_place(tmp_path: Path) -> None:
+    """scanpy's rank_genes_groups removes zeros of raw, which scipy refuses if row pointers and columns have different types."""
+    adata = write_blocks(make_cells(), tmp_path / "cells.h5ad", 5)
+    for matrix in (adata.X, adata.raw.X, adata.layers["double"], adata.obsm["sparse"]):
+        assert matrix.indptr.dtype == matrix.indices.dtype
+        matrix.eliminate_zeros()

@@ -38,3 +38,14 @@ def test_text_is_drawn_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserWarning, match="missing from"):
         figure.savefig(tmp_path / "figure.png")
     plt.close(figure)
+
+
+def test_what_the_first_figure_sets_remains() -> None:
+    """The first figure of a notebook turns on that figures are shown after each cell."""
+    try:
+        with draw_text_as_it_is():
+            plt.ion()
+        assert plt.isinteractive()
+        assert plt.rcParams["text.parse_math"]
+    finally:
+        plt.ioff()

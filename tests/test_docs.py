@@ -1,11 +1,15 @@
+"""Tests that README and the pages of the documentation are true: commands run, settings, names and messages exist."""
+
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +22,26 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import scalex
+from scalex.commands.settings_table import read_table
 from scalex.demo import demo_cells
 from scalex.metrics import SCORES
 from scalex.runs.search_space import read_space
 from scalex.system.overrides import flatten
 
 ROOT = Path(__file__).parents[1]
+# The build of the pages runs the tutorials.
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def read_blocks(page: Path, language: str = "[a-z]*") -> list[str]:
+    """Return the blocks of code of a page, in fences of a language, without what indents them."""
+    fences = re.finditer(rf"^( *)```({language})\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return ["\n".join(line.removeprefix(fence[1]) for line in fence[3].splitlines()) for fence in fences]
 
 
 def read_rows() -> Iterator[list[list[str]]]:
     """Yield the rows of the table of parameters, as what each cell has in backticks."""
-    table = (ROOT / "README.md").read_text().split("| `SCALEX(...)` | setting | |\n", 1)[1]
+    table = (ROOT / "docs" / "published.md").read_text().split("| `SCALEX(...)` | setting | |\n", 1)[1]
     for line in table.splitlines()[1:]:
         if not line.startswith("|"):
             return
@@ -64,43 +77,87 @@ def test_every_setting_of_the_table_exists(configs: list[DictConfig]) -> None:
     assert n_settings >= len(inspect.signature(scalex.SCALEX).parameters) - 1
 
 
-# Signs of commands that need a cluster or several devices, or whose "..." stands for something.
-NOT_TYPED = re.compile(r"\.\.\.|^(?:torchrun|srun|make|pip)|launch=(?:slurm|ray|local)")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_setting_of_a_page_exists(page: Path) -> None:
+    known = set(re.findall(r"^  (\S+?)=", "\n".join(read_table(command) for command in ("train", "tune", "project")), re.MULTILINE))
+    groups = "dataset|preprocess|model|trainer|callbacks|growth|tune"
+    code = [*re.findall(r"`([^`\n]+)`", page.read_text()), *read_blocks(page, "bash")]
+    named = {name for one in code for name in re.findall(rf"(?:^|[ '\"])((?:{groups})\.[a-z_.]+)(?:=|$)", one)} - {"growth.json"}
+    # What is searched has a test of its own.
+    unknown = {name for name in named - known if not name.startswith("tune.space.")}
+    assert not unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_of_a_page_uses_public_names(page: Path) -> None:
+    for block in read_blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "scalex":
+                assert hasattr(scalex, node.attr), f"scalex.{node.attr}"
+
+
+@cache
+def read_messages() -> tuple[str, ...]:
+    """Return all text in the code of the package, from one inserted value to the next."""
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "scalex").rglob("*.py"))]
+    return tuple(node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def list_messages() -> list[str]:
+    """Return the messages of the page of errors: the first column of its tables."""
+    return re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", list_messages())
+def test_the_messages_of_the_page_of_errors_are_in_the_code(message: str) -> None:
+    for part in message.split("..."):
+        assert any(part.strip() in text for text in read_messages()), part
+
+
+# Signs of commands that need a cluster or several devices, whose "..." stands for something, or that only show settings.
+NOT_TYPED = re.compile(r"\.\.\.|launch=(?:slurm|ray|local)|--cfg|--help|--version")
 # What follows a command to make its training short.
 SHORT = {
-    "train.py": [
+    "train": [
         "preprocess.min_features=0", "preprocess.n_top_features=50", "model.max_steps=2", "trainer=cpu",
         "callbacks=[checkpoint,latent_export]",
     ],
-    "project.py": ["trainer=cpu"],
+    "project": ["trainer=cpu"],
 }  # fmt: skip
-SHORT["tune"] = [*SHORT["train.py"][:-1], "callbacks=[latent_export,scores]", "tune.n_trials=1"]
+SHORT["tune"] = [*SHORT["train"][:-1], "callbacks=[latent_export,scores]", "tune.n_trials=1"]
 
 
 def list_commands() -> list[str]:
-    """Return the commands of the documentation that can be typed anywhere."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    typed = re.compile(r" {4}(?:python (?:train|project)\.py|scalex (?:train|tune)) ")
-    lines = [line.strip() for page in pages for line in page.read_text().splitlines() if typed.match(line)]
-    return [line for line in lines if not NOT_TYPED.search(line.split(" #")[0])]
+    """Return the commands of the pages that can be typed anywhere."""
+    lines = [
+        line.strip() for page in PAGES for block in read_blocks(page, "bash") for line in block.replace("\\\n", "").splitlines()
+    ]  # fmt: skip
+    commands = [line for line in lines if re.match(r"(?:scalex|python) (?:train|project|tune)", line)]
+    return list(dict.fromkeys(line for line in commands if not NOT_TYPED.search(line.split(" #")[0])))
+
+
+def test_commands_are_found() -> None:
+    assert len(list_commands()) > 30
 
 
 @pytest.fixture(scope="module")
 def typed_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the files that the commands name."""
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("docs")
     cells = demo_cells(80, 400, 2, seed=1)
     more = demo_cells(300, 400, 2, seed=1)
     for one in (cells, more):
         one.obs["donor"] = one.obs["batch"].cat.rename_categories(["donor1", "donor2"])
+        one.raw = one.copy()
     for name in ("cells", "a", "rna", "gene_activity", "query", "more", "new", "my cells, day=1 [new]", "donor's cells"):
         # An adapter needs more cells than a training of two steps.
         (more if name in ("query", "more") else cells).write_h5ad(folder / f"{name}.h5ad")
     compress(write_text(cells, folder / "b.csv", ","))
     for name in ("1", "2"):
         write_tenx(cells, folder / "runs" / name / "filtered_feature_bc_matrix")
-    arguments = ["dataset=files", "dataset.path=cells.h5ad", "dataset.batch_key=donor", "output=run", *SHORT["train.py"]]
+    arguments = ["dataset=files", "dataset.path=cells.h5ad", "dataset.batch_key=donor", "output=run", *SHORT["train"]]
     assert run_command("train.py", *arguments, cwd=folder).returncode == 0
+    shutil.copytree(folder / "run", folder / "mine")
     (folder / "outputs").mkdir()
     return folder
 
@@ -111,21 +168,26 @@ def test_commands_can_be_typed(typed_in: Path, command: str, monkeypatch: pytest
     monkeypatch.setenv("WANDB_SILENT", "true")
     # Compiling the search of neighbours takes half a minute.
     monkeypatch.setattr(scanpy.pp, "neighbors", partial(scanpy.pp.neighbors, method="gauss"))
-    code = f"printf '%s\\0' {command.partition(' ')[2]}"
-    words = subprocess.run(["bash", "-c", code], cwd=typed_in, capture_output=True, check=True, text=True).stdout.split("\0")[:-1]
-    script, arguments = words[0], words[1:]
-    kind = "tune" if "tune=scalex" in arguments else {"train": "train.py"}.get(script, script)
+    program, _, code = command.partition(" ")
+    split = subprocess.run(["bash", "-c", f"printf '%s\\0' {code}"], cwd=typed_in, capture_output=True, check=True, text=True)
+    name, *arguments = split.stdout.split("\0")[:-1]
+    kind = "tune" if "tune=scalex" in arguments else name.removesuffix(".py")
     # A reference keeps its preprocessing.
     added: list[Any] = [one for one in SHORT[kind] if not (" reference=" in command and one.startswith("preprocess."))]
-    if any(word.startswith("resume=") for word in arguments):
+    for argument in arguments:
+        # Several pages use the same folder.
+        if argument.startswith("output="):
+            shutil.rmtree(typed_in / argument.partition("=")[2].strip("'"), ignore_errors=True)
+    if any(argument.startswith("resume=") for argument in arguments):
         folder = typed_in / arguments[0].partition("=")[2]
-        subprocess.run(["cp", "-r", "run", folder], cwd=typed_in, check=True)
+        shutil.copytree(typed_in / "run", folder)
         (folder / "adata.h5ad").unlink()
         added = []
-    elif script == "train.py" and not any(word.startswith("dataset") for word in arguments):
+    elif kind == "train" and not any(argument.startswith("dataset") for argument in arguments):
         added += ["dataset.n_cells=80", "dataset.n_features=400"]
-    run = run_command if command.startswith("python ") else run_program
-    done = run(script, *arguments, *added, cwd=typed_in)
+    done = (
+        run_command(name, *arguments, *added, cwd=typed_in) if program == "python" else run_program(name, *arguments, *added, cwd=typed_in)
+    )
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
     assert "Results: " in done.stderr or "resume=" in command
 
@@ -141,7 +203,7 @@ def test_the_agent_of_wandb_types_a_command_that_trains(typed_in: Path, monkeypa
     arguments = create_sweep_command_args({"args": drawn})["args_no_hyphens"]
     command = [one for part in sweep["command"] for one in (arguments if part == "${args_no_hyphens}" else [part])]
     assert command[:3] == ["${env}", "scalex", "train"]
-    done = run_program("train", *command[3:], "logger.wandb.offline=true", "output=agent", *SHORT["train.py"], cwd=typed_in)
+    done = run_program("train", *command[3:], "logger.wandb.offline=true", "output=agent", *SHORT["train"], cwd=typed_in)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load((typed_in / "agent" / "config.yaml").read_text())
     assert (config["model"]["lr"], config["model"]["n_latent"], config["model"]["schedule"]) == (0.01, 50, "constant")
