@@ -16,6 +16,7 @@ from scipy import sparse
 from tables import assert_same_table
 
 import scalex
+from scalex.model.presets import make_model
 
 # The interface of the published package.
 PUBLISHED_DEFAULTS = {
@@ -382,3 +383,52 @@ def test_fraction_and_n_obs_sample_cells_by_domain(demo: AnnData) -> None:
     shares = adata.obs["batch"].value_counts() - demo.obs["batch"].value_counts() * 0.3
     assert (shares.abs() < 1).all()
     assert list(run_scalex(demo, n_obs=90).obs_names) == list(adata.obs_names)
+
+
+class TestModels:
+    def test_the_models_of_the_command_line_have_their_own_settings(self) -> None:
+        cells = scalex.demo_cells(80, 400, 2, seed=1)
+        adata = scalex.SCALEX(cells, min_features=0, model="scalex", max_iteration=2, ignore_umap=True)
+        assert adata.obsm["latent"].shape[1] == 30
+        model = make_model("scalex")
+        assert (model.hparams["likelihood"], model.hparams["batch_size"]) == ("negative_binomial", None)
+        paper = make_model("paper")
+        defaults = {name: one.default for name, one in inspect.signature(scalex.SCALEX).parameters.items()}
+        assert (paper.hparams["batch_size"], paper.hparams["lr"]) == (defaults["batch_size"], defaults["lr"])
+        assert paper.hparams["max_steps"] == defaults["max_iteration"]
+
+    def test_a_model_that_does_not_exist_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"model='scalx': there is no such model; did you mean scalex\?"):
+            scalex.SCALEX(scalex.demo_cells(80, 400), model="scalx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_name": "donor"}, "batch_name='donor' is not in obs"),
+        ({"use_layer": "counts"}, "use_layer='counts' is not in "),
+        ({"counts_layer": "raw"}, "raw"),
+    ],
+)
+def test_errors_name_the_parameters_of_scalex(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises((KeyError, ValueError), match=message) as error:
+        scalex.SCALEX(scalex.demo_cells(80, 400), min_features=0, **arguments)  # type: ignore[arg-type]
+    assert "batch_key=" not in str(error.value)
+    assert "dataset." not in str(error.value)
+
+
+def test_a_folder_in_use_is_refused_in_the_words_of_scalex(tmp_path: Path) -> None:
+    (tmp_path / "adata.h5ad").touch()
+    with pytest.raises(FileExistsError, match=r"\(adata.h5ad\)\. Choose another folder with outdir=\.$"):
+        scalex.SCALEX(scalex.demo_cells(80, 400), outdir=tmp_path)
+
+
+def test_a_notebook_shows_a_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    scalex.SCALEX(scalex.demo_cells(80, 400), min_features=0, max_iteration=2, assess=True, ignore_umap=True)
+    assert [line.split(" ")[0].rstrip(":") for line in capsys.readouterr().err.splitlines()] == ["Cells", "Trained", "Scores"]
+
+
+def test_a_reference_is_a_table_in_a_notebook(tmp_path: Path) -> None:
+    scalex.SCALEX(scalex.demo_cells(80, 400), min_features=0, max_iteration=2, ignore_umap=True, outdir=tmp_path)
+    table = scalex.Reference.load(tmp_path)._repr_html_()
+    assert '<th style="text-align:left">n_cells</th><td style="text-align:left">80</td>' in table
