@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import anndata as ad
-import matplotlib.pyplot as plt
-import numpy as np
 import scanpy as sc
+
+from scalex.pl.colors import choose_styles
+from scalex.pl.panels import add_legend, draw_groups, make_panels, set_limits
 
 
 def main(run: Path) -> None:
@@ -17,12 +18,15 @@ def main(run: Path) -> None:
     sc.pp.pca(before, n_comps=30)
     sc.pp.neighbors(before, n_neighbors=30, use_rep="X_pca")
     sc.tl.umap(before, min_dist=0.1)
-    order = np.random.default_rng(0).permutation(after.n_obs)
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4), layout="constrained")
-    for pair, (adata, when) in zip((axes[:2], axes[2:]), ((before, "before"), (after, "after")), strict=True):
-        for axis, color in zip(pair, ("domain", "cell_type"), strict=True):
-            sc.pl.umap(adata[order].copy(), color=color, ax=axis, show=False, frameon=False, title=f"{when}: {color}")
-    figure.savefig(Path(__file__).with_name("demo.png"), dpi=70)
+    shown = [(when, adata, color) for when, adata in (("before", before), ("after", after)) for color in ("domain", "cell_type")]
+    axes = make_panels([list(adata.obs[color].cat.categories) for _, adata, color in shown], n_columns=4)
+    for axis, (when, adata, color) in zip(axes, shown, strict=True):
+        styles = choose_styles(adata.obs[color].cat.categories)
+        draw_groups(axis, adata.obsm["X_umap"], adata.obs[color].array, styles)
+        add_legend(axis, styles)
+        set_limits(axis, adata.obsm["X_umap"])
+        axis.set_title(f"{when}: {color.replace('_', ' ')}")
+    axes[0].figure.savefig(Path(__file__).with_name("demo.png"), dpi=70)
 
 
 if __name__ == "__main__":
