@@ -15,7 +15,6 @@ from scalex.commands.search_arguments import choose_space
 from scalex.commands.settings_table import Command
 from scalex.commands.sweep import move_multirun_first
 from scalex.commands.train import train
-from scalex.commands.tune import tune
 from scalex.system.configs import CONF
 
 __all__ = ["start"]
@@ -52,7 +51,12 @@ def _choose_files() -> None:
 
 # Module-level functions, which the launchers of sweeps send to other processes by name.
 def _train(cfg: DictConfig) -> float | None:
-    return exit_on_errors(train if cfg.get("tune") is None else tune, cfg)
+    if cfg.get("tune") is None:
+        return exit_on_errors(train, cfg)
+    # It imports pandas.
+    from scalex.commands.tune import tune
+
+    return exit_on_errors(tune, cfg)
 
 
 def _project(cfg: DictConfig) -> None:
