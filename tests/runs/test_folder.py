@@ -21,10 +21,12 @@ def test_a_folder_with_other_files_is_used(tmp_path: Path) -> None:
 def test_another_runs_results_are_never_overwritten(tmp_path: Path, name: str) -> None:
     """Among them is growth.json, which would say of another run that it is no reference."""
     (tmp_path / name).write_text("precious")
-    message = (
-        rf"The output folder {tmp_path} holds another run's results \({name}\)\. Choose another folder with output=.*resume={tmp_path}"
-    )
-    with pytest.raises(FileExistsError, match=message):
+    message = rf"The output folder {tmp_path} holds another run's results \({name}\)\. Choose another folder with output="
+    with pytest.raises(FileExistsError, match=rf"{message}\.$"):
+        check_unused(tmp_path)
+    # Only a run of the command line can be resumed.
+    (tmp_path / COMPOSED).touch()
+    with pytest.raises(FileExistsError, match=rf"{message}, or resume a stopped training with scalex train resume={tmp_path}$"):
         check_unused(tmp_path)
     assert (tmp_path / name).read_text() == "precious"
 
