@@ -39,11 +39,12 @@ wheel: $(BIN)/.scalex-test
 	rm -rf .wheel
 
 constraints: wheel
-	$(PYTHON) -m venv .wheel
-	.wheel/bin/pip install --quiet dist/scalex-*.whl
-	(echo '# The versions that the tests ran with on Linux and Python 3.11: pip install . -c constraints.txt. Made by: make constraints'; \
-		.wheel/bin/pip freeze | sed -e '/^scalex/d' -e 's/+cpu$$//') > constraints.txt
-	rm -rf .wheel
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report dist/report.json dist/scalex-*.whl
+	$(BIN)/python -c 'import json; \
+		found = sorted((one["metadata"]["name"].lower(), one["metadata"]["version"].partition("+")[0]) \
+			for one in json.load(open("dist/report.json"))["install"]); \
+		print("# The versions that the tests ran with on Linux and Python 3.11: pip install . -c constraints.txt. Made by: make constraints"); \
+		print(*(f"{name}=={number}" for name, number in found if name != "scalex"), sep="\n")' > constraints.txt
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
