@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,3 +119,18 @@ def test_the_constraints_are_within_the_ranges_of_the_package() -> None:
     pinned = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in map(Requirement, lines)}
     for needed in list_requirements():
         assert needed.specifier.contains(pinned[canonicalize_name(needed.name)]), needed
+
+
+def test_ctrl_c_ends_a_run_as_shells_expect(tmp_path: Path) -> None:
+    """Lightning would end it like an error. A shell calls this 130."""
+    code = "import signal, sys; from scalex.commands.main import main; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from scalex.model.module import ScalexModule\n"
+    code += "ScalexModule.on_train_epoch_end = lambda self: signal.raise_signal(signal.SIGINT)\n"
+    code += "sys.argv[0] = 'scalex'; main()"
+    command = [sys.executable, "-c", code, "train", *SHORT, "output=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.splitlines()[-2:] == [
+        "Stopped at step 1. Nothing of it is kept. Begin again with: scalex train resume=run",
+        "Stopped by Ctrl-C.",
+    ]

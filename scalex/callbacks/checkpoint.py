@@ -99,10 +99,12 @@ class Checkpoint(callbacks.Checkpoint):
         """Log how to resume the run if the user stopped it, and from where."""
         if self.folder is None or isinstance(exception, Exception):
             return
-        kept = "Nothing of it is kept" if self._written_step is None else f"Step {self._written_step} is kept"
+        kept, go_on = (
+            ("Nothing of it is kept", "Begin again") if self._written_step is None else (f"Step {self._written_step} is kept", "Resume")
+        )
         # Only the command line resumes.
         override = format_for_shell("resume", self.folder.parent)
-        resume = f" Resume with: {name_command('train')} {override}" if (self.folder.parent / COMPOSED).exists() else ""
+        resume = f" {go_on} with: {name_command('train')} {override}" if (self.folder.parent / COMPOSED).exists() else ""
         logger.warning("Stopped at step %d. %s.%s", trainer.global_step, kept, resume)
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,9 +57,18 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
     ------
     SystemExit
         If the command, unless it is a run of a sweep, fails with an error that the user can fix.
+    KeyboardInterrupt
+        If the user stopped it.
     """
     try:
         return run(cfg)
+    except SystemExit as end:
+        if not _is_interrupted(end):
+            raise
+        # Lightning turns a Ctrl-C into an exit like that of an error.
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+        raise KeyboardInterrupt from None
     except Exception as error:
         message = describe_error(error)
         if message is None:
@@ -69,6 +78,11 @@ def exit_on_errors(run: Callable[[DictConfig], Result], cfg: DictConfig) -> Resu
             sys.exit(message)
         add_failed_run(message)
         return None
+
+
+def _is_interrupted(end: BaseException) -> bool:
+    context = end.__context__
+    return context is not None and (isinstance(context, KeyboardInterrupt) or _is_interrupted(context))
 
 
 def describe_error(error: BaseException) -> str | None:

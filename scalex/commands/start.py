@@ -9,11 +9,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from scalex import __version__
 from scalex.commands.errors import exit_on_errors, run_command
 from scalex.commands.project import project
 from scalex.commands.search_arguments import choose_space
 from scalex.commands.settings_table import Command
-from scalex.commands.sweep import move_multirun_first
+from scalex.commands.sweep import is_sweep, move_multirun_first
 from scalex.commands.train import train
 from scalex.system.configs import CONF
 
@@ -49,8 +50,15 @@ def _choose_files() -> None:
         sys.argv.append("dataset=files")
 
 
+def _say_hello() -> None:
+    """Tell somebody at a terminal that the program is there: its imports take seconds."""
+    if sys.stderr.isatty() and not is_sweep():
+        sys.stderr.write(f"scalex {__version__}\n")
+
+
 # Module-level functions, which the launchers of sweeps send to other processes by name.
 def _train(cfg: DictConfig) -> float | None:
+    _say_hello()
     if cfg.get("tune") is None:
         return exit_on_errors(train, cfg)
     # It imports pandas.
@@ -60,6 +68,7 @@ def _train(cfg: DictConfig) -> float | None:
 
 
 def _project(cfg: DictConfig) -> None:
+    _say_hello()
     exit_on_errors(project, cfg)
 
 

@@ -142,7 +142,7 @@ def test_a_stopped_run_logs_how_to_resume(tmp_path: Path, caplog: pytest.LogCapt
     assert "Stopped at step 0. Nothing of it is kept.\n" in caplog.text
     (tmp_path / ".composed.yaml").touch()
     Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
-    assert f"Stopped at step 0. Nothing of it is kept. Resume with: scalex train resume={tmp_path}" in caplog.text
+    assert f"Stopped at step 0. Nothing of it is kept. Begin again with: scalex train resume={tmp_path}" in caplog.text
     caplog.clear()
     Checkpoint(tmp_path).on_exception(trainer, ScalexModule(), ValueError())
     Checkpoint(None).on_exception(trainer, ScalexModule(), KeyboardInterrupt())
