@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ __all__ = ["MAX_POINTS", "choose_columns", "make_maps"]
 
 # More cells than this make the file large and the page slow, so a sample is drawn.
 MAX_POINTS = 200_000
-# A column of more groups could not be read.
+# A column of more groups could not be read, and each column of many cells takes half a megabyte.
 MAX_GROUPS = 100
+MAX_COLUMNS = 40
 # Share of the cells on each side that may lie beyond the first view.
 FAR = 0.002
 # Symbols of plotly in the order of the markers of `scalex.pl.colors`.
@@ -29,9 +31,9 @@ SYMBOLS: Mapping[str, str] = {
 
 
 def choose_columns(obs: pd.DataFrame, first: tuple[str, ...]) -> dict[str, pd.Series]:
-    """Return the columns of obs that a map can be coloured by, the named ones first: numbers, and groups of which there are few."""
+    """Return up to 40 columns of obs that a map can be coloured by, the named ones first: numbers, and groups of which there are few."""
     order = [*(name for name in first if name in obs), *(name for name in obs if name not in first)]
-    return {str(name): obs[name] for name in order if _is_drawn(obs[name])}
+    return {str(name): obs[name] for name in islice((name for name in order if _is_drawn(obs[name])), MAX_COLUMNS)}
 
 
 def _is_drawn(column: pd.Series) -> bool:

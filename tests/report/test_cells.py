@@ -76,6 +76,8 @@ def test_columns_that_can_be_drawn_come_with_the_named_ones_first() -> None:
         "flag": [True, False] * 100, "empty": np.full(200, np.nan), "domain": ["a", "b"] * 100,
     })  # fmt: skip
     assert list(choose_columns(obs, ("domain", "leiden", "absent"))) == ["domain", "leiden", "score", "flag"]
+    many = pd.DataFrame({f"score{n}": np.arange(3.0) for n in range(60)})
+    assert list(choose_columns(many, ("score59",)))[::39] == ["score59", "score38"]
 
 
 def test_the_page_needs_no_network() -> None:
