@@ -172,7 +172,12 @@ def _run_code(code: str, cwd: str, environment: dict[str, str], output: str) -> 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    exec(code, {"die": lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), "os": os})
+    try:
+        exec(code, {"die": lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), "os": os})
+    except KeyboardInterrupt as error:
+        # multiprocessing would print a traceback. Python calls the hook, and ends with the signal.
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(130)
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def test_a_running_training_keeps_its_folder(tmp_path: Path) -> None:
         assert f"FileExistsError: Another run is using the folder run: process {started.process.pid} on " in done.stderr
         assert done.stderr.count("\n") == 1
     os.kill(started.process.pid, signal.SIGINT)
-    assert "Resume with: python train.py resume=run" in started.end(1)
+    assert "Resume with: python train.py resume=run" in started.end(130)
     assert not (tmp_path / "run" / OWNER).exists()
 
 

@@ -155,7 +155,7 @@ def test_ctrl_c_logs_how_to_resume(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert started.process.pid is not None
     os.kill(started.process.pid, signal.SIGINT)
-    message = started.end(1)
+    message = started.end(130)
     assert "Resume with: python train.py resume=run" in message
     assert "Traceback" not in message
 
