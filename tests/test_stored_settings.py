@@ -112,6 +112,20 @@ def test_nothing_is_written_elsewhere(settings: dict[str, Any], resume: Resume, 
     assert "score=unknown: one of" in resume(f"allow=['{value}']" if "$" not in value else "allow=['\\${output}/../elsewhere']").stderr
 
 
+@pytest.mark.parametrize("name", ["run_name", "reference"])
+def test_settings_within_the_names_of_places_do_not_lead_elsewhere(
+    settings: dict[str, Any], resume: Resume, tmp_path: Path, name: str
+) -> None:
+    settings[name] = "../../elsewhere"
+    settings["logger"] = {
+        "board": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "${output}", "version": f"${{{name}}}"}
+    }
+    done = resume()
+    assert done.returncode == 1
+    assert f"ValueError: run/.composed.yaml: logger.board.version=${{{name}}} is outside of the run folder." in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 @pytest.mark.parametrize("name", ["log.txt", "checkpoint", "adata.png"])
 def test_links_are_not_followed(resume: Resume, tmp_path: Path, name: str) -> None:
     (tmp_path / "run" / name).unlink(missing_ok=True)

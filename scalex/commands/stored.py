@@ -25,6 +25,8 @@ ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
 WRITERS = ("callbacks", "epoch_table", "logger", "trainer")
 # Where trackers write: the run folder, or that of the sweep.
 TRACKING = ("${output}", "${output}/..")
+# What stands for these folders while the places are checked.
+HERE = "<here>"
 PLACE = re.compile(r"(?:dir|dirpath|folder|location|path|uri)$")
 
 
@@ -60,11 +62,12 @@ def check_stored(cfg: DictConfig, folder: Path, allowed: Collection[str]) -> Non
             raise ValueError(
                 f"{folder / COMPOSED}: {name} starts code of {value}, which no file of conf/ names. If you trust it, add allow=[{value}]."
             )
+    resolved = dict(_list_texts(resolve_settings(OmegaConf.create({**raw, "output": HERE, "tracking": HERE}))))
     for name, value in _list_texts({part: raw[part] for part in WRITERS if part in raw}):
-        text = OWN_INTERPOLATION.sub("", value)
-        leaves = text.startswith(("/", "~")) and not value.startswith(("${output}", "${tracking}"))
-        has_folder = "${output}" in value or "${tracking}" in value
-        if (leaves or ".." in text or (PLACE.search(name) and not has_folder)) and value not in allowed:
+        # Another setting may be part of the name of a place, too.
+        text = resolved.get(name, value)
+        leaves = text.startswith(("/", "~")) or ".." in text
+        if (leaves or (PLACE.search(name) and HERE not in text)) and value not in allowed:
             raise ValueError(f"{folder / COMPOSED}: {name}={value} is outside of the run folder. If you trust it, add allow=[{value}].")
     if raw.get("tracking", TRACKING[0]) not in (*TRACKING, *allowed):
         raise ValueError(
