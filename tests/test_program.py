@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -134,3 +135,19 @@ def test_ctrl_c_ends_a_run_as_shells_expect(tmp_path: Path) -> None:
         "Stopped at step 1. Nothing of it is kept. Begin again with: scalex train resume=run",
         "Stopped by Ctrl-C.",
     ]
+
+
+@pytest.mark.slow
+def test_the_program_starts_its_other_processes_with_the_same_command(tmp_path: Path) -> None:
+    scalex.demo_cells(80, 400, 2, seed=1).write_h5ad(tmp_path / "query.h5ad")
+    several = ["trainer=ddp", "trainer.accelerator=cpu"]
+    short = [one for one in SHORT if one != "trainer=cpu"]
+    for arguments in (
+        ["train", *short, *several, "output=run"],
+        ["project", "reference=run", "dataset.path=query.h5ad", "dataset.batch_key=batch", *several, "output=projected"],
+    ):
+        command = [sys.executable, "-m", "scalex", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Results: " in done.stderr

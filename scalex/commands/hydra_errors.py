@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scalex.system.configs import CONF
+from scalex.system.configs import CONF, list_options
 from scalex.system.program import name_command
 from scalex.system.settings import describe_nearest
 
@@ -33,7 +33,7 @@ def explain(error: HydraException | OmegaConfBaseException, command: str) -> str
         return f"{error.full_key}: {str(error).splitlines()[0]}. ${{}} refers to the value of another setting."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
+        options = list_options(group)
         return f"{group}={option}: there is no such option{describe_nearest(option, options)}"
     text = str(error)
     if isinstance(error, OverrideParseException):
@@ -64,7 +64,7 @@ def _suggest(name: str, command: str) -> str:
     choice = name.partition(".")[0]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = _compose_names(command, [])
-        options = sorted(path.stem for path in (CONF / choice).glob("*.yaml") if path.stem != "base")
+        options = list_options(choice)
         having = [f"{choice}={option}" for option in options if name in _compose_names(command, [f"{choice}={option}"])]
     if having:
         return f" without {' or '.join(having)}: give that, too."

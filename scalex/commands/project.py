@@ -55,6 +55,7 @@ def _project(cfg: DictConfig, folder: Path) -> None:
     from scalex.reference.adapter import Adapter
     from scalex.runs.log import log_to
     from scalex.system.overrides import format_override
+    from scalex.system.program import list_leading_arguments
 
     settings = check_project_settings(resolve_settings(cfg))
     with log_to(folder / "log.txt" if is_first() else None):
@@ -69,7 +70,7 @@ def _project(cfg: DictConfig, folder: Path) -> None:
             # time, and the settings of this run of a sweep.
             arguments = HydraConfig.get().overrides.task if is_sweep() else sys.argv[1:]
             others = [argument for argument in arguments if not argument.startswith("output=")]
-            sys.argv[1:] = [*others, format_override("output", folder)]
+            sys.argv[1:] = [*list_leading_arguments("project"), *others, format_override("output", folder)]
         if settings["adapt"] and trainer.world_size > 1:
             raise ValueError(
                 "adapt=true fits the adapter in one process: use trainer=auto (or cpu, gpu). Its folder can then be given to several "

@@ -162,6 +162,7 @@ def _end_wandb() -> Iterator[None]:
 def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path, *, of_sweep: bool) -> Trainer:
     """Return Lightning's trainer. The processes that it starts resume this run."""
     from scalex.system.overrides import format_override
+    from scalex.system.program import list_leading_arguments
     from scalex.training.length import trainer_limits
 
     options = settings["trainer"]
@@ -182,7 +183,7 @@ def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path,
             )
         name_parent()
         # Lightning starts the other processes with the arguments of this one.
-        sys.argv[1:] = [format_override("resume", folder)]
+        sys.argv[1:] = [*list_leading_arguments("train"), format_override("resume", folder)]
     return trainer
 
 

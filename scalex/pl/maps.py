@@ -13,7 +13,7 @@ from scalex.pl.colors import Style, choose_styles
 from scalex.pl.panels import MAX_LEGEND, add_legend, choose_size, draw_groups, draw_values, make_panels, name_groups, set_limits
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
 
-__all__ = ["projection", "umap"]
+__all__ = ["draw_over", "projection", "umap"]
 
 # Groups whose names are written among the cells as well.
 CLUSTERS = "leiden"

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalex.pl.colors import Style
 
-__all__ = ["MAX_LEGEND", "add_legend", "draw_groups", "draw_values", "make_panels", "set_limits"]
+__all__ = ["MAX_LEGEND", "add_legend", "choose_size", "draw_groups", "draw_values", "make_panels", "name_groups", "set_limits"]
 
 # A legend of more groups would fill the figure.
 MAX_LEGEND = 60

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
 from scalex.report.page import Section, make_table
+from scalex.system.overrides import flatten
 
 __all__ = ["make_settings", "make_versions"]
 
@@ -18,16 +19,9 @@ PACKAGES = ("scalex", "torch", "lightning", "anndata", "scanpy", "numpy", "panda
 
 def make_settings(parameters: Mapping[str, Any]) -> Section:
     """Return a section with all settings of a run."""
-    table = make_table(["setting", "value"], [[name, value] for name, value in _list_settings(parameters)])
+    rows = [[name, value if isinstance(value, str) else json.dumps(value, default=str)] for name, value in flatten(parameters).items()]
+    table = make_table(["setting", "value"], rows)
     return Section("Settings", f"<details><summary>All settings</summary>{table}</details>")
-
-
-def _list_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _list_settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def make_versions() -> Section:
