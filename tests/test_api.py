@@ -181,7 +181,7 @@ def test_a_single_type_is_not_scored(demo: AnnData) -> None:
     scores = run_scalex(demo, ignore_umap=False, assess=True).uns["scalex"]["scores"]
     of_mixing = {"entropy_mixing", "entropy_mixing_inputs", "entropy_mixing_permuted", "mixed", "shared"}
     of_structure = {"kept", "kept_clusters", "silhouette"}
-    assert scores.keys() == of_mixing | of_structure | {"total", "umap_entropy_mixing", "umap_silhouette"}
+    assert scores.keys() == of_mixing | of_structure | {"biology", "total", "umap_entropy_mixing", "umap_silhouette"}
 
 
 def test_a_domain_may_have_one_cell(demo: AnnData) -> None:

@@ -58,5 +58,5 @@ def test_cells_without_labels_have_only_scores_without_labels(find_real: Callabl
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     # The silhouette is that of the clusters.
     assert set(scores) == set(adata.uns["scalex"]["scores"])
-    expected = {"entropy_mixing", "mixed", "shared", "kept", "kept_clusters", "silhouette", "total"}
+    expected = {"entropy_mixing", "mixed", "shared", "kept", "kept_clusters", "silhouette", "biology", "total"}
     assert set(scores) == expected | {"entropy_mixing_inputs", "entropy_mixing_permuted"}

@@ -211,7 +211,7 @@ def test_an_error_of_the_user_is_one_line(tmp_path: Path) -> None:
     [
         (
             "score=totl",
-            "score=totl: one of total, entropy_mixing, mixed, shared, kept, kept_clusters, silhouette, ari, nmi, umap_entropy_mixing",
+            "score=totl: one of total, biology, entropy_mixing, mixed, shared, kept, kept_clusters, silhouette, ari, nmi, umap_",
         ),
         (
             "callbacks=[checkpoint]",
@@ -230,7 +230,7 @@ def test_settings_that_would_fail_at_the_end_are_refused_before_cells_are_read(t
 def test_a_score_that_cannot_be_computed_is_an_error_after_all_is_written(tmp_path: Path) -> None:
     done = run_command("train.py", *QUICK, "callbacks=[latent_export,scores]", "score=umap_silhouette", "output=run", cwd=tmp_path)
     assert done.returncode == 1
-    names = "entropy_mixing, mixed, shared, kept, kept_clusters, ari, nmi, silhouette, total"
+    names = "entropy_mixing, mixed, shared, kept, kept_clusters, ari, nmi, silhouette, biology, total"
     line = f"score=umap_silhouette cannot be computed for these cells. Available: {names}. All results are in run."
     assert f"ValueError: {line}" in done.stderr
     assert {"adata.h5ad", "metrics.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}

@@ -216,7 +216,8 @@ class AnnDataSource:
             else:
                 adata = source.to_memory() if source.isbacked else source
             store = open_anndata(adata, self.layer, name, is_joined=several)
-            logger.info("Read %s: %s x %s", name, *(f"{n:,}" for n in store.matrix.shape))
+            title = name if isinstance(source, Path) else f"AnnData {name}" if several else "AnnData"
+            logger.info("Read %s: %s cells x %s features", title, *(f"{n:,}" for n in store.matrix.shape))
         column = None if self.var_names_from is None else rename_column(self.var_names_from)
         var = rename_by_column(make_writable(store.var, f"var of {name}"), column=column, source=name, several=several)
         return replace(store, var=make_unique(var, "feature", name))

@@ -31,7 +31,7 @@ INTRODUCTIONS: Mapping[Command, str] = {
   {} ... 'tune.space={preprocess.n_top_features: [1000, 2000, 4000]}'    other settings to search
   {} ... tune.space.model.lr=null                                        one setting less
   {} ... tune.n_trials=50 tune.hours=8 'tune.seeds=[0,1,2]'              how long, and the mean of three seeds
-  {} ... 'tune.scores=[kept,entropy_mixing]'                             the best trials by one score or the other
+  {} ... 'tune.scores=[biology,entropy_mixing]'                          the best trials by one score or the other
 """,
     "project": r"""Project single cells into the space of a trained model, without training, and report how well they fit.
 

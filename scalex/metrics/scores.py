@@ -17,7 +17,7 @@ from scalex.metrics.wrong_neighbors import wrong_neighbors
 __all__ = ["SCORES", "choose_some", "scores"]
 
 # Names of the scores of which more is better.
-SCORES = ("total", "entropy_mixing", "mixed", "shared", "kept", "kept_clusters", "silhouette", "ari", "nmi")
+SCORES = ("total", "biology", "entropy_mixing", "mixed", "shared", "kept", "kept_clusters", "silhouette", "ari", "nmi")
 # Above this number of cells, a sample is compared, since the time grows with the square.
 MAX_COMPARED = 20_000
 # Components of the coordinates before the integration in which neighbours are found.
@@ -54,9 +54,9 @@ def scores(
         `shared_mixing` in the clusters. "kept", at most 1, and "kept_clusters" in [-1, 1], the means of `kept_neighbors` and
         `kept_clusters`. "silhouette" in [-1, 1], of the labels, or of
         the clusters without labels. "ari" in [-1, 1] and "nmi" in [0, 1], of clusters against labels; "wrong", the mean of
-        `wrong_neighbors`. "total" = 0.6 biology + 0.4 entropy_mixing, the weights of scIB (Luecken et al. 2022). Biology is the mean of
-        ari, nmi and (silhouette + 1) / 2; without labels it is .75 kept + .25 (kept_clusters + 1) / 2, or kept alone if domains are
-        too small for clusters, or without both (silhouette + 1) / 2. With one domain, the total is biology.
+        `wrong_neighbors`. "biology" in [0, 1], the mean of ari, nmi and (silhouette + 1) / 2; without labels .75 kept +
+        .25 (kept_clusters + 1) / 2, or kept alone if domains are too small for clusters, or without both (silhouette + 1) / 2.
+        "total" = 0.6 biology + 0.4 entropy_mixing, the weights of scIB (Luecken et al. 2022); with one domain, biology alone.
     """
     found: dict[str, float] = {}
     nearest = find_nearest(latent, N_NEIGHBORS)
@@ -85,9 +85,9 @@ def scores(
         if label is not None or not biology:
             biology.append((found["silhouette"] + 1) / 2)
     if biology:
-        found["total"] = float(np.mean(biology))
+        found["biology"] = found["total"] = float(np.mean(biology))
         if "entropy_mixing" in found:
-            found["total"] = 0.6 * found["total"] + 0.4 * found["entropy_mixing"]
+            found["total"] = 0.6 * found["biology"] + 0.4 * found["entropy_mixing"]
     return {name: value for name, value in found.items() if not np.isnan(value)}
 
 

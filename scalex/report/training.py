@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 # What each score tells, and its range.
 MEANINGS: Mapping[str, tuple[str, str]] = {
-    "total": ("0 to 1", "0.6 biology + 0.4 mixing of the domains"),
+    "total": ("0 to 1", "0.6 biology + 0.4 entropy_mixing"),
+    "biology": ("0 to 1", "the mean of ari, nmi and silhouette, the last brought to 0 to 1; without known types kept and kept_clusters"),
     "entropy_mixing": (
         "0 to 1",
         "how evenly the domains are spread over each cell's 100 nearest; below 1 if types belong to one domain alone",
@@ -60,7 +62,7 @@ def write_training_report(
     Parameters
     ----------
     folder
-        The run folder, with ``log.txt`` and ``metrics.csv``.
+        The run folder, with ``log.txt`` and ``metrics.csv``, and ``growth.json`` after continued training.
     adata
         The result: obs with "domain", and obsm["X_umap"], obs["leiden"] and expression as far as they are there.
     label_key
@@ -80,6 +82,7 @@ def write_training_report(
     sections = [
         Section("Cells", _make_cells(adata, label_key, genes, seed)),
         Section("Scores", _make_scores(scores)),
+        Section("Old cells", _make_growth(folder / "growth.json")),
         Section("Domains in the clusters", _make_composition(adata)),
         Section("What was read and kept", f"<ul>{read}</ul>" if read else ""),
         Section("Training", _make_training(folder / "metrics.csv")),
@@ -132,6 +135,26 @@ def _make_scores(scores: Mapping[str, float]) -> str:
         return ""
     note = "More is better, except for <code>wrong</code>. Scores are comparable between runs on the same cells only."
     return f"<p>{note}</p>" + make_table(["score", "value", "range", "what it tells"], rows)
+
+
+def _make_growth(path: Path) -> str:
+    """Return how far a continued training moved the old cells, and what became of their scores."""
+    if not path.exists():
+        return ""
+    growth = json.loads(path.read_text())
+    before, after = growth["scores_before"], growth["scores_after"]
+    text = (
+        f"<p>{growth['n_old']:,} cells are of the reference, {growth['n_new']:,} are new. Half of the old cells moved by less than "
+        f"{growth['moved']['median']:.2f}, nine in ten by less than {growth['moved']['quantile_0.9']:.2f}. 1 is the {growth['unit']}.</p>"
+    )
+    verdict = "Their total score fell by more than growth.allowed_fall: this run does not replace the reference."
+    if growth["accepted"]:
+        verdict = "This run is the next version of the reference."
+    known = [name for name in MEANINGS if name in before and name in after]
+    rows: list[Row] = [[name, before[name], after[name], after[name] - before[name]] for name in known]
+    text += f"<p>{verdict}</p>" + make_table(["score of the old cells", "before", "after", "difference"], rows)
+    moved: list[Row] = list(growth["moved_by_type"].items())
+    return text + (make_table(["type", "moved (median)"], moved) if moved else "")
 
 
 def _make_composition(adata: AnnData) -> str:

@@ -183,11 +183,12 @@ def train_and_embed(
     *,
     parameters: Mapping[str, Any] | None = None,
     resume_from: str | Path | None = None,
-    before_write: Callable[[AnnData], None] | None = None,
+    before_outputs: Callable[[AnnData], None] | None = None,
 ) -> AnnData:
     """Train a module that knows what it is trained on, and embed the cells; the other parameters are those of `fit`.
 
-    `before_write` is called with the embedded cells before they are written: a folder with ``adata.h5ad`` holds a finished run.
+    `before_outputs` is called with the embedded cells before outputs are made of them, and before they are written: a folder with
+    ``adata.h5ad`` holds a finished run.
     """
     plan, export = module.hparams, check_callbacks(trainer)
     export.check(data)
@@ -207,11 +208,11 @@ def train_and_embed(
         logger.info("Trained %s steps in %s epochs; embedding", f"{trainer.global_step:,}", f"{trainer.current_epoch:,}", extra=STAGE)
         with export.embed(module, data, trainer) as result:
             if trainer.is_global_zero:
+                if before_outputs is not None:
+                    before_outputs(result.adata)
                 for output in trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(output, Output):
                         output.on_result(result, trainer)
-                if before_write is not None:
-                    before_write(result.adata)
     scores = result.adata.uns["scalex"].get("scores", {})
     log_results(trainer.loggers, parameters or plan, scores, folder)
     return result.adata

@@ -128,7 +128,7 @@ def grow(
     def write_growth(adata: AnnData) -> None:
         _write_growth(reference, adata, folder, allowed_fall, label, seed)
 
-    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, before_write=write_growth)
+    return train_and_embed(module, data, trainer, parameters=parameters, resume_from=resume_from, before_outputs=write_growth)
 
 
 def _choose_rows(query: Query, chunk_size: int) -> NDArray[np.int64]:
@@ -177,6 +177,7 @@ def _write_growth(reference: FinishedRun, adata: AnnData, folder: Path, allowed_
         "n_old": n_old,
         "n_new": adata.n_obs - n_old,
         "moved": {"median": float(np.median(moved)), "quantile_0.9": float(np.quantile(moved, 0.9))},
+        "moved_by_type": _compute_medians(moved, reference.cells.obs, label),
         "unit": "median distance of the reference's own cells to their nearest others",
         "scores_before": before,
         "scores_after": after,
@@ -197,6 +198,14 @@ def _write_growth(reference: FinishedRun, adata: AnnData, folder: Path, allowed_
         "The old cells' score fell by %.3f, more than allowed (growth.allowed_fall=%g): this run does not replace the reference. "
         "Lower model.lr or growth.encoder_lr, or allow more.", fall, allowed_fall,
     )  # fmt: skip
+
+
+def _compute_medians(moved: NDArray[np.float32], obs: pd.DataFrame, label: str) -> dict[str, float]:
+    """Return how far the cells of each type moved (median), the most first; nothing if types are not known."""
+    if label not in obs:
+        return {}
+    medians = pd.Series(moved, obs.index).groupby(obs[label].astype(str).where(obs[label].notna())).median()
+    return {str(name): float(value) for name, value in medians.sort_values(ascending=False).items()}
 
 
 def _compute_scores(reference: FinishedRun, latent: NDArray[np.float32], label: str, seed: int) -> dict[str, float]:

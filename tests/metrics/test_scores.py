@@ -31,7 +31,7 @@ CLUSTER = pd.Categorical(np.repeat(["0", "1"], [60, 90]))
 
 def test_labels_give_all_scores(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     found = scores(latent, domain=domain, cluster=CLUSTER, label=LABEL)
-    assert set(found) == {"entropy_mixing", "mixed", "shared", "ari", "nmi", "silhouette", "wrong", "total"}
+    assert set(found) == {"entropy_mixing", "mixed", "shared", "ari", "nmi", "silhouette", "wrong", "biology", "total"}
     assert found["mixed"] == shared_mixing(latent, domain, CLUSTER).mixed
     assert found["wrong"] == pytest.approx(wrong_neighbors(latent, LABEL).mean())
     assert found["entropy_mixing"] == batch_entropy_mixing(latent, domain)
@@ -39,13 +39,14 @@ def test_labels_give_all_scores(latent: NDArray[np.float32], domain: pd.Categori
     assert found["nmi"] == pytest.approx(normalized_mutual_info_score(LABEL, CLUSTER))
     assert found["silhouette"] == pytest.approx(silhouette_score(latent, LABEL), abs=1e-6)
     biology = (found["ari"] + found["nmi"] + (found["silhouette"] + 1) / 2) / 3
+    assert found["biology"] == pytest.approx(biology)
     assert found["total"] == pytest.approx(0.6 * biology + 0.4 * found["entropy_mixing"])
     assert all(type(value) is float for value in found.values())
 
 
 def test_the_silhouette_without_labels_is_that_of_the_clusters(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     found = scores(latent, domain=domain, cluster=CLUSTER)
-    assert set(found) == {"entropy_mixing", "mixed", "shared", "silhouette", "total"}
+    assert set(found) == {"entropy_mixing", "mixed", "shared", "silhouette", "biology", "total"}
     assert found["silhouette"] == pytest.approx(silhouette_score(latent, CLUSTER), abs=1e-6)
     assert found["total"] == pytest.approx(0.6 * (found["silhouette"] + 1) / 2 + 0.4 * found["entropy_mixing"])
 
@@ -55,7 +56,7 @@ def test_the_total_of_one_domain_has_no_entropy_mixing(latent: NDArray[np.float3
     found = scores(latent, domain=pd.Categorical(["a"] * N, categories=["a", "b"]), cluster=CLUSTER, label=label)
     assert "entropy_mixing" not in found
     terms = [(found["silhouette"] + 1) / 2] + ([found["ari"], found["nmi"]] if label is not None else [])
-    assert found["total"] == pytest.approx(np.mean(terms))
+    assert found["total"] == found["biology"] == pytest.approx(np.mean(terms))
 
 
 def test_scores_of_labels_ignore_cells_without_a_label(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
@@ -74,7 +75,7 @@ def test_one_cluster_without_labels_has_only_entropy_mixing(latent: NDArray[np.f
 
 def test_one_type_has_no_silhouette(latent: NDArray[np.float32], domain: pd.Categorical) -> None:
     found = scores(latent, domain=domain, cluster=CLUSTER, label=pd.Categorical(["x"] * N, categories=["x", "y"]))
-    assert set(found) == {"entropy_mixing", "mixed", "shared", "ari", "nmi", "total"}
+    assert set(found) == {"entropy_mixing", "mixed", "shared", "ari", "nmi", "biology", "total"}
 
 
 def test_a_perfect_embedding_scores_near_one(domain: pd.Categorical) -> None:

@@ -42,7 +42,7 @@ def test_the_report_of_a_training_has_all_its_parts(run: Path) -> None:
     for name, value in scores.items():
         assert f'<td>{name}</td><td class="number">{value:.3f}</td>' in page
     assert "<td>model.max_steps</td><td>5</td>" in page
-    assert "Read 0: 300 x 400" in page
+    assert "Read AnnData: 300 cells x 400 features" in page
     for column in ("domain", "cell_type", "leiden", "expression of gene"):
         assert f'"name": "{column}' in page
 

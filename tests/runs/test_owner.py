@@ -108,9 +108,9 @@ def test_of_many_processes_that_start_together_one_owns_the_folder(tmp_path: Pat
     for process in started:
         _, error = process.communicate("\n")
         # The owner may not have given its name yet when another one is refused.
-        assert (process.returncode, "Another run is using the folder run: " in error) == (
-            (0, False) if process in owners else (1, True)
-        ), error
+        assert (process.returncode, "Another run is using the folder run: " in error) == ((0, False) if process in owners else (1, True)), (
+            error
+        )
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

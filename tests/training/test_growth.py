@@ -28,6 +28,7 @@ from scalex.model.trained_on import TrainedOn
 from scalex.preprocess import RnaRecipe
 from scalex.projection.reference import Reference
 from scalex.projection.to_folder import project_to
+from scalex.report.training import write_training_report
 from scalex.training.fit import fit
 from scalex.training.growth import grow
 
@@ -229,6 +230,10 @@ def test_growth_json_holds_the_scores_and_movement_of_the_old_cells(grown: Grown
         "quantile_0.9": pytest.approx(np.quantile(moved, 0.9), rel=1e-4),
     }
     obs = reference.cells.obs
+    assert list(growth["moved_by_type"].values()) == sorted(growth["moved_by_type"].values(), reverse=True)
+    for name, median in growth["moved_by_type"].items():
+        assert median == pytest.approx(np.median(moved[(obs["cell_type"] == name).to_numpy()]), rel=1e-4)
+    assert growth["moved_by_type"].keys() == set(obs["cell_type"].unique())
     for name, latent in (("scores_before", was), ("scores_after", now)):
         by_hand = scores(
             latent.astype(np.float32),
@@ -241,6 +246,18 @@ def test_growth_json_holds_the_scores_and_movement_of_the_old_cells(grown: Grown
         assert growth[name]["silhouette"] == pytest.approx(by_hand["silhouette"], abs=1e-6)
         assert {"ari", "nmi", "kept", "wrong", "total"} <= growth[name].keys()
     assert (growth["allowed_fall"], growth["accepted"]) == (2, True)
+
+
+def test_the_report_says_how_far_the_old_cells_moved(grown: Grown) -> None:
+    write_training_report(grown.folder, grown.adata, label_key="cell_type", parameters={})
+    page = (grown.folder / "report.html").read_text()
+    growth = json.loads((grown.folder / "growth.json").read_text())
+    assert f"Half of the old cells moved by less than {growth['moved']['median']:.2f}" in page
+    before, after = growth["scores_before"]["total"], growth["scores_after"]["total"]
+    cells = "".join(f'<td class="number">{value:.3f}</td>' for value in (before, after, after - before))
+    assert f"<td>total</td>{cells}" in page
+    for name, median in growth["moved_by_type"].items():
+        assert f'<td>{name}</td><td class="number">{median:.3f}</td>' in page
 
 
 def test_an_accepted_run_is_the_next_version(grown: Grown, reference: Reference) -> None:
