@@ -19,7 +19,7 @@ FLOORS = (
     {"preprocess", "demo"},
     {"cells"},
     {"h5ad", "report", "runs"},
-    {"formats", "pl"},
+    {"formats", "pl", "pages"},
     {"system", "features", "metrics", "nn"},
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from scalex.pages.page import embed_json
 from scalex.pl.colors import choose_styles
 from scalex.system.figure_text import shorten_names
 
@@ -81,11 +82,10 @@ def make_maps(
     boxes = "".join(
         f'<div class="map" data-column="{n}"><label>Colour: <select></select></label><div class="plot"></div></div>' for n in shown
     )
-    # A "</script>" in a name would end the element.
-    text = json.dumps(data).replace("<", "\\u003c")
+    script = Path(__file__).with_name("cells.js").read_text()
     return (
         f'{note}<div class="maps">{boxes}</div><p>A click on a name of the legend hides its cells, a double click shows it alone. '
-        f'The wheel zooms.</p><script type="application/json" id="cells">{text}</script>'
+        f"The wheel zooms.</p>{embed_json(data, 'cells')}<script>{script}</script>"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from scalex.pages.page import make_chart
 from scalex.pl.colors import choose_styles
 from scalex.system.figure_text import shorten_names
 
@@ -19,11 +21,10 @@ BAR = 22
 AROUND = 110
 
 
-def _to_html(figure: Figure, height: int) -> str:
+def _make_chart(figure: Figure, height: int, *, min_width: int = 0) -> str:
     figure.update_layout(height=height, template="plotly_white", margin={"l": 10, "r": 10, "t": 30, "b": 40}, legend={"font": {"size": 11}})
     figure.update_yaxes(automargin=True)
-    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False})
-    return text
+    return make_chart(json.loads(figure.to_json()), min_width=min_width)
 
 
 def draw_composition(group: pd.Series, domain: pd.Series) -> str:
@@ -52,7 +53,7 @@ def draw_composition(group: pd.Series, domain: pd.Series) -> str:
     )  # fmt: skip
     figure.update_layout(barmode="stack", legend_traceorder="normal", xaxis={"range": [0, 1], "tickformat": ".0%"}, bargap=0.15)
     figure.update_yaxes(autorange="reversed", type="category")
-    return _to_html(figure, AROUND + BAR * len(rows))
+    return _make_chart(figure, AROUND + BAR * len(rows))
 
 
 def draw_curves(table: pd.DataFrame, columns: list[str]) -> str:
@@ -74,8 +75,7 @@ def draw_curves(table: pd.DataFrame, columns: list[str]) -> str:
         figure.add_trace(line, row=1, col=n)
     figure.update_xaxes(title_text="step")
     figure.update_layout(showlegend=False)
-    text = _to_html(figure, 290)
-    return f'<div class="scroll"><div style="min-width:{260 * len(columns)}px">{text}</div></div>'
+    return _make_chart(figure, 290, min_width=260 * len(columns))
 
 
 def draw_histogram(groups: dict[str, pd.Series], limit: float, label: str) -> str:
@@ -106,7 +106,7 @@ def draw_histogram(groups: dict[str, pd.Series], limit: float, label: str) -> st
         )
     figure.add_vline(limit, line_dash="dot", line_color="black")
     figure.update_layout(barmode="overlay", xaxis_title=label, yaxis={"title": "share of the cells", "tickformat": ".0%"})
-    return _to_html(figure, 360)
+    return _make_chart(figure, 360)
 
 
 def draw_confusion(given: pd.Series, found: pd.Series) -> str:
@@ -130,4 +130,4 @@ def draw_confusion(given: pd.Series, found: pd.Series) -> str:
     )  # fmt: skip
     figure.update_xaxes(title_text="transferred label", type="category", automargin=True)
     figure.update_yaxes(title_text="given", autorange="reversed", type="category")
-    return _to_html(figure, 2 * AROUND + BAR * len(rows))
+    return _make_chart(figure, 2 * AROUND + BAR * len(rows))

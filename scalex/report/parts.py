@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
-from scalex.report.page import Section, make_table
+from scalex.pages.page import Section, make_table
 from scalex.system.overrides import flatten
 
 __all__ = ["make_settings", "make_versions"]

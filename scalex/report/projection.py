@@ -13,9 +13,9 @@ import pandas as pd
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
+from scalex.pages.page import Row, Section, make_table, read_warnings, write_page
 from scalex.report.cells import choose_columns, make_maps
 from scalex.report.charts import draw_composition, draw_confusion, draw_histogram
-from scalex.report.page import Row, Section, make_table, read_warnings, write_page
 from scalex.report.parts import make_settings, make_versions
 
 __all__ = ["write_projection_report"]

@@ -15,10 +15,10 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from scalex.pages.page import Row, Section, make_table, read_warnings, write_page
 from scalex.pl.composition import find_single_domain_clusters
 from scalex.report.cells import choose_columns, make_maps
 from scalex.report.charts import draw_composition, draw_curves
-from scalex.report.page import Row, Section, make_table, read_warnings, write_page
 from scalex.report.parts import make_settings, make_versions
 
 __all__ = ["write_training_report"]

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
+from scalex.pages.page import Section, make_chart, make_table, write_page
 from scalex.runs.failed_runs import read_failed_runs
-from scalex.runs.sweep_plots import Plot, draw_coordinates, draw_scores, draw_settings, is_number, write_value
+from scalex.runs.sweep_plots import draw_coordinates, draw_scores, draw_settings, write_value
 from scalex.runs.sweep_table import Sweep, read_sweep, write_sweep_table
-from scalex.system.atomic_files import atomic_write
 
 __all__ = ["PAGE", "write_sweep", "write_sweep_page"]
 
 PAGE = "sweep.html"
-TEMPLATE = Path(__file__).with_name("sweep_page.html")
 # Pixels of the longer side of a UMAP.
 IMAGE_SIZE = 1400
 NOTE = '<p class="note">Each line is a run. Drag along an axis to select runs, and the name of an axis to move it.</p>'
@@ -48,18 +45,9 @@ def write_sweep_page(folder: Path, scores: Sequence[str]) -> None:
     if not len(sweep.scores) and not failed:
         return
     scores = [name for name in scores if name in sweep.scores and sweep.scores[name].notna().any()]
-    plots: list[Plot] = []
-    content = [_show_best(folder, sweep, scores[0]), _show_plots(plots, sweep, scores)] if scores else []
-    content += [_show_seeds(sweep, scores), _show_runs(sweep, scores), _show_failed(failed)]
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(f"Sweep {folder.resolve().name}"),
-        summary=escape(_summarize(sweep, failed, scores)),
-        content="\n".join(content),
-        library=f"<script>{_read_library()}</script>" if plots else "",
-        plots=_write_json([(f"plot{n}", plot.data, plot.layout) for n, plot in enumerate(plots)]),
-    )
-    with atomic_write(folder / PAGE) as path:
-        path.write_text(text, encoding="utf-8")
+    sections = [*_show_best(folder, sweep, scores[0]), *_show_plots(sweep, scores)] if scores else []
+    sections += [*_show_seeds(sweep, scores), *_show_runs(sweep, scores), *_show_failed(failed)]
+    write_page(folder / PAGE, f"Sweep {folder.resolve().name}", _summarize(sweep, failed, scores), sections)
 
 
 def _summarize(sweep: Sweep, failed: Mapping[str, str], scores: Sequence[str]) -> str:
@@ -71,8 +59,8 @@ def _summarize(sweep: Sweep, failed: Mapping[str, str], scores: Sequence[str]) -
     return f"{counts} Run {values.idxmax()} has the best {scores[0]}: {values.max():.4f}."
 
 
-def _show_best(folder: Path, sweep: Sweep, score: str) -> str:
-    """Return the UMAPs of the best and the worst run, if there are any."""
+def _show_best(folder: Path, sweep: Sweep, score: str) -> Iterator[Section]:
+    """Yield the UMAPs of the best and the worst run, if there are any."""
     values = sweep.scores[score].dropna()
     figures = ""
     for word, name in dict.fromkeys([("Best", str(values.idxmax()))] + [("Worst", str(values.idxmin()))] * (len(values) > 1)):
@@ -82,7 +70,8 @@ def _show_best(folder: Path, sweep: Sweep, score: str) -> str:
         if image:
             text = f"The UMAP of run {escape(name)}"
             figures += f'<figure><figcaption>{caption}</figcaption><img alt="{text}" src="{image}"></figure>\n'
-    return f'<h2>Best and worst run</h2>\n<div class="pair">{figures}</div>' if figures else ""
+    if figures:
+        yield Section("Best and worst run", f'<div class="pair">{figures}</div>')
 
 
 def _read_image(path: Path) -> str:
@@ -98,77 +87,53 @@ def _read_image(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
 
 
-def _show_plots(plots: list[Plot], sweep: Sweep, scores: Sequence[str]) -> str:
-    """Return the places of the plots, which are added to `plots`."""
-    text = ""
+def _show_plots(sweep: Sweep, scores: Sequence[str]) -> Iterator[Section]:
     if len(scores) > 1 and len(sweep.scores) > 1:
-        text += f"<h2>{escape(' and '.join(scores[:2]))}</h2>\n{_place(plots, draw_scores(sweep, *scores[:2]))}\n"
+        yield Section(" and ".join(scores[:2]), make_chart(draw_scores(sweep, *scores[:2])))
     if len(sweep.settings.columns):
         coordinates = draw_coordinates(sweep, scores)
         # On a narrow screen it scrolls, since its axes could not be read.
-        style = f"min-width: {110 * len(coordinates.data[0]['dimensions'])}px"
-        text += f"<h2>Settings and scores</h2>\n{NOTE}\n" + f'<div class="wide">{_place(plots, coordinates, style)}</div>\n'
-        places = "".join(_place(plots, plot) for plot in draw_settings(sweep, scores[0]))
-        text += f'<h2>{escape(scores[0])} against each setting</h2>\n<div class="grid">{places}</div>\n'
-    return text
+        yield Section("Settings and scores", NOTE + make_chart(coordinates, min_width=110 * len(coordinates["data"][0]["dimensions"])))
+        charts = "".join(make_chart(plot) for plot in draw_settings(sweep, scores[0]))
+        yield Section(f"{scores[0]} against each setting", f'<div class="grid">{charts}</div>')
 
 
-def _place(plots: list[Plot], plot: Plot, style: str = "") -> str:
-    plots.append(plot)
-    return f'<div id="plot{len(plots) - 1}" style="{style}"></div>'
-
-
-def _show_seeds(sweep: Sweep, scores: Sequence[str]) -> str:
-    """Return a table of means over the seeds, if a sweep has several seeds with the same settings."""
+def _show_seeds(sweep: Sweep, scores: Sequence[str]) -> Iterator[Section]:
+    """Yield a table of means over the seeds, if a sweep has several seeds with the same settings."""
     others = [name for name in sweep.settings if name != "seed"]
     if "seed" not in sweep.settings or not others or not scores:
-        return ""
+        return
     groups = sweep.scores[list(scores)].groupby([sweep.settings[name].map(write_value) for name in others], sort=False)
     table = pd.concat({name: groups[name].agg(["mean", "std"]) for name in scores}, axis=1)
     table.columns = pd.Index([name if kind == "mean" else f"{name}, standard deviation" for name, kind in table.columns])
     table.insert(0, "runs", groups.size())
     table = table.sort_values(scores[0], ascending=False).reset_index()
-    return f"<h2>Means over the seeds</h2>\n{_write_table(table)}" if (table["runs"] > 1).any() else ""
+    if (table["runs"] > 1).any():
+        yield Section("Means over the seeds", _make_table(table))
 
 
-def _show_runs(sweep: Sweep, scores: Sequence[str]) -> str:
+def _show_runs(sweep: Sweep, scores: Sequence[str]) -> Iterator[Section]:
     if not len(sweep.scores):
-        return ""
+        return
     rest = [name for name in sweep.scores if name not in scores]
     table = sweep.settings.join(sweep.scores[[*scores, *rest]])
     table.insert(0, "run", table.index)
     if scores:
         table = table.sort_values(scores[0], ascending=False, kind="stable")
-    return f"<h2>Runs</h2>\n{_write_table(table)}"
+    yield Section("Runs", _make_table(table))
 
 
-def _write_table(table: pd.DataFrame) -> str:
-    kinds = ("" if is_number(table[name].dropna()) else ' class="text"' for name in table)
-    heads = "".join(f'<th scope="col"{kind}><button>{escape(str(name))}</button></th>' for name, kind in zip(table, kinds, strict=True))
-    rows = "".join(f"<tr>{''.join(map(_write_cell, row))}</tr>\n" for row in table.itertuples(index=False, name=None))
-    return f'<div class="wide"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>'
+def _make_table(table: pd.DataFrame) -> str:
+    rows = (map(_to_cell, row) for row in table.itertuples(index=False, name=None))
+    return make_table([str(name) for name in table], map(list, rows), write=write_value, sortable=True)
 
 
-def _write_cell(value: Any) -> str:
+def _to_cell(value: Any) -> str | float | int | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # A number is sorted by all its digits.
-        return "<td></td>" if pd.isna(value) else f'<td data-value="{value}">{write_value(value)}</td>'
-    text = escape(write_value(value))
-    return f'<td class="text" title="{text}">{text}</td>'
+        return None if pd.isna(value) else value
+    return write_value(value)
 
 
-def _show_failed(failed: Mapping[str, str]) -> str:
-    rows = "".join(f'<tr><td>{escape(name)}</td><td class="message">{escape(text)}</td></tr>\n' for name, text in failed.items())
-    return f"<h2>Failed runs</h2>\n<table>\n<tbody>\n{rows}</tbody>\n</table>" if failed else ""
-
-
-def _read_library() -> str:
-    """Return Plotly's JavaScript."""
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
-
-
-def _write_json(value: Any) -> str:
-    # A setting could end the script otherwise.
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+def _show_failed(failed: Mapping[str, str]) -> Iterator[Section]:
+    if failed:
+        yield Section("Failed runs", make_table(["run", "message"], failed.items()))

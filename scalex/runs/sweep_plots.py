@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -27,16 +27,8 @@ COLORS = [[0, "#cfd8e3"], [0.5, "#6f9bc8"], [1, "#08306b"]]
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 
 
-class Plot(NamedTuple):
-    """A plot.
-
-    Attributes
-    ----------
-    data
-        Traces.
-    layout
-        Axes, size and margins.
-    """
+class Plot(TypedDict):
+    """A plot: its traces, and its axes, size and margins."""
 
     data: list[dict[str, Any]]
     layout: dict[str, Any]
@@ -69,7 +61,7 @@ def draw_settings(sweep: Sweep, score: str) -> Iterator[Plot]:
             axis |= {"tickvals": marks, "ticktext": [f"{mark:.4g}" for mark in marks], "tickangle": 0}
         marker = {"color": y, "colorscale": COLORS, "size": 8, "line": {"width": 0.5, "color": "#555"}}
         trace = {"type": "scatter", "mode": "markers", "x": x, "y": y, "text": names, "marker": marker, "hoverinfo": "text+x+y"}
-        yield Plot([trace], _make_layout(260) | {"xaxis": axis, "yaxis": {"title": {"text": score}}})
+        yield Plot(data=[trace], layout=_make_layout(260) | {"xaxis": axis, "yaxis": {"title": {"text": score}}})
 
 
 def draw_coordinates(sweep: Sweep, scores: Sequence[str]) -> Plot:
@@ -83,7 +75,7 @@ def draw_coordinates(sweep: Sweep, scores: Sequence[str]) -> Plot:
     dimensions += [{"label": name, "values": _write_numbers(sweep.scores[name])} for name in shown]
     line = {"color": _write_numbers(sweep.scores[scores[0]]), "colorscale": COLORS, "showscale": False}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelangle": -20, "labelside": "top"}
-    return Plot([trace], _make_layout(420) | {"margin": {"l": 100, "r": 70, "t": 90, "b": 30}})
+    return Plot(data=[trace], layout=_make_layout(420) | {"margin": {"l": 100, "r": 70, "t": 90, "b": 30}})
 
 
 def draw_scores(sweep: Sweep, x: str, y: str) -> Plot:
@@ -94,7 +86,7 @@ def draw_scores(sweep: Sweep, x: str, y: str) -> Plot:
     points = {"type": "scatter", "mode": "markers", "x": both[x].tolist(), "y": both[y].tolist(), "text": names, "marker": {"size": 9}}
     line = {"type": "scatter", "mode": "lines", "x": front[x].tolist(), "y": front[y].tolist(), "hoverinfo": "skip"}
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "showlegend": False}
-    return Plot([line, points], _make_layout(420) | axes)
+    return Plot(data=[line, points], layout=_make_layout(420) | axes)
 
 
 def _make_layout(height: int) -> dict[str, Any]:

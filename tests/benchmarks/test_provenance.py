@@ -33,7 +33,7 @@ def test_provenance_names_commit_versions_and_day(checkout: Path) -> None:
     (checkout / "kept" / "ignored").touch()
     about = provenance(checkout)
     commit = run_git(checkout, "rev-parse", "--short", "HEAD")
-    libraries = f"torch {torch.__version__}, lightning {version('lightning')}, numpy {np.__version__}"
+    libraries = f"torch {version('torch')}, lightning {version('lightning')}, numpy {np.__version__}"
     assert about == f"commit {commit}, {libraries}, {torch.get_num_threads()} thread(s), {date.today().isoformat()}"
     assert provenance(checkout, tiny=True) == f"{about}; --tiny: these figures mean nothing"
 

@@ -12,7 +12,7 @@ from commands import run_command
 
 import scalex
 from scalex.callbacks.scores import SCORE_NAMES
-from scalex.report.page import Section, make_table, read_warnings, write_page
+from scalex.pages.page import Section, make_table, read_warnings, write_page
 from scalex.report.training import MEANINGS, write_training_report
 
 SHORT = ["dataset.n_cells=300", "dataset.n_features=400", "preprocess.min_features=0", "model.max_steps=5", "trainer=cpu"]

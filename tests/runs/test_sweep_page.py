@@ -46,7 +46,6 @@ class Page(HTMLParser):
         super().__init__()
         text = (folder / PAGE).read_text(encoding="utf-8")
         self.open: list[str] = []
-        self.ids: set[str] = set()
         self.images: list[str] = []
         self.addresses: list[str] = []
         self.tables: list[list[list[str]]] = []
@@ -55,15 +54,14 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
-        self.plots = json.loads(re.search(r"const plots = (.*);\n", text)[1])  # type: ignore[index]
+        found = re.findall(r'<div class="chart"[^>]*><script type="application/json">(.*?)</script>', text)
+        self.plots = [(plot["data"], plot["layout"]) for plot in map(json.loads, found)]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
-        self.addresses += [str(values[name]) for name in ("src", "href") if name in values]
-        if "id" in values:
-            self.ids.add(str(values["id"]))
+        self.addresses += [str(values[name]) for name in ("src", "href") if name in values and not str(values[name]).startswith("#")]
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
@@ -89,9 +87,8 @@ def read_page(folder: Path, *scores: str) -> Page:
     page = Page(folder)
     # It needs nothing else.
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert ("plotly.js v" in page.text) == bool(page.plots)
-    assert {name for name, *_ in page.plots} == page.ids
-    for _, data, layout in page.plots:
+    assert "plotly.js v" in page.text
+    for data, layout in page.plots:
         # Plotly in Python knows all properties of the JavaScript.
         go.Figure(data, layout)
     return page
@@ -120,7 +117,7 @@ def test_each_line_of_the_coordinates_and_each_point_is_a_run(add: Add, tmp_path
     for n in range(3):
         add(str(n), {"total": n / 10, "kept": n / 5}, {"a": [None, True, "x"][n], "b": 10.0 ** (2 * n), "c": n, "d": [[1, 2], [3], [4]][n]})
     plots = read_page(tmp_path).plots
-    dimensions = {one["label"]: one for one in plots[0][1][0]["dimensions"]}
+    dimensions = {one["label"]: one for one in plots[0][0][0]["dimensions"]}
     assert list(dimensions) == ["a", "b", "c", "d", "total", "kept"]
     assert [dimensions["a"]["ticktext"][n] for n in dimensions["a"]["values"]] == ["null", "true", "x"]
     assert [dimensions["d"]["ticktext"][n] for n in dimensions["d"]["values"]] == ["[1, 2]", "[3]", "[4]"]
@@ -128,7 +125,7 @@ def test_each_line_of_the_coordinates_and_each_point_is_a_run(add: Add, tmp_path
     assert dimensions["b"]["values"] == pytest.approx([0, 2, 4])
     assert (dimensions["b"]["ticktext"][0], dimensions["b"]["ticktext"][-1]) == ("1", "1e+04")
     assert dimensions["total"]["values"] == [0, 0.1, 0.2]
-    points = {layout["xaxis"]["title"]["text"]: (data[0], layout["xaxis"]["type"]) for _, data, layout in plots[1:]}
+    points = {layout["xaxis"]["title"]["text"]: (data[0], layout["xaxis"]["type"]) for data, layout in plots[1:]}
     assert {name: kind for name, (_, kind) in points.items()} == {"a": "category", "b": "log", "c": "linear", "d": "category"}
     assert points["c"][0]["x"] == [0, 1, 2]
     assert points["c"][0]["y"] == [0, 0.1, 0.2]
@@ -160,7 +157,7 @@ def test_two_scores_are_shown_against_each_other_with_the_front(add: Add, tmp_pa
         add(str(n), {"total": 0.5, "ari": ari, "kept": kept}, {"a": n})
     page = read_page(tmp_path, "ari", "kept")
     assert page.headings[0] == "ari and kept"
-    line, points = page.plots[0][1]
+    line, points = page.plots[0][0]
     assert sorted(line["x"]) == [0.1, 0.5, 0.9]
     assert len(points["x"]) == 4
 
@@ -179,13 +176,13 @@ def test_failed_runs_are_listed_with_their_message(add: Add, tmp_path: Path) -> 
     note_failed_run(tmp_path, "1", 'ValueError: a <b> & "c"</script>')
     page = read_page(tmp_path)
     assert "0 finished runs, 1 failed." in page.text
-    assert page.tables == [[["1", 'ValueError: a <b> & "c"</script>']]]
+    assert page.tables == [[["run", "message"], ["1", 'ValueError: a <b> & "c"</script>']]]
     note_failed_run(tmp_path, "10", "KeyError: x")
     note_failed_run(tmp_path, "2", "OSError: y")
     # This one has been resumed.
     add("1", {"total": 0.3}, {"a": 1})
     page = read_page(tmp_path)
-    assert page.tables[-1] == [["2", "OSError: y"], ["10", "KeyError: x"]]
+    assert page.tables[-1] == [["run", "message"], ["2", "OSError: y"], ["10", "KeyError: x"]]
     forget_failed_runs(tmp_path)
     assert "Failed runs" not in read_page(tmp_path).headings
 
@@ -211,7 +208,7 @@ def test_many_runs_have_a_page(add: Add, tmp_path: Path) -> None:
     page = read_page(tmp_path)
     assert len(page.tables[0]) == 201
     # The coordinates show as many settings as can be read.
-    assert len(page.plots[0][1][0]["dimensions"]) == 14
+    assert len(page.plots[0][0][0]["dimensions"]) == 14
     assert len(page.plots) == 21
     totals = [float(row[-1]) for row in page.tables[0][1:]]
     assert totals == sorted(totals, reverse=True)

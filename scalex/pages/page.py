@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["Row", "Section", "make_table", "read_warnings", "write_page"]
+__all__ = ["Row", "Section", "embed_json", "make_chart", "make_table", "read_warnings", "write_page"]
 
 # Text and numbers of a row of a table.
 Row: TypeAlias = Sequence[str | float | int | None]
@@ -65,13 +66,49 @@ def write_page(path: Path, title: str, subtitle: str, sections: Iterable[Section
         sections="".join(
             f'<section id="section{n}"><h2>{html.escape(one.title)}</h2>{one.body}</section>\n' for n, one in enumerate(shown)
         ),
-        script=(FOLDER / "cells.js").read_text(),
+        script=(FOLDER / "page.js").read_text(),
     )
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
+def make_chart(figure: Mapping[str, Any], *, min_width: int = 0) -> str:
+    """Return a chart of plotly as HTML. On a screen that is too narrow for it, it scrolls.
+
+    Parameters
+    ----------
+    figure
+        "data" and "layout" as JSON has them, such as `plotly.graph_objects.Figure.to_plotly_json`.
+    min_width
+        Smallest width in pixels.
+    """
+    style = f' style="min-width:{min_width}px"' if min_width else ""
+    return f'<div class="scroll"><div class="chart"{style}>{embed_json(figure)}</div></div>'
+
+
+def embed_json(value: Any, name: str = "") -> str:
+    """Return an element that holds a value for the scripts of a page, with `name` as its id.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has no such numbers.
+    """
+    # A "</script>" in a text would end the element.
+    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    attribute = f' id="{name}"' if name else ""
+    return f'<script type="application/json"{attribute}>{text}</script>'
+
+
+def _write(value: str | float | int) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def make_table(
+    columns: Sequence[str], rows: Iterable[Row], *, write: Callable[[str | float | int], str] = _write, sortable: bool = False
+) -> str:
     """Return a table as HTML. Numbers are aligned to the right, and None is empty.
 
     Parameters
@@ -80,23 +117,26 @@ def make_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
         Titles of the columns.
     rows
         The cells of each row, as plain text or numbers.
+    write
+        Returns a cell as text.
+    sortable
+        Whether a click on the title of a column sorts the rows, numbers by all their digits.
     """
+
+    def make_cell(value: str | float | int | None, kind: str) -> str:
+        text = "" if value is None else html.escape(write(value))
+        # A sorted table shows a long text in one line.
+        hidden = "" if not sortable or value is None else f' title="{text}"' if isinstance(value, str) else f' data-value="{value}"'
+        return f"<td{kind}{hidden}>{text}</td>"
+
+    table = ' class="sortable"' if sortable else ""
     kept = [list(row) for row in rows]
     numeric = [all(isinstance(row[n], int | float | None) for row in kept) for n in range(len(columns))]
     classes = [' class="number"' if one else "" for one in numeric]
-    head = "".join(f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(columns, classes, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{_write(one)}</td>" for one, kind in zip(row, classes, strict=True)) + "</tr>" for row in kept
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _write(value: str | float | int | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else html.escape(value)
+    titles = [f"<button>{html.escape(name)}</button>" if sortable else html.escape(name) for name in columns]
+    head = "".join(f"<th{kind}>{title}</th>" for title, kind in zip(titles, classes, strict=True))
+    body = "".join(f"<tr>{''.join(map(make_cell, row, classes))}</tr>\n" for row in kept)
+    return f'<div class="scroll"><table{table}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
 def read_warnings(log: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""Pages in one file that open without a network: reports of runs, and of sweeps."""
