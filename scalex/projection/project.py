@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 from lightning import Trainer
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import distributed
 
 from scalex.cells import CellSource
@@ -167,7 +166,7 @@ def project(
         query.write_labels(file, writer.n_cells - data.n_cells)
         report = query.tally.make_report()
         uns = _make_uns(query, report, {} if repeat else reference.cells.uns, parameters)
-        writer.finish(uns=uns, obsp={} if repeat else _enlarge(reference.cells.obsp, writer.n_cells))
+        writer.finish(uns=uns, obsp={})
     return report
 
 
@@ -216,7 +215,9 @@ def _gather_blocks(
 
 
 def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
-    uns, known = dict(inherited), query.reference.cells.uns
+    # The neighbour graphs of the reference are left out, since they lack the new cells.
+    uns = {name: value for name, value in inherited.items() if not (isinstance(value, Mapping) and "connectivities_key" in value)}
+    known = query.reference.cells.uns
     if INPUT_PCA in known:
         uns[INPUT_PCA] = known[INPUT_PCA]
     uns["scalex"] = {
@@ -227,13 +228,3 @@ def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], 
     if query.impute is not None:
         uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)
     return uns
-
-
-def _enlarge(graphs: Any, n_cells: int) -> dict[str, sparse.csr_matrix]:
-    """Return the reference's neighbour graphs, enlarged to `n_cells` by the new cells, which have no edges."""
-    grown = {}
-    for name, graph in graphs.items():
-        graph = sparse.csr_matrix(graph)
-        more = np.full(n_cells - graph.shape[0], graph.indptr[-1], graph.indptr.dtype)
-        grown[name] = sparse.csr_matrix((graph.data, graph.indices, np.concatenate([graph.indptr, more])), shape=(n_cells, n_cells))
-    return grown

@@ -100,7 +100,7 @@ class FinishedRun:
 
     @cached_property
     def cells(self) -> ad.AnnData:
-        """The cells without their expression: obs, var, obsm["latent"] and, if the run computed them, UMAP, clusters and neighbour graph.
+        """The cells without their expression: obs, var, obsm["latent"] and, if the run computed them, UMAP and clusters.
 
         They are read at their first use, since embedding new cells does not need them.
 
@@ -110,7 +110,7 @@ class FinishedRun:
             If the file is damaged.
         """
         with _open_adata(self.folder / "adata.h5ad") as file:
-            optional = [name for name in ("varm", "obsp", "uns") if name in file]
+            optional = [name for name in ("varm", "uns") if name in file]
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", *optional)}
         # A user may have written the file again with other versions of anndata and pandas.
         parts |= {name: make_writable(parts[name], f"{name} of {self.folder}") for name in ("obs", "var")}
