@@ -171,7 +171,7 @@ def test_one_domain_is_integrated_and_logged(demo: AnnData, caplog: pytest.LogCa
     logging.getLogger("scalex").addHandler(handler)
     adata = run_scalex(demo, assess=True)
     logging.getLogger("scalex").removeHandler(handler)
-    assert "There is one domain, so there are no differences between domains to remove." in messages
+    assert any(one.startswith("There is one domain, so there are no differences between domains to remove.") for one in messages)
     assert "entropy_mixing" not in adata.uns["scalex"]["scores"]
     assert np.isfinite(adata.obsm["latent"]).all()
 

@@ -70,7 +70,7 @@ def find_domains(
             raise ValueError(f"obs has several columns named {key!r}, with different values: rename those that do not hold the domains.")
     if batch_key is None:
         if not several and source_key not in obs:
-            logger.warning(
+            logger.info(
                 "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
                 source_key, format_names(columns, 20),
             )  # fmt: skip

@@ -230,7 +230,7 @@ class AnnDataSource:
             else:
                 store = _open_backed_anndata(source, self.layer, name, cache, follow_links=self.follow_links)
         except NotBackableError as reason:
-            logger.info("Read into memory, although backed=true: %s%s", f"{name}: " if several else "", reason)
+            logger.info("Reads into memory, since these cells cannot be read in pieces: %s%s", f"{name}: " if several else "", reason)
             return None
         logger.info("Opened %s: %s x %s; it stays on disk", getattr(source, "filename", source), *(f"{n:,}" for n in store.matrix.shape))
         return store

@@ -295,10 +295,10 @@ class ScalexModule(Model):
         """Return the sizes of the layers, the number of weights and the plan as one line."""
         sizes = (len(self.vae.hidden.weight[0]), self.hparams["n_hidden"], self.hparams["n_latent"])
         used = next(name for name, kind in LIKELIHOODS.items() if type(self.vae.likelihood) is kind)
-        assert self.trained_on is not None
-        length = {"batch_size": self.minibatch_size(self.n_domains), "max_steps": self.count_steps(self.trained_on.n_cells)}
-        options = {**self.hparams, "likelihood": used, **length}
-        plan = ", ".join(f"{name}={value}" for name, value in options.items() if name not in ("n_hidden", "n_latent"))
+        options = {**self.hparams, "likelihood": used, "batch_size": self.minibatch_size(self.n_domains)}
+        # The trainer decides how long the training is.
+        left_out = ("n_hidden", "n_latent", "max_steps", "max_epochs")
+        plan = ", ".join(f"{name}={value}" for name, value in options.items() if name not in left_out)
         layers = f"{sizes[0]:,} features -> {sizes[1]} -> {sizes[2]} latent dimensions"
         return f"{layers}, {sum(p.numel() for p in self.parameters()):,} weights, {self.n_domains} domains; {plan}"
 

@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 N_SAMPLED = 10_000
 # Mixing is not computed from fewer cells.
 MIN_MIXED = 50
-# Domains below this mixing with the reference lie apart.
+# Domains below this mixing with the reference lie apart, unless their median distance is below the other number. Training spreads the cells
+# of a small reference farther than it does new ones, which then lie near them and yet among themselves (docs/model.md).
 MIXING_APART = 0.3
+DISTANCE_NEAR = 0.95
 ADVICE = (
     "Hardly mixed with the reference: {}. It may know no technology like this. An adapter (adapt=true; in Python adapt=True, or "
     "Reference.fit_adapter) is fitted to such cells, and leaves the reference as it is."
@@ -70,9 +72,13 @@ class Report:
         share, weighted = f"{features['share_found']:.0%}", f"{features['share_found_weighted']:.0%}"
         lines = [
             f"Features: {features['n_found']:,} of {features['n_used']:,} found ({share}; weighted by their use in the encoder {weighted})",
-            _format_line("All cells", cells),
-            *(_format_line(f"Domain {shorten_name(name)}", numbers) for name, numbers in self.numbers["domains"].items()),
         ]
+        domains = {shorten_name(name): numbers for name, numbers in self.numbers["domains"].items()}
+        if len(domains) == 1:
+            lines.append(_format_line(f"All cells ({next(iter(domains))})", cells))
+        else:
+            lines.append(_format_line("All cells", cells))
+            lines += [_format_line(f"Domain {name}", numbers) for name, numbers in domains.items()]
         adapted = {} if self.numbers["adapter"] is None else self.numbers["adapter"]["domains"]
         for name, fitted in adapted.items():
             mixing = fitted["mixing"]
@@ -90,8 +96,7 @@ class Report:
         """Return the domains that hardly mix with the reference, and that no adapter was fitted to."""
         if self.numbers["adapter"] is not None:
             return []
-        domains = self.numbers["domains"].items()
-        return [name for name, numbers in domains if numbers["mixing"] is not None and numbers["mixing"] < MIXING_APART]
+        return [name for name, numbers in self.numbers["domains"].items() if _lies_apart(numbers)]
 
     def figure(self) -> Figure:
         """Draw one page of plots."""
@@ -124,6 +129,10 @@ class Report:
         """Write ``report.html``. `results` is the file with the new cells."""
         write_projection_report(folder, results, self.numbers, umap=self.umap, own_distance=self.own_distance, limit=self.limit)
         logger.info("Wrote %s", folder / "report.html")
+
+
+def _lies_apart(numbers: dict[str, Any]) -> bool:
+    return numbers["mixing"] is not None and numbers["mixing"] < MIXING_APART and numbers["median_distance"] >= DISTANCE_NEAR
 
 
 def _format_line(name: str, numbers: dict[str, Any]) -> str:

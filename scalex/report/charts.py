@@ -28,7 +28,7 @@ def _make_chart(figure: Figure, height: int, *, min_width: int = 0) -> str:
 
 
 def draw_composition(group: pd.Series, domain: pd.Series) -> str:
-    """Return stacked bars of the shares of the domains in each group.
+    """Return stacked bars of the shares of the domains in each group, or nothing if there is one domain.
 
     Parameters
     ----------
@@ -38,6 +38,8 @@ def draw_composition(group: pd.Series, domain: pd.Series) -> str:
     from plotly import graph_objects as go
 
     counts = pd.crosstab(group, domain)
+    if len(counts.columns) < 2:
+        return ""
     shares = counts.div(counts.sum(axis=1), axis=0)
     names = shorten_names(counts.columns)
     styles = choose_styles(names)

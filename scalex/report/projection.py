@@ -71,7 +71,8 @@ def write_projection_report(
 
 def _make_fit(numbers: Mapping[str, Any]) -> str:
     rows: list[Row] = []
-    for name, one in {"all cells": numbers["cells"], **numbers["domains"]}.items():
+    domains = numbers["domains"]
+    for name, one in (domains if len(domains) == 1 else {"all cells": numbers["cells"], **domains}).items():
         share = None if one["share_outside"] is None else f"{one['share_outside']:.1%}"
         rows.append([name, one["n_cells"], one["median_distance"], share, one["mixing"], one["n_filtered"]])
     table = make_table(["domain", "cells", "median distance", "outside", "mixing with the reference", "with few features"], rows)

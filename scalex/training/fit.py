@@ -108,7 +108,10 @@ def _fit(
     if n_cells < 2:
         raise ValueError(f"There is {n_cells} cell: training needs more than one.")
     if len(domains) == 1:
-        logger.warning("There is one domain, so there are no differences between domains to remove.")
+        logger.warning(
+            "There is one domain, so there are no differences between domains to remove. If there are more, name their column with "
+            "dataset.batch_key= (SCALEX: batch_name)."
+        )
     cache = None
     if cells.cache is not None and cells.identity is not None:
         cache = InputCache(cells.cache, f"{cells.identity}\n{recipe.identity()}")
@@ -194,6 +197,8 @@ def train_and_embed(
     export.check(data)
     limit_steps(trainer, module, len(data.rows))
     logger.info("Model: %s", module.describe())
+    max_epochs = trainer.max_epochs or -1
+    logger.info("Trains %s steps%s", f"{trainer.max_steps:,}", f", or {max_epochs:,} epochs if these are fewer" if max_epochs > 0 else "")
     if data.sizes is not None:
         log_forecast(module, data, trainer.strategy.root_device)
     folder = None if export.path is None else export.path.parent

@@ -239,7 +239,7 @@ def test_cells_that_cannot_stay_on_disk_are_read_with_a_message(
     cells, expected = (AnnDataSource(path=path, backed=backed, **options).open() for backed in (True, False))
     assert isinstance(cells, InMemoryCells)
     assert isinstance(expected, InMemoryCells)
-    assert f"Read into memory, although backed=true: {reason}" in caplog.text
+    assert f"Reads into memory, since these cells cannot be read in pieces: {reason}" in caplog.text
     assert (cells.matrix != expected.matrix).nnz == 0
     assert list(cells.domain) == list(expected.domain)
 
@@ -261,7 +261,7 @@ def test_annotation_in_an_old_format_is_read_with_a_message(demo: AnnData, tmp_p
         file["obs"].attrs["encoding-version"] = "0.1.0"
     cells = AnnDataSource(path=path, batch_key="batch", backed=True).open()
     assert isinstance(cells, InMemoryCells)
-    assert "Read into memory, although backed=true: obs is in an old format" in caplog.text
+    assert "Reads into memory, since these cells cannot be read in pieces: obs is in an old format" in caplog.text
     assert list(cells.domain) == list(demo.obs["batch"])
 
 
@@ -273,7 +273,7 @@ def test_cells_with_numbers_as_names_are_read_with_a_message(demo: AnnData, tmp_
         del file["obs/_index"]
         ad.io.write_elem(file["obs"], "_index", np.arange(300))
     assert isinstance(AnnDataSource(path=path, backed=True).open(), InMemoryCells)
-    assert "Read into memory, although backed=true: the names of its cells are not stored as text" in caplog.text
+    assert "Reads into memory, since these cells cannot be read in pieces: the names of its cells are not stored as text" in caplog.text
 
 
 @pytest.mark.parametrize("backed", [True, False])

@@ -398,7 +398,7 @@ def test_sources_in_memory_and_in_files_are_joined(
         sources[1].write_h5ad(tmp_path / "csc.h5ad")
         paths[1] = sources[1] if kind == "AnnData" else tmp_path / "csc.h5ad"
     backed, in_memory = open_both(paths, join=join, source_key="file", memory_gb=0.1)
-    assert f"Read into memory, although backed=true: {reason}" in caplog.text
+    assert f"Reads into memory, since these cells cannot be read in pieces: {reason}" in caplog.text
     assert_same_values(backed, in_memory)
     assert_same_annotation(backed, in_memory)
     assert_same_roles(backed, in_memory)

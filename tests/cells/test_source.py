@@ -267,6 +267,7 @@ def test_a_single_source_uses_its_column_batch(demo: AnnData, caplog: pytest.Log
 
 
 def test_a_single_source_without_a_column_is_one_domain(demo: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     del demo.obs["batch"]
     assert set(open_cells(demo).domain) == {"all"}
     assert "No batch_key given and no column 'batch' in obs: all cells form one domain. Columns: cell_type, path." in caplog.text

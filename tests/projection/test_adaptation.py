@@ -19,7 +19,7 @@ from scipy.special import softmax
 import scalex
 from scalex.cells import AnnDataSource
 from scalex.projection.reference import Reference
-from scalex.projection.to_folder import project_to
+from scalex.projection.to_folder import project_to, project_to_anndata
 from scalex.reference.adapter import Adapter, DomainMap
 
 
@@ -274,6 +274,15 @@ class TestDoors:
         with caplog.at_level(logging.WARNING, "scalex"):
             project_to(tmp_path, reference, AnnDataSource(path=query, batch_key="technology"), adapt=True)
         assert "Hardly mixed" not in caplog.text
+
+    def test_cells_near_a_small_reference_do_not_lie_apart(self, reference: Reference, query: AnnData) -> None:
+        _, report = project_to_anndata(None, reference, AnnDataSource(path=query, batch_key="technology"))
+        numbers = report.numbers["domains"]["other"]
+        assert report.list_apart() == ["other"]
+        numbers["median_distance"] = 0.9
+        assert report.list_apart() == []
+        numbers |= {"median_distance": 1.2, "mixing": 0.4}
+        assert report.list_apart() == []
 
     def test_the_report_tells_of_the_adapter(self, folder: Path, tmp_path: Path, reference: Reference, query: AnnData) -> None:
         numbers = json.loads((folder / "report.json").read_text())["adapter"]["domains"]["other"]["mixing"]

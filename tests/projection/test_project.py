@@ -645,8 +645,13 @@ class TestReport:
         _, report = project_and_read(tmp_path, reference, query)
         assert "Features: 200 of 200 found (100%; weighted by their use in the encoder 100%)" in caplog.text
         cells = report.numbers["cells"]
-        assert f"All cells: {query.n_obs:,} cells, median distance {cells['median_distance']:.2f}" in caplog.text
-        assert "Domain domain2: " in caplog.text
+        assert f"All cells (domain2): {query.n_obs:,} cells, median distance {cells['median_distance']:.2f}" in caplog.text
+        caplog.clear()
+        query.obs["batch"] = np.where(np.arange(query.n_obs) < 60, "domain2", "domain1")
+        _, report = project_and_read(tmp_path, reference, query)
+        assert f"All cells: {query.n_obs:,} cells, " in caplog.text
+        assert "Domain domain1: " in caplog.text
+        assert "Domain domain2: 60 cells, " in caplog.text
 
     def test_warns_of_many_cells_outside(
         self, reference: Reference, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
