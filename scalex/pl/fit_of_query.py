@@ -79,7 +79,7 @@ def _draw_maps(sample: pd.DataFrame, reference_umap: NDArray[np.float32], below:
 
 def _draw_distances(axis: Axes, sample: pd.DataFrame, own_distance: NDArray[np.float32], limit: float) -> None:
     bins = np.linspace(0, max(2 * limit, float(np.quantile(sample["distance"], 0.98))), 60).tolist()
-    axis.hist(np.clip(own_distance, 0, bins[-1]), bins, density=True, color="lightgrey", label="reference, each cell held out")
+    axis.hist(np.clip(own_distance, 0, bins[-1]), bins, density=True, color="lightgrey", label="reference, held out")
     domains = sample["domain"].value_counts().index[:10]
     styles = choose_styles(sample["domain"].cat.categories)
     for domain in domains:

@@ -110,7 +110,9 @@ def _encode_column(name: str, column: pd.Series) -> dict[str, Any]:
         high = max(high, low + 1e-9)
         scaled = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
         return {"name": name, "values": _encode(np.round(scaled * 255), np.uint8), "range": [low, high]}
-    groups = pd.Categorical(column.astype(object).where(column.notna(), "(none)").astype(str))
+    texts = column.astype(object).where(column.notna(), "(none)").astype(str)
+    order = map(str, column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else sorted(texts.unique())
+    groups = pd.Categorical(texts, list(dict.fromkeys([*order, "(none)"]))).remove_unused_categories()
     names = shorten_names(groups.categories, 40)
     styles = choose_styles(names)
     counts = np.bincount(groups.codes, minlength=len(names))

@@ -77,7 +77,7 @@ def draw_curves(table: pd.DataFrame, columns: list[str]) -> str:
         figure.add_trace(line, row=1, col=n)
     figure.update_xaxes(title_text="step")
     figure.update_layout(showlegend=False)
-    return _make_chart(figure, 290, min_width=260 * len(columns))
+    return _make_chart(figure, 290, min_width=230 * len(columns))
 
 
 def draw_histogram(groups: dict[str, pd.Series], limit: float, label: str) -> str:

@@ -79,7 +79,8 @@ def _make_fit(numbers: Mapping[str, Any]) -> str:
     text = (
         "<p>A distance of 1 is the median of the reference's own cells to their nearest others. Outside are cells that lie farther than "
         "99 % of them. Mixing is 1 where new cells and those of the reference are spread evenly among each other, and 0 where they lie "
-        "apart: the reference may then know no technology like this.</p>"
+        "apart: the reference may then know no technology like this. From a few hundred reference cells it is low even if the distance is "
+        "below 1.</p>"
     )
     return table + text + _make_adapter(numbers["adapter"])
 
@@ -102,7 +103,7 @@ def _make_cells(points: NDArray[np.float32], obs: pd.DataFrame, umap: NDArray[np
 
 def _make_distances(obs: pd.DataFrame, own_distance: NDArray[np.float32], limit: float) -> str:
     largest = sorted(obs["domain"].value_counts().index[:10], key=str)
-    groups = {"reference, each cell held out": pd.Series(own_distance)}
+    groups = {"reference, held out": pd.Series(own_distance)}
     groups |= {str(name): obs.loc[obs["domain"] == name, "distance"] for name in largest}
     return draw_histogram(groups, limit, "distance to the reference (dotted: outside)")
 

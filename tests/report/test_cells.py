@@ -82,6 +82,13 @@ def test_columns_that_can_be_drawn_come_with_the_named_ones_first() -> None:
     assert list(choose_columns(many, ("score59",)))[::39] == ["score59", "score38"]
 
 
+def test_groups_keep_their_order() -> None:
+    names = pd.Categorical(["10", "2", None, "1", "2"], ["1", "2", "10", "11"])
+    text = make_maps(np.zeros((5, 2)), {"leiden": pd.Series(names), "other": pd.Series(["b", "a", "b", None, "a"])})
+    columns = json.loads(re.search(r'id="cells">(.*?)</script>', text)[1])["columns"]  # type: ignore[index]
+    assert [column["names"] for column in columns] == [["1", "2", "10", "(none)"], ["(none)", "a", "b"]]
+
+
 def test_the_page_needs_no_network() -> None:
     for path in ("pages/page.html", "pages/page.css", "pages/page.js", "report/cells.js"):
         assert not re.search(r"https?://|@import|src=", (Path(scalex.__file__).parent / path).read_text())
