@@ -36,7 +36,7 @@ MIN_MIXED = 50
 # Domains below this mixing with the reference lie apart, unless their median distance is below the other number. Training spreads the cells
 # of a small reference farther than it does new ones, which then lie near them and yet among themselves (docs/model.md).
 MIXING_APART = 0.3
-DISTANCE_NEAR = 0.95
+DISTANCE_NEAR = 1.0
 ADVICE = (
     "Hardly mixed with the reference: {}. It may know no technology like this. An adapter (adapt=true; in Python adapt=True, or "
     "Reference.fit_adapter) is fitted to such cells, and leaves the reference as it is."
