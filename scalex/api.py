@@ -34,6 +34,7 @@ from scalex.reference.label_transfer import LabelTransfer
 from scalex.runs.epoch_table import EpochTable
 from scalex.runs.log import log_to, show_log
 from scalex.runs.processes import use_new_folder
+from scalex.system.devices import choose_accelerator
 from scalex.system.processes import ignore_launcher
 from scalex.system.settings import Count, Fraction, Number, Positive, Seed, check_call
 from scalex.training.fit import fit
@@ -279,8 +280,11 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
 
 
 def _make_trainer(gpu: int, **options: Any) -> Trainer:
-    devices = [gpu] if torch.cuda.is_available() else 1
-    return Trainer(devices=devices, enable_progress_bar=False, enable_model_summary=False, **options)
+    accelerator, n_gpus = choose_accelerator(), torch.cuda.device_count()
+    if accelerator != "cpu" and gpu >= n_gpus:
+        raise ValueError(f"gpu={gpu}: this machine has {n_gpus} GPU{'' if n_gpus == 1 else 's'}: {', '.join(map(str, range(n_gpus)))}.")
+    devices = 1 if accelerator == "cpu" else [gpu]
+    return Trainer(accelerator=accelerator, devices=devices, enable_progress_bar=False, enable_model_summary=False, **options)
 
 
 def _add_input_pca(adata: AnnData, folder: Path | None) -> None:

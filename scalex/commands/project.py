@@ -17,7 +17,8 @@ from scalex.runs.folder import COMPOSED, FINISHED, check_unused
 from scalex.runs.owner import OWNER
 from scalex.runs.processes import begin_run
 from scalex.system.atomic_files import atomic_write
-from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, uses_several_processes
+from scalex.system.devices import check_devices, choose_accelerator
+from scalex.system.processes import end_with_parent, is_first, name_parent, uses_several_processes
 
 __all__ = ["project"]
 
@@ -63,7 +64,8 @@ def _project(cfg: DictConfig, folder: Path) -> None:
         source = instantiate(settings["dataset"], _convert_="all")
         fixed = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(folder)}
         check_devices(settings["trainer"])
-        trainer = instantiate(settings["trainer"], **fixed, _convert_="all")
+        accelerator = choose_accelerator(settings["trainer"].get("accelerator", "auto"))
+        trainer = instantiate(settings["trainer"], accelerator=accelerator, **fixed, _convert_="all")
         if trainer.world_size > 1:
             name_parent()
             # Lightning starts the other processes with the arguments of this one. They need this folder, whose default name contains the

@@ -38,7 +38,7 @@ OPTIONAL_PACKAGES = {"TensorBoardLogger": "tensorboard", "open_mlflow": "mlflow"
 Devices: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(auto|-1|\d+(,\d+)*,?)$")]
 # Ranges of settings of Lightning's trainer, whose signature has only types.
 TRAINER_TYPES: Mapping[str, Any] = {
-    "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "accelerator": Literal["auto", "cpu", "gpu", "cuda"],
     "devices": Annotated[Count | Devices | Sequence[Number], Described("a whole number of at least 1, a list of devices, or auto")],
     "precision": Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
     "deterministic": bool | Literal["warn"],

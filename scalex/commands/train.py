@@ -31,7 +31,8 @@ from scalex.commands.sweep import is_sweep
 from scalex.runs.folder import COMPOSED, FINISHED, SEARCH, check_resume, check_unused, find_checkpoint
 from scalex.runs.owner import OWNER
 from scalex.runs.processes import begin_run, resume_run
-from scalex.system.processes import check_devices, end_with_parent, is_first, name_parent, read_launch, uses_several_processes
+from scalex.system.devices import check_devices, choose_accelerator
+from scalex.system.processes import end_with_parent, is_first, name_parent, read_launch, uses_several_processes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -169,6 +170,7 @@ def _make_trainer(settings: dict[str, Any], parts: dict[str, Any], folder: Path,
     check_devices(options)
     trainer: Trainer = instantiate(
         options | trainer_limits(options["max_steps"], options["max_epochs"]),
+        accelerator=choose_accelerator(options.get("accelerator", "auto")),
         callbacks=list(parts["callbacks"].values()),
         logger=[parts["epoch_table"], *parts["logger"].values()],
         default_root_dir=str(folder),

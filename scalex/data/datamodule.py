@@ -18,7 +18,9 @@ from scalex.data.sampling import MinibatchSampler, check_sampling
 from scalex.data.sizes import ROWS_PER_READ, StreamSizes, choose_sizes, default_memory_gb
 from scalex.data.stream import ChunkLoader, InputDataset, MinibatchLoader, PassThrough, StreamSampler
 from scalex.nn.batch import CellBatch, Sampling
+from scalex.nn.collectives import MinibatchCounts, n_processes
 from scalex.nn.sparse_rows import SparseRows
+from scalex.nn.transfer import send
 from scalex.preprocess import FittedRecipe
 from scalex.system.chunks import chunks
 
@@ -169,8 +171,9 @@ class ScalexDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: CellBatch, device: torch.device, dataloader_idx: int) -> CellBatch:
         """Move a minibatch. Lightning's own search through nested collections is slow compared with a short step."""
-        domain_C, row_C = (codes.to(device, non_blocking=True) for codes in (batch.domain_C, batch.row_C))
-        return CellBatch(batch.rows.to(device), domain_C, row_C)
+        # Processes that share a minibatch count its cells together, in the step.
+        counts = MinibatchCounts.of(batch.domain_C, len(self.domains)).to(device) if n_processes() == 1 else None
+        return CellBatch(batch.rows.to(device), send(batch.domain_C, device), send(batch.row_C, device), counts=counts)
 
     def row_chunks(self) -> Iterator[slice]:
         """Yield slices of at most `chunk_size` kept cells that cover each cell once."""

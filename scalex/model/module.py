@@ -207,7 +207,7 @@ class ScalexModule(Model):
         FloatingPointError
             If the loss is not finite.
         """
-        counts = MinibatchCounts.of(batch.domain_C, self.n_domains)
+        counts = batch.counts or MinibatchCounts.of(batch.domain_C, self.n_domains)
         losses = self.losses(batch, counts, self._noise(batch_idx), self.kl_weight(self.global_step))
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             losses.check_finite(f"epoch {self.current_epoch}, minibatch {batch_idx}, step {self.global_step}", self.hparams["lr"])

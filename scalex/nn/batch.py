@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from scipy import sparse
 from torch import Tensor
 
+from scalex.nn.collectives import MinibatchCounts
 from scalex.nn.sparse_rows import SparseRows
 
 __all__ = ["CellBatch", "Sampling"]
@@ -28,9 +29,12 @@ class CellBatch(NamedTuple):
         (n_cells,) int64, the cell's row among all cells.
     values
         (n_cells, n_features of the source) float32 CSR, the expression that the inputs were computed from; None where it is not needed.
+    counts
+        Numbers of cells of the minibatch by domain; None where they are not known.
     """
 
     rows: SparseRows
     domain_C: Tensor
     row_C: Tensor
     values: sparse.csr_matrix | None = None
+    counts: MinibatchCounts | None = None

@@ -1,6 +1,6 @@
 """Domain-specific batch normalization.
 
-Dimension letters: C cells of a minibatch, F features, D known domains, P domains present in the minibatch.
+Dimension letters: C cells of a minibatch, F features, D known domains, P domains with two cells or more in the minibatch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from scalex.nn.collectives import MinibatchCounts, all_gather, all_sum, n_processes, rank
+from scalex.nn.domain_groups import DomainGroups
 
 __all__ = ["DomainBatchNorm"]
 
@@ -172,34 +173,26 @@ class DomainBatchNorm(nn.Module):
     @torch.no_grad()
     def _normalize_minibatch(self, x_CF: Tensor, domain_C: Tensor, counts: MinibatchCounts) -> _Normalized:
         """Normalize a minibatch by its statistics, and update the running ones."""
-        count_D = counts.by_domain()
-        present_P = torch.nonzero(count_D)[:, 0]
-        position_C = (torch.cumsum(count_D > 0, 0) - 1)[domain_C]
-        count_P = count_D[present_P]
-        share_C1 = (1 / count_P)[position_C, None]
-        many_P = count_P > 1
-        if bool(many_P.all()):
-            row_C = position_C if len(present_P) > 1 else None
-            normal_CF, invstd_PF = self._normalize_shared(x_CF, present_P, position_C, counts)
-            return _Normalized(normal_CF, invstd_PF, row_C, None, share_C1)
+        groups = counts.groups or DomainGroups.of(domain_C, counts.count_RD)
+        if groups.shared_S is None:
+            row_C = groups.position_S if len(groups.present_P) > 1 else None
+            normal_CF, invstd_PF = self._normalize_shared(x_CF, groups)
+            return _Normalized(normal_CF, invstd_PF, row_C, None, groups.share_S1)
         # With many domains, most have one cell in the minibatch and need no sums.
         buffer_CF = torch.empty_like(x_CF)
         normal_CF = x_CF - _gather(self.running_mean, domain_C, buffer_CF)
         invstd_CF = _gather(self.running_var, domain_C, buffer_CF).add_(self.eps).rsqrt_()
         normal_CF *= invstd_CF
-        shared_S = torch.nonzero(many_P[position_C])[:, 0]
-        if bool(many_P.any()):
-            position_S = (torch.cumsum(many_P, 0) - 1)[position_C[shared_S]]
-            x_SF = x_CF.index_select(0, shared_S)
-            normal_SF, invstd_PF = self._normalize_shared(x_SF, present_P[many_P], position_S, counts)
-            normal_CF.index_copy_(0, shared_S, normal_SF)
-            invstd_CF.index_copy_(0, shared_S, invstd_PF.index_select(0, position_S))
-        return _Normalized(normal_CF, invstd_CF, None, shared_S, share_C1[shared_S])
+        if len(groups.present_P):
+            normal_SF, invstd_PF = self._normalize_shared(x_CF.index_select(0, groups.shared_S), groups)
+            normal_CF.index_copy_(0, groups.shared_S, normal_SF)
+            invstd_CF.index_copy_(0, groups.shared_S, invstd_PF.index_select(0, groups.position_S))
+        return _Normalized(normal_CF, invstd_CF, None, groups.shared_S, groups.share_S1)
 
-    def _normalize_shared(self, x_CF: Tensor, present_P: Tensor, position_C: Tensor, counts: MinibatchCounts) -> tuple[Tensor, Tensor]:
-        """Return normalized rows (C, F) and 1 / standard deviation (P, F) of domains with two cells or more."""
+    def _normalize_shared(self, x_CF: Tensor, groups: DomainGroups) -> tuple[Tensor, Tensor]:
+        """Return normalized rows (C, F) and 1 / standard deviation (P, F) of the cells that share their domain with others."""
+        present_P, count_RP1, position_C = groups.present_P, groups.count_RP1, groups.position_S
         row_C = position_C if len(present_P) > 1 else None
-        count_RP1 = counts.count_RD[:, present_P, None].to(x_CF.dtype)
         count_P1 = count_RP1.sum(0)
         own_P1 = count_RP1[rank()].clamp(min=1)
         mean_PF = x_CF.new_zeros(len(present_P), x_CF.shape[1]).index_add_(0, position_C, x_CF).div_(own_P1)

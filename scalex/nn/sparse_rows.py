@@ -12,6 +12,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
+from scalex.nn.transfer import send
+
 __all__ = ["SparseRows"]
 
 
@@ -58,7 +60,7 @@ class SparseRows(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """Return the rows on a device."""
-        value_N, feature_N, pointer_C1 = (part.to(device, non_blocking=True) for part in (self.value_N, self.feature_N, self.pointer_C1))
+        value_N, feature_N, pointer_C1 = (send(part, device) for part in (self.value_N, self.feature_N, self.pointer_C1))
         return self._replace(value_N=value_N, feature_N=feature_N, pointer_C1=pointer_C1)
 
     def csr(self) -> sparse.csr_matrix:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from scalex.system.atomic_files import atomic_write
+from scalex.system.devices import count_devices
 
 __all__ = [
     "Launch",
-    "check_devices",
     "end_with_parent",
     "ignore_launcher",
     "is_first",
@@ -87,47 +87,8 @@ def uses_several_processes(trainer: Mapping[str, Any]) -> bool:
     trainer
         Settings "devices" and "num_nodes" of Lightning's trainer: a number, or devices as a list or text.
     """
-    n_devices = _count_devices(trainer)
+    n_devices = count_devices(trainer)
     return n_devices is None or n_devices * int(trainer.get("num_nodes", 1)) > 1
-
-
-def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Check that this machine has the devices that a trainer's settings ask for, each of which gets a process.
-
-    Parameters
-    ----------
-    trainer
-        Settings "devices" and "accelerator" of Lightning's trainer.
-
-    Raises
-    ------
-    ValueError
-        If it has fewer.
-    """
-    import torch
-
-    n_devices, accelerator = _count_devices(trainer), trainer.get("accelerator", "auto")
-    n_gpus = torch.cuda.device_count()
-    on_gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and n_gpus > 0)
-    # Lightning knows the devices of other accelerators.
-    if n_devices is None or not (on_gpus or accelerator in ("auto", "cpu")):
-        return
-    limit, name = (n_gpus, "GPUs") if on_gpus else (os.cpu_count() or 1, "CPU cores")
-    if n_devices > limit:
-        raise ValueError(
-            f"trainer.devices={trainer['devices']} asks for {n_devices} devices, but this machine has {limit} {name}. Use at most that many"
-            + (", or trainer=cpu." if on_gpus else ".")
-        )
-
-
-def _count_devices(trainer: Mapping[str, Any]) -> int | None:
-    """Return the number of devices in a trainer's settings, or None if the trainer chooses it."""
-    devices = trainer.get("devices", "auto")
-    if isinstance(devices, str) and "," in devices:
-        devices = [device for device in devices.split(",") if device.strip()]
-    if devices in ("auto", "-1", -1):
-        return None
-    return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 def name_parent() -> None:
