@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,8 @@ DENSITY = 0.07
 SEED = 124
 # Cells that are made at a time; the dense random numbers of a chunk take 40 MB.
 CHUNK = 5000
+# Returns counts of a number of cells and features, given a random generator between the two.
+MakeCounts: TypeAlias = Callable[[int, np.random.Generator, int], sparse.csr_matrix]
 
 
 def make_counts(n_cells: int, rng: np.random.Generator, n_features: int = N_FEATURES) -> sparse.csr_matrix:
@@ -35,7 +39,9 @@ def _make_chunk(n_cells: int, n_features: int, rng: np.random.Generator) -> spar
     return sparse.csr_matrix((counts.astype(np.float32), column.astype(np.int32), pointer.astype(np.int32)), (n_cells, n_features))
 
 
-def make_data(n_cells: int, *, n_domains: int, batch_size: int, n_features: int = N_FEATURES) -> ScalexDataModule:
+def make_data(
+    n_cells: int, *, n_domains: int, batch_size: int, n_features: int = N_FEATURES, make: MakeCounts = make_counts
+) -> ScalexDataModule:
     """Return a data module of random counts, preprocessed as RNA and ready for training.
 
     Parameters
@@ -48,9 +54,11 @@ def make_data(n_cells: int, *, n_domains: int, batch_size: int, n_features: int 
         Maximal number of cells in a minibatch.
     n_features
         Number of features.
+    make
+        Function that makes the counts.
     """
     rng = np.random.default_rng(SEED)
-    matrix = make_counts(n_cells, rng, n_features)
+    matrix = make(n_cells, rng, n_features)
     obs = pd.DataFrame(index=[f"cell-{i}" for i in range(n_cells)])
     var = pd.DataFrame(index=[f"gene-{i}" for i in range(n_features)])
     domain = pd.Categorical.from_codes(rng.integers(n_domains, size=n_cells), [f"domain-{i}" for i in range(n_domains)])
@@ -61,8 +69,8 @@ def make_data(n_cells: int, *, n_domains: int, batch_size: int, n_features: int 
     return data
 
 
-def make_module(data: ScalexDataModule) -> ScalexModule:
-    """Return a module for `data` with the schedule of ``model=scalex``."""
-    module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED)
+def make_module(data: ScalexDataModule, **options: Any) -> ScalexModule:
+    """Return a module for `data` with the schedule of ``model=scalex``, and other options."""
+    module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED, **options)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
     return module

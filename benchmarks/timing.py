@@ -100,6 +100,8 @@ class LightningSteps:
         Lightning's name of the precision.
     devices, strategy
         Number of processes and Lightning's strategy for them; Lightning starts the others with the command of the first.
+    accelerator
+        What computes, by Lightning's name.
     """
 
     module: ScalexModule
@@ -108,12 +110,13 @@ class LightningSteps:
     precision: Any = "32-true"
     devices: int = 1
     strategy: Any = "auto"
+    accelerator: str = "cpu"
 
     def run(self) -> StepClock:
         """Train for a warm-up and `n_steps`."""
         clock = StepClock()
         trainer = Trainer(
-            accelerator="cpu",
+            accelerator=self.accelerator,
             devices=self.devices,
             strategy=self.strategy,
             precision=self.precision,

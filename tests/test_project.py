@@ -95,7 +95,7 @@ def test_append_writes_a_new_reference(trained: Any, query: Path, tmp_path: Path
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["impute"], config["append"], config["dataset"]["backed"]) == ("domain0", True, True)
     log = (folder / "log.txt").read_text()
-    for message in ("it stays on disk", "Features: 200 of the 200", "All cells: ", "Domain domain2", "The reference has grown from"):
+    for message in ("it stays on disk", "Features: 200 of the 200", "All cells (domain2): ", "The reference has grown from"):
         assert message in log
         assert message in done.stderr
     assert "Results: out" in done.stderr

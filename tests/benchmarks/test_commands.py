@@ -35,6 +35,7 @@ TITLES = {
     "projection": ["embedding", "memory of project.py"],
     "streaming": ["reading", "work on", "memory of train.py", "plan of an epoch"],
     "processes": ["processes"],
+    "gpu": ["training", "step", "precision", "dsbn", "embedding", "whole run"],
     "label_transfer": ["label transfer", "types left out"],
     "quality.run": [
         "quality",
@@ -56,6 +57,7 @@ PEERS = {
     "projection": ["--published", "other"],
     "streaming": ["--published", "other"],
     "processes": [],
+    "gpu": [],
     "label_transfer": ["--scvi", "other", "--symphony", "other"],
     "quality.run": ["--scvi", "other", "--symphony", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
@@ -65,6 +67,7 @@ MAY_BE_EMPTY = {
     "projection": {"target"},
     "streaming": {"of the first", "ratio", "target", "domain entropy, of a full shuffle's"},
     "processes": set(),
+    "gpu": set(),
     "label_transfer": {"called unknown", "left-out cells called unknown"},
     "quality.run": {
         *("seeds", "rare types", "wrong, rare", "wrong, rare types", "training, s", "whole run, s", "of the first", "of the second"),
