@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -204,6 +205,25 @@ def test_a_gpu_that_is_absent_and_a_package_that_is_not_installed_are_one_line(t
         assert done.stderr.startswith(message)
         assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), "The memory of the GPU is full. Lower model.batch_size"),
+        (MemoryError("Unable to allocate 80 GiB"), "The memory is full. Leave the cells in their files (dataset.backed=true)"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_full_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("scalex.commands.train._train_and_embed", fail)
+    done = run_command("train.py", "dataset.n_cells=20", "output=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_defect_shows_where_it_is_and_where_the_log_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

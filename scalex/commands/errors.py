@@ -93,6 +93,11 @@ def describe_error(error: BaseException) -> str | None:
     # Lightning's own check of the trainer's settings.
     if type(cause).__name__ == "MisconfigurationException":
         return f"trainer: {' '.join(str(cause).split())}"
+    # torch is not loaded where settings alone are wrong.
+    if type(cause).__name__ == "OutOfMemoryError":
+        return "The memory of the GPU is full. Lower model.batch_size, model.n_hidden or chunk_size, or use trainer=cpu."
+    if isinstance(cause, MemoryError):
+        return "The memory is full. Leave the cells in their files (dataset.backed=true), or lower chunk_size."
     if not isinstance(cause, USER_ERRORS):
         return None
     if isinstance(cause, SettingError):
