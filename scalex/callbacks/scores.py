@@ -54,7 +54,7 @@ class Scores(Output):
     """
 
     def __init__(
-        self, folder: str | Path | None, *, n_neighbors: NumberOfNeighbors = 30, seed: Seed = 124, max_cells: Count = 200_000
+        self, folder: str | Path | None, *, n_neighbors: NumberOfNeighbors = 30, seed: Seed = 124, max_cells: Count = 30_000
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.n_neighbors = n_neighbors

@@ -55,7 +55,7 @@ class UmapPlot(Output):
         n_neighbors: NumberOfNeighbors = 30,
         min_dist: NonNegative = 0.1,
         seed: Seed = 124,
-        max_cells: Count = 200_000,
+        max_cells: Count = 30_000,
         show: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)

@@ -235,7 +235,9 @@ class CorrectionPlan:
             return self.target_NZ[batch.row_C]
         assert self._correction is not None
         assert self._encoder is not None
-        return self._correction.targets(self._encoder.posterior(x_CG).mean_CZ, batch.domain_C, batch.row_C)
+        # Distances to other cells are differences of large numbers, which mixed precision would round.
+        with torch.autocast(x_CG.device.type, enabled=False):
+            return self._correction.targets(self._encoder.posterior(x_CG).mean_CZ, batch.domain_C, batch.row_C)
 
     def to(self, device: torch.device) -> None:
         """Move the targets to a device."""

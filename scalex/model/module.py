@@ -182,8 +182,9 @@ class ScalexModule(Model):
         self._is_new = False
 
     def on_train_start(self) -> None:
-        """Move the sums of a resumed epoch to the device."""
+        """Move the sums of a resumed epoch, and the targets, to the device. Checkpoints are loaded before the module has one."""
         self._epoch = self._epoch.to(self.device)
+        self.correction.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Start the sums of an epoch."""
@@ -338,7 +339,6 @@ class ScalexModule(Model):
         self._is_new = False
         if "targets" in checkpoint:
             self.correction.load_plain(checkpoint["targets"], self.vae)
-            self.correction.to(self.device)
         if "epoch_sums" in checkpoint:
             self._epoch = EpochLosses.from_plain(checkpoint["epoch_sums"])
             self.loss_is_comparable = checkpoint["epoch_sums"]["settled"]

@@ -151,7 +151,8 @@ class _SummedNegativeBinomial(Function):
         softplus_G = softplus_CG.sum(0)
         a_N, softplus_N, t_N = a_CG.view(-1)[place_N], softplus_CG.view(-1)[place_N], t_G[feature_N]
         both_N = count_N + t_N
-        total = softplus_G @ t_G + (count_N * (softplus_N - a_N)).sum()
+        # Mixed precision would round this product.
+        total = torch.dot(softplus_G, t_G) + (count_N * (softplus_N - a_N)).sum()
         total += (torch.lgamma(t_G)[feature_N] + torch.lgamma(count_N + 1) - torch.lgamma(both_N)).sum()
         grad_CG = torch.mul(sigmoid_CG, t_G, out=softplus_CG)
         grad_CG.view(-1).index_add_(0, place_N, count_N * (sigmoid_CG.view(-1)[place_N] - 1))

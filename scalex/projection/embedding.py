@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,5 +43,7 @@ def show_progress(data: Query, text: str = "Projecting") -> Any:
 
 def make_quiet_trainer() -> Trainer:
     """Return a trainer that computes on the CPU, without files and messages."""
-    with ignore_launcher():
+    with ignore_launcher(), warnings.catch_warnings():
+        # Lightning warns on a machine with a GPU.
+        warnings.filterwarnings("ignore", message="GPU available but not used")
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)

@@ -68,6 +68,8 @@ def log_to(path: Path | None) -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             # Cells in memory are gathered faster than worker processes could send them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # trainer=cpu on a machine with a GPU.
+            warnings.filterwarnings("ignore", message="GPU available but not used")
             # Newer versions of torch rename this option, and older ones do not have the new name.
             warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*", category=FutureWarning)
             yield
