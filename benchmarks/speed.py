@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.provenance import provenance
-from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module
+from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module, repeat_minibatches
 from benchmarks.tables import markdown_table, show
 from benchmarks.timing import WARM_UP, Figure, LightningSteps, measure_in_turn, ratio, seconds_per_call
 from benchmarks.tiny import parse_arguments
@@ -104,9 +104,9 @@ def step(options: Options) -> tuple[str, list[Row]]:
     products = "three matrix products"
     figures = {
         "Lightning step": LightningSteps(make_module(data), data, options.steps).seconds_per_step,
-        "bare loop, with gathering": seconds_per_call(_make_bare_step(_repeat_minibatches(data), options.features), options.steps),
+        "bare loop, with gathering": seconds_per_call(_make_bare_step(repeat_minibatches(data), options.features), options.steps),
         "bare loop, one minibatch": seconds_per_call(
-            _make_bare_step(itertools.repeat(next(_repeat_minibatches(data))), options.features), options.steps
+            _make_bare_step(itertools.repeat(next(repeat_minibatches(data))), options.features), options.steps
         ),
         products: seconds_per_call(_make_matrix_products(options.features), options.steps),
     }
@@ -197,12 +197,6 @@ def _make_passes(norm: nn.Module, n_domains: int, n_features: int) -> Callable[[
     inputs = [x_CF, *norm.parameters()]
     # In the loop of modules, domains without rows get no gradient.
     return lambda: torch.autograd.grad(norm(x_CF, domain_C), inputs, grad_CF, allow_unused=True)
-
-
-def _repeat_minibatches(data: ScalexDataModule) -> Iterator[CellBatch]:
-    """Yield the minibatches of one epoch after the other, each gathered when it is needed."""
-    while True:
-        yield from data.train_dataloader()
 
 
 def _make_bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -12,9 +12,10 @@ from scipy import sparse
 
 from scalex import RnaRecipe, ScalexDataModule, ScalexModule
 from scalex.cells.in_memory import InMemoryCells
+from scalex.data import CellBatch
 from scalex.model.trained_on import TrainedOn
 
-__all__ = ["DENSITY", "N_FEATURES", "make_counts", "make_data", "make_module"]
+__all__ = ["DENSITY", "N_FEATURES", "make_counts", "make_data", "make_module", "repeat_minibatches"]
 
 N_FEATURES = 2000
 # Share of values above 0, which is about that of variable genes in droplet data.
@@ -74,3 +75,9 @@ def make_module(data: ScalexDataModule, **options: Any) -> ScalexModule:
     module = ScalexModule(lr=2e-3, schedule="one_cycle", seed=SEED, **options)
     module.set_trained_on(TrainedOn(data.preprocessor, len(data.rows), version("scalex")), data)
     return module
+
+
+def repeat_minibatches(data: ScalexDataModule) -> Iterator[CellBatch]:
+    """Yield the minibatches of one epoch after the other, each gathered when it is needed."""
+    while True:
+        yield from data.train_dataloader()

@@ -29,7 +29,7 @@ class DomainGroups(NamedTuple):
     count_RP1
         (R, P, 1) float32, cells of these domains in each process.
     shared_S
-        (S,) int64, cells of such domains; None: all cells are.
+        (S,) int64, cells of such domains; None: all cells of all processes are.
     position_S
         (S,) int64, the place of each such cell's domain in `present_P`.
     share_S1
@@ -48,8 +48,8 @@ class DomainGroups(NamedTuple):
         count_D = count_RD.sum(0)
         is_shared_D = count_D > 1
         present_P = torch.nonzero(is_shared_D)[:, 0]
-        is_shared_C = is_shared_D[domain_C]
-        shared_S = None if bool(is_shared_C.all()) else torch.nonzero(is_shared_C)[:, 0]
+        # All processes come to the same answer, although one may have no cell: they exchange statistics next.
+        shared_S = torch.nonzero(is_shared_D[domain_C])[:, 0] if bool((count_D == 1).any()) else None
         domain_S = domain_C if shared_S is None else domain_C[shared_S]
         position_S = (torch.cumsum(is_shared_D, 0) - 1)[domain_S]
         return cls(present_P, count_RD[:, present_P, None].float(), shared_S, position_S, (1 / count_D)[domain_S, None])

@@ -73,12 +73,12 @@ class Report:
         lines = [
             f"Features: {features['n_found']:,} of {features['n_used']:,} found ({share}; weighted by their use in the encoder {weighted})",
         ]
-        domains = {shorten_name(name): numbers for name, numbers in self.numbers["domains"].items()}
+        domains = self.numbers["domains"]
         if len(domains) == 1:
-            lines.append(_format_line(f"All cells ({next(iter(domains))})", cells))
+            lines.append(_format_line(f"All cells ({shorten_name(next(iter(domains)))})", cells))
         else:
             lines.append(_format_line("All cells", cells))
-            lines += [_format_line(f"Domain {name}", numbers) for name, numbers in domains.items()]
+            lines += [_format_line(f"Domain {shorten_name(name)}", numbers) for name, numbers in domains.items()]
         adapted = {} if self.numbers["adapter"] is None else self.numbers["adapter"]["domains"]
         for name, fitted in adapted.items():
             mixing = fitted["mixing"]

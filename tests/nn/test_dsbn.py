@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scalex.nn import DomainBatchNorm
+from scalex.nn.domain_groups import DomainGroups
 
 
 class LoopOfBatchNorms(nn.Module):
@@ -166,3 +167,12 @@ def test_given_statistics_replace_the_running_ones() -> None:
     for i, d in enumerate(domain.tolist()):
         expected = (x[i] - mean[d]) / (var[d] + norm.eps).sqrt() * norm.weight[d] + norm.bias[d]
         torch.testing.assert_close(out[i], expected)
+
+
+@pytest.mark.parametrize(("counts", "all_are_shared"), [([[2, 3], [0, 0]], True), ([[2, 0], [0, 1]], False), ([[1, 0], [1, 0]], True)])
+def test_processes_agree_on_whether_all_cells_share_their_domain(counts: list[list[int]], *, all_are_shared: bool) -> None:
+    count_RD = torch.tensor(counts)
+    for count_D in count_RD:
+        groups = DomainGroups.of(torch.repeat_interleave(count_D), count_RD)
+        assert (groups.shared_S is None) == all_are_shared
+        assert groups.present_P.tolist() == torch.nonzero(count_RD.sum(0) > 1)[:, 0].tolist()

@@ -652,6 +652,11 @@ class TestReport:
         assert f"All cells: {query.n_obs:,} cells, " in caplog.text
         assert "Domain domain1: " in caplog.text
         assert "Domain domain2: 60 cells, " in caplog.text
+        # Both names are shortened to the same text.
+        long = [f"donor {'x' * 100}{n}{'x' * 100}" for n in range(2)]
+        query.obs["batch"] = np.where(np.arange(query.n_obs) < 60, *long)
+        _, report = project_and_read(tmp_path, reference, query)
+        assert sum(line.startswith("Domain donor") for line in report.lines()) == 2
 
     def test_warns_of_many_cells_outside(
         self, reference: Reference, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
