@@ -92,12 +92,15 @@ def step(options: Options) -> tuple[str, Sequence[str], list[Row]]:
     """Count what the program waits for in a step, and the kernels that it starts."""
     rows: list[Row] = []
     for size in options.sizes:
-        data = _make_data(min(options.cells), size, options.features)
-        run = _make_step(make_module(data, **NETWORK), data, options)
-        seconds = _time(run, options)
-        counts = _count_waits(run, options), _count_kernels(run, options)
-        rows.append((f"{size:,}", f"{seconds * 1e3:.2f} ms", f"{size / seconds:,.0f}", *counts))
-    columns = ("minibatch", "step without Lightning", "cells/s", "waits for the GPU in a step", "kernels in a step")
+        for place in ("host", "GPU"):
+            data = _make_data(min(options.cells), size, options.features)
+            if place == "GPU":
+                data.keep_inputs_on(torch.device(options.device))
+            run = _make_step(make_module(data, **NETWORK), data, options)
+            seconds = _time(run, options)
+            counts = _count_waits(run, options), _count_kernels(run, options)
+            rows.append((f"{size:,}", place, f"{seconds * 1e3:.2f} ms", f"{size / seconds:,.0f}", *counts))
+    columns = ("minibatch", "inputs in memory of", "step without Lightning", "cells/s", "waits for the GPU in a step", "kernels in a step")
     return "step: gather, send, forward, loss, backward and Adam", columns, rows
 
 

@@ -22,13 +22,14 @@ import scalex
 from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource
 from scalex.data import CellBatch, ScalexDataModule
+from scalex.data.stream import InputDataset, StreamSampler
 from scalex.demo import demo_cells
 from scalex.model.correction_plan import CorrectionPlan
 from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.module import ScalexModule
 from scalex.model.optimizer import make_optimizer
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import MinibatchCounts, Posterior
+from scalex.nn import MinibatchCounts, Posterior, SparseRows
 from scalex.nn.likelihood import LIKELIHOODS
 from scalex.preprocess import RnaRecipe
 from scalex.projection.project import embed
@@ -311,6 +312,20 @@ class TestSameBits:
         cells.write_h5ad(tmp_path / "cells.h5ad")
         assert_same_bits(train(tmp_path / "run", tmp_path / "cells.h5ad", backed=True, deterministic=True), trained)
 
+    def test_inputs_that_do_not_fit_are_trained_on_as_those_that_do(
+        self, tmp_path: Path, trained: Trained, cells: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("scalex.data.datamodule.fits", lambda *_: False)
+        assert_same_bits(train(tmp_path / "run", cells, deterministic=True), trained)
+
+    def test_buffers_give_the_same_bits_in_either_memory(self, tmp_path: Path, cells: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("scalex.data.sizes.BUFFER_MINIBATCHES", 2)
+        monkeypatch.setattr("scalex.data.sizes.BUFFER_ROWS", 1)
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        on_gpu = train(tmp_path / "gpu", tmp_path / "cells.h5ad", backed=True, deterministic=True)
+        monkeypatch.setattr(StreamSampler, "device", property(lambda _: CPU, lambda *_: None), raising=False)
+        assert_same_bits(train(tmp_path / "host", tmp_path / "cells.h5ad", backed=True, deterministic=True), on_gpu)
+
 
 @needs_gpu
 class TestProjection:
@@ -500,6 +515,16 @@ class TestWaiting:
         assert torch.equal(sent.rows.dense().cpu(), minibatch.batch.rows.dense())
         assert torch.equal(sent.row_C.cpu(), minibatch.batch.row_C)
 
+    def test_gathering_a_minibatch_waits_for_nothing(self, minibatch: Minibatch) -> None:
+        cells = InputDataset(minibatch.data.inputs(), minibatch.data.domain)
+        cells.copy = SparseRows.of(cells.matrix).to(GPU)
+        rows = minibatch.batch.row_C.numpy()[::-1].copy()
+        with refuse_waiting():
+            drawn = cells[rows]
+            dense_CG = drawn.rows.dense()
+        assert dense_CG.device == drawn.row_C.device == GPU
+        assert torch.equal(dense_CG.cpu(), minibatch.batch.rows.dense().flip(0))
+
     def test_what_waits_is_found(self) -> None:
         values = torch.arange(5, device=GPU)
         with refuse_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
@@ -535,6 +560,7 @@ class TestDevices:
             return torch.cuda.max_memory_allocated() - before
 
         assert measure("output=auto") > 0
+        assert "The inputs are in the memory of the GPU" in (tmp_path / "auto" / "log.txt").read_text()
         assert measure("output=cpu", "trainer=cpu") == 0
 
 

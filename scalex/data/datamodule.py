@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,16 +16,18 @@ from torch.utils.data import DataLoader
 
 from scalex.cells import Cells, StoredMatrix
 from scalex.data.sampling import MinibatchSampler, check_sampling
-from scalex.data.sizes import ROWS_PER_READ, StreamSizes, choose_sizes, default_memory_gb
+from scalex.data.sizes import ROWS_PER_READ, StreamSizes, choose_sizes, default_memory_gb, fits
 from scalex.data.stream import ChunkLoader, InputDataset, MinibatchLoader, PassThrough, StreamSampler
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.collectives import MinibatchCounts, n_processes
 from scalex.nn.sparse_rows import SparseRows
-from scalex.nn.transfer import send
+from scalex.nn.transfer import free_memory, send
 from scalex.preprocess import FittedRecipe
 from scalex.system.chunks import chunks
 
 __all__ = ["ScalexDataModule"]
+
+logger = logging.getLogger(__name__)
 
 # Rows in a run: enough that reading a run is nearly as fast as sequential reading, and few enough that a buffer holds many runs.
 RUN_ROWS = 128
@@ -36,7 +39,8 @@ class ScalexDataModule(LightningDataModule):
     """The inputs of the kept cells, as minibatches for training and as chunks in order for embedding.
 
     Cells in memory are preprocessed once. Of cells in files, at most two buffers or two chunks are in memory at a time, and runs of rows
-    are shuffled instead of single rows (`scalex.data.plan_buffers`).
+    are shuffled instead of single rows (`scalex.data.plan_buffers`). A GPU gets a copy of the inputs, or of a buffer, and gathers
+    minibatches from it.
 
     Parameters
     ----------
@@ -141,10 +145,31 @@ class ScalexDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[CellBatch]:
         """Return a loader of minibatches, or of this process's share of each minibatch."""
         self._sampler.share(*self._get_rank())
+        self.keep_inputs_on(torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device)
         if self.in_memory:
             assert self._inputs is not None, "call setup first"
             return MinibatchLoader(self._inputs, self._sampler, self._count_done)
         return MinibatchLoader(PassThrough(), self._sampler, self._count_done)
+
+    def keep_inputs_on(self, device: torch.device) -> None:
+        """Copy the inputs to a GPU: all, if the cells are in memory and the copy fits, or buffer by buffer, if they are in files."""
+        if isinstance(self._sampler, StreamSampler):
+            self._sampler.device = device
+        elif device.type == "cuda" and self._inputs is not None and self._inputs.copy is None:
+            needs, free = self._inputs.n_bytes, free_memory(device)
+            if fits(needs, free):
+                self._inputs.copy = SparseRows.of(self._inputs.matrix).to(device)
+                logger.info("The inputs are in the memory of the GPU (%s MB)", f"{needs / 1e6:,.0f}")
+            else:
+                logger.info(
+                    "The inputs (%s MB) are too large for the free memory of the GPU (%s MB): minibatches are copied to it one by one",
+                    f"{needs / 1e6:,.0f}", f"{free / 1e6:,.0f}",
+                )  # fmt: skip
+
+    def teardown(self, stage: str) -> None:
+        """Free the memory of the GPU."""
+        if self._inputs is not None:
+            self._inputs.copy = None
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of minibatches of the epoch that are done, for a checkpoint.

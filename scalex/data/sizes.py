@@ -1,4 +1,4 @@
-"""The amount of data of cells in files that is in memory at a time."""
+"""The amount of data that is in memory at a time, or in that of a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import psutil
 
-__all__ = ["StreamSizes", "default_memory_gb", "choose_sizes"]
+__all__ = ["StreamSizes", "choose_sizes", "default_memory_gb", "fits"]
 
 # A buffer has at least this many minibatches and, if memory allows, this many rows.
 BUFFER_MINIBATCHES = 64
@@ -21,6 +21,8 @@ COPIES = 4
 BUFFERS = 3
 # Reading may take one part in four of the free memory.
 FREE_MEMORY_DIVISOR = 4
+# The inputs may take half of the free memory of a GPU; network, minibatches and corrections need the rest.
+FREE_GPU_MEMORY_DIVISOR = 2
 
 
 class StreamSizes(NamedTuple):
@@ -44,6 +46,11 @@ class StreamSizes(NamedTuple):
 def default_memory_gb() -> float:
     """Return the default memory for reading, in GB: a quarter of the free memory."""
     return float(psutil.virtual_memory().available) / FREE_MEMORY_DIVISOR / 1e9
+
+
+def fits(n_bytes: int, free: int) -> bool:
+    """Return whether inputs of so many bytes may be copied into the free memory of a GPU, in bytes."""
+    return n_bytes <= free // FREE_GPU_MEMORY_DIVISOR
 
 
 def choose_sizes(values: float, used: float, batch_size: int, memory_gb: float) -> StreamSizes:

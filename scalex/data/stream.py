@@ -15,6 +15,7 @@ from scalex.data.buffers import Buffer, plan_buffers
 from scalex.data.sampling import EpochSampler
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.sparse_rows import SparseRows
+from scalex.nn.transfer import copy_aside, send, wait_for
 from scalex.system.read_ahead import read_ahead
 
 __all__ = ["PassThrough", "ChunkLoader", "MinibatchLoader", "InputDataset", "StreamSampler", "return_unchanged"]
@@ -29,17 +30,33 @@ class InputDataset(Dataset[CellBatch]):
         (n_cells, n_features) CSR float32 in [0, 1].
     domain
         (n_cells,) domain codes.
+
+    Attributes
+    ----------
+    copy : SparseRows or None
+        The matrix in the memory of a GPU. Minibatches are then gathered there.
     """
 
     def __init__(self, matrix: sparse.csr_matrix, domain: NDArray[np.int64]) -> None:
         self.matrix = matrix
         self.domain = domain
+        self.copy: SparseRows | None = None
 
     def __len__(self) -> int:
         return len(self.domain)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> CellBatch:
-        return CellBatch(SparseRows.of(self.matrix[rows]), torch.from_numpy(self.domain[rows]), torch.from_numpy(rows))
+        domain_C, row_C = torch.from_numpy(self.domain[rows]), torch.from_numpy(rows)
+        if self.copy is None:
+            return CellBatch(SparseRows.of(self.matrix[rows]), domain_C, row_C)
+        row_C = send(row_C, self.copy.value_N.device)
+        n_values = int((self.matrix.indptr[rows + 1] - self.matrix.indptr[rows]).sum())
+        return CellBatch(self.copy.take(row_C, n_values), domain_C, row_C)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the matrix in memory."""
+        return sum(part.nbytes for part in SparseRows.of(self.matrix).parts)
 
 
 class StreamSampler(EpochSampler[CellBatch]):
@@ -53,6 +70,11 @@ class StreamSampler(EpochSampler[CellBatch]):
         Function that returns the inputs, (len(rows), n_features) CSR float32, of ascending rows.
     run_rows, buffer_minibatches
         As in `scalex.data.plan_buffers`.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where buffers are gathered into minibatches.
     """
 
     def __init__(
@@ -70,6 +92,7 @@ class StreamSampler(EpochSampler[CellBatch]):
         self._read = read
         self._run_rows = run_rows
         self._buffer_minibatches = buffer_minibatches
+        self.device = torch.device("cpu")
 
     def _draw(self, rng: np.random.Generator, n_skipped: int) -> Iterator[CellBatch]:
         plan = plan_buffers(
@@ -82,12 +105,18 @@ class StreamSampler(EpochSampler[CellBatch]):
             process=self._process,
             n_processes=self._n_processes,
         )
-        for buffer, cells in read_ahead(_skip_first(plan, n_skipped), self._load):
+        for buffer, (cells, copied) in read_ahead(_skip_first(plan, n_skipped), self._load):
+            if cells.copy is not None and copied is not None:
+                wait_for(copied, cells.copy.parts)
             for position in buffer.minibatches:
                 yield cells[position]._replace(row_C=torch.from_numpy(buffer.rows[position]))
 
-    def _load(self, buffer: Buffer) -> InputDataset:
-        return InputDataset(self._read(buffer.rows), self._domain[buffer.rows])
+    def _load(self, buffer: Buffer) -> tuple[InputDataset, torch.cuda.Event | None]:
+        """Read a buffer, and begin to copy it to a GPU if there is one."""
+        cells, copied = InputDataset(self._read(buffer.rows), self._domain[buffer.rows]), None
+        if self.device.type == "cuda":
+            cells.copy, copied = copy_aside(lambda: SparseRows.of(cells.matrix).to(self.device), self.device)
+        return cells, copied
 
 
 def _skip_first(plan: Iterable[Buffer], n_minibatches: int) -> Iterator[Buffer]:

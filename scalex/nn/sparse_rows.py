@@ -58,15 +58,37 @@ class SparseRows(NamedTuple):
         first, last = int(pointer_C1[0]), int(pointer_C1[-1])
         return self._replace(value_N=self.value_N[first:last], feature_N=self.feature_N[first:last], pointer_C1=pointer_C1 - first)
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three tensors."""
+        return self.value_N, self.feature_N, self.pointer_C1
+
+    def take(self, row_C: Tensor, n_values: int) -> Self:
+        """Return the given rows, with repeats and in any order.
+
+        Parameters
+        ----------
+        row_C
+            (C,) int64, the rows, on the device of the values.
+        n_values
+            Number of their values. On a GPU, it would have to be waited for.
+        """
+        first_C = self.pointer_C1[row_C]
+        length_C = self.pointer_C1[row_C + 1] - first_C
+        end_C = torch.cumsum(length_C, 0)
+        shift_N = torch.repeat_interleave(first_C - end_C + length_C, length_C, output_size=n_values)
+        position_N = shift_N.add_(torch.arange(n_values, device=row_C.device))
+        pointer_C1 = torch.cat([end_C.new_zeros(1), end_C]).to(self.feature_N.dtype)
+        return self._replace(value_N=self.value_N[position_N], feature_N=self.feature_N[position_N], pointer_C1=pointer_C1)
+
     def to(self, device: torch.device) -> Self:
         """Return the rows on a device."""
-        value_N, feature_N, pointer_C1 = (send(part, device) for part in (self.value_N, self.feature_N, self.pointer_C1))
+        value_N, feature_N, pointer_C1 = (send(part, device) for part in self.parts)
         return self._replace(value_N=value_N, feature_N=feature_N, pointer_C1=pointer_C1)
 
     def csr(self) -> sparse.csr_matrix:
         """Return a CSR matrix, (n_rows, n_features), that shares the memory of the rows."""
-        parts = tuple(part.numpy() for part in (self.value_N, self.feature_N, self.pointer_C1))
-        return sparse.csr_matrix(parts, shape=(self.n_rows, self.n_features))
+        return sparse.csr_matrix(tuple(part.numpy() for part in self.parts), shape=(self.n_rows, self.n_features))
 
     def dense(self) -> Tensor:
         """Return the rows as a dense tensor, (n_rows, n_features) float32."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from scalex.data.sizes import choose_sizes, default_memory_gb
+from scalex.data.sizes import choose_sizes, default_memory_gb, fits
 
 
 def test_buffers_have_the_usual_size_if_memory_allows() -> None:
@@ -27,6 +27,12 @@ def test_sizes_stay_within_the_memory(values: float, memory_gb: float) -> None:
 def test_too_little_memory_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"memory_gb=0.01 is too small .* at least 0.\d+ GB. Raise dataset"):
         choose_sizes(1000, 150, 256, 0.01)
+
+
+def test_inputs_may_take_half_of_the_memory_of_a_gpu() -> None:
+    assert fits(500, 1000)
+    assert not fits(501, 1000)
+    assert not fits(1, 0)
 
 
 def test_the_default_memory_is_a_share_of_all() -> None:

@@ -83,6 +83,17 @@ def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, likelihood: s
         assert waits.found == []
 
 
+def test_gathering_a_minibatch_waits_for_nothing() -> None:
+    rows = make_batch([0] * 9).rows
+    chosen_C = torch.tensor([8, 0, 0, 3])
+    n_values = int(torch.diff(rows.pointer_C1)[chosen_C].sum())
+    with Waits() as waits:
+        taken = rows.take(chosen_C, n_values)
+        dense_CG = taken.dense()
+    assert waits.found == []
+    assert torch.equal(dense_CG, rows.dense()[chosen_C])
+
+
 def test_what_waits_is_found() -> None:
     codes = torch.tensor([0, 1, 1, 2])
     with Waits() as waits:
