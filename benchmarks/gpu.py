@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +23,11 @@ from scipy import sparse
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.peer_speed import measure_loop, write_cells
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module, repeat_minibatches
 from benchmarks.tables import markdown_table, show
-from benchmarks.timing import LightningSteps
+from benchmarks.timing import WARM_UP, Figure, LightningSteps
 from benchmarks.tiny import parse_arguments
 from scalex import ScalexDataModule, ScalexModule
 from scalex.nn import DomainBatchNorm, MinibatchCounts
@@ -63,6 +64,8 @@ class Options:
         Steps of a measurement.
     features
         Features of the cells.
+    published, scvi
+        Interpreters that have the published package and scvi-tools; None: not measured.
     """
 
     device: str
@@ -70,6 +73,8 @@ class Options:
     sizes: list[int]
     steps: int
     features: int
+    published: str | None = None
+    scvi: str | None = None
 
 
 def training(options: Options) -> tuple[str, Sequence[str], list[Row]]:
@@ -86,6 +91,31 @@ def training(options: Options) -> tuple[str, Sequence[str], list[Row]]:
             ))  # fmt: skip
     columns = ("cells", "minibatch", "cells/s in training", "cells/s of the matrix products alone", "ratio", "peak memory")
     return f"training, {options.features:,} features, {NETWORK['n_hidden']} hidden units, {N_DOMAINS} domains", columns, rows
+
+
+def peers(options: Options) -> tuple[str, Sequence[str], list[Row]]:
+    """Measure the training of other packages on the same cells, at the smallest and at a large minibatch."""
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder:
+        path, n_cells = Path(folder) / "cells.h5ad", min(options.cells)
+        write_cells(_make_data(n_cells, options.sizes[0], options.features), path)
+        for size in dict.fromkeys((options.sizes[0], options.sizes[-1])):
+            _forget_memory(options.device)
+            data = _make_data(n_cells, size, options.features)
+            ours = LightningSteps(make_module(data, **NETWORK), data, options.steps, accelerator=options.device).cells_per_second
+            loop = (path, options.steps, WARM_UP, size, options.device)
+            figures: dict[str, Figure | None] = {
+                "scalex": ours,
+                "published package": options.published and measure_loop("--published", options.published, "published_loop.py", *loop),
+                "scVI": options.scvi and measure_loop("--scvi", options.scvi, "scvi_loop.py", path, 2, size, options.device),
+            }
+            found = {name: None if figure is None else figure() for name, figure in figures.items()}
+            for name, speed in found.items():
+                if speed is None:
+                    rows.append((f"{size:,}", name, f"not measured (--{'scvi' if name == 'scVI' else 'published'})", "-"))
+                else:
+                    rows.append((f"{size:,}", name, f"{speed:,.0f}", f"{found['scalex'] / speed:.1f}x"))
+    return f"peers: training on {n_cells:,} cells", ("minibatch", "package", "cells/s", "scalex, times its speed"), rows
 
 
 def step(options: Options) -> tuple[str, Sequence[str], list[Row]]:
@@ -115,6 +145,21 @@ def precision(options: Options) -> tuple[str, Sequence[str], list[Row]]:
         ]
         rows.append((f"{size:,}", *(f"{speed:,.0f}" for speed in speeds), f"{speeds[1] / speeds[0]:.2f}x"))
     return "precision: cells/s in training", ("minibatch", "32-true", "bf16-mixed", "ratio"), rows
+
+
+def compiled(options: Options) -> tuple[str, Sequence[str], list[Row]]:
+    """Compare compiled steps with others."""
+    rows: list[Row] = []
+    for size in options.sizes:
+        data = _make_data(min(options.cells), size, options.features)
+        speeds = [
+            LightningSteps(
+                make_module(data, compile_step=compiles, **NETWORK), data, options.steps, accelerator=options.device
+            ).cells_per_second()
+            for compiles in (False, True)
+        ]
+        rows.append((f"{size:,}", *(f"{speed:,.0f}" for speed in speeds), f"{speeds[1] / speeds[0]:.2f}x"))
+    return "compiled: cells/s in training", ("minibatch", "as is", "compiled", "ratio"), rows
 
 
 def dsbn(options: Options) -> tuple[str, Sequence[str], list[Row]]:
@@ -288,7 +333,7 @@ def _peak_memory(device: str) -> str:
 
 
 BENCHMARKS: dict[str, Callable[[Options], tuple[str, Sequence[str], list[Row]]]] = {
-    one.__name__: one for one in (training, step, precision, dsbn, embedding, whole)
+    one.__name__: one for one in (training, peers, step, precision, compiled, dsbn, embedding, whole)
 }
 
 
@@ -301,6 +346,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 1024, 4096], help="cells in a minibatch")
     parser.add_argument("--steps", type=int, default=300, help="steps of a measurement")
     parser.add_argument("--features", type=int, default=N_FEATURES, help="features of the cells")
+    parser.add_argument("--published", metavar="PYTHON", help="interpreter that has the published package")
+    parser.add_argument("--scvi", metavar="PYTHON", help="interpreter that has scvi-tools")
     return parse_arguments(parser, argv, device="cpu", cells=[600], sizes=[64], steps=2, features=100)
 
 
@@ -311,7 +358,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit("torch finds no GPU on this machine. With --device cpu, the command runs without one.")
     device: Any = torch.cuda.get_device_name() if arguments.device == "cuda" else "no GPU"
     about = f"{provenance(tiny=arguments.tiny)}; {device}"
-    options = Options(arguments.device, arguments.cells, arguments.sizes, arguments.steps, arguments.features)
+    known = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    options = Options(**known)
     # Lightning advises worker processes, which cells in memory do not need.
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     with log_to(None):

@@ -12,31 +12,26 @@ if __name__ == "__main__":
 
 import argparse
 import itertools
-import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.peer_speed import measure_loop, write_cells
 from benchmarks.provenance import provenance
 from benchmarks.synthetic import N_FEATURES, make_counts, make_data, make_module, repeat_minibatches
 from benchmarks.tables import markdown_table, show
 from benchmarks.timing import WARM_UP, Figure, LightningSteps, measure_in_turn, ratio, seconds_per_call
 from benchmarks.tiny import parse_arguments
-from scalex import ScalexDataModule
 from scalex.data import CellBatch, InputDataset
-from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, kl_divergence, reconstruction_loss
+from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, draw_noise, kl_divergence, reconstruction_loss
 from scalex.runs.log import log_to
 from scalex.system.memory import keep_freed_memory
 
@@ -92,7 +87,9 @@ def training(options: Options) -> tuple[str, list[Row]]:
         found = measure_in_turn(figures, options.rounds)
         return title, [(ours, _format_speed(found[ours]), "", target), (published, "not measured (--published)", "", "")]
     with TemporaryDirectory() as folder:
-        figures[published] = _measure_published_loop(options.published, data, Path(folder) / "cells.h5ad", options.steps)
+        path = Path(folder) / "cells.h5ad"
+        write_cells(data, path)
+        figures[published] = measure_loop("--published", options.published, "published_loop.py", path, options.steps, WARM_UP, 64, "cpu")
         found = measure_in_turn(figures, options.rounds)
     times = f"{ratio(found[ours], found[published]):.2f}x"
     return title, [(ours, _format_speed(found[ours]), times, target), (published, _format_speed(found[published]), "1", "")]
@@ -210,7 +207,8 @@ def _make_bare_step(minibatches: Iterator[CellBatch], n_features: int) -> Callab
         optimizer.zero_grad()
         counts = MinibatchCounts.of(batch.domain_C, N_DOMAINS)
         x_CG = batch.rows.dense()
-        logits_CG, posterior = net(x_CG, batch.domain_C, generator, counts)
+        noise_CZ = draw_noise(len(x_CG), N_LATENT, counts, generator)
+        logits_CG, posterior = net(x_CG, batch.domain_C, noise_CZ, counts)
         loss = (reconstruction_loss(logits_CG, x_CG) + 0.5 * kl_divergence(posterior)) / counts.n_cells
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -235,24 +233,6 @@ def _make_matrix_products(n_features: int) -> Callable[[], None]:
         torch.mm(z_CZ, weight_ZG, out=logits_CG)
 
     return run
-
-
-def _measure_published_loop(interpreter: str, data: ScalexDataModule, path: Path, steps: int) -> Figure:
-    """Return a figure: cells per second of the published package on the inputs of `data`, which are written to `path`."""
-    domain = pd.Categorical.from_codes(data.domain, list(data.preprocessor.domains))
-    names = [f"cell-{i}" for i in range(len(domain))]
-    ad.AnnData(data.inputs(), obs=pd.DataFrame({"batch": domain}, index=names)).write_h5ad(path)
-    script = Path(__file__).parent / "peers" / "published_loop.py"
-    # With -I, the interpreter finds its own scalex instead of this one in PYTHONPATH or the folder.
-    command = [interpreter, "-I", str(script), str(path), str(steps), str(WARM_UP)]
-
-    def measure() -> float:
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.returncode != 0:
-            sys.exit(f"--published {interpreter}: published_loop.py stopped with exit code {process.returncode}:\n{process.stderr}")
-        return float(json.loads(process.stdout.splitlines()[-1])["cells_per_second"])
-
-    return measure
 
 
 def _compare(found: Mapping[str, NDArray[np.float64]], base: str, targets: Mapping[str, str]) -> list[Row]:

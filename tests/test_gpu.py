@@ -29,7 +29,7 @@ from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.module import ScalexModule
 from scalex.model.optimizer import make_optimizer
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import MinibatchCounts, Posterior, SparseRows
+from scalex.nn import MinibatchCounts, SparseRows
 from scalex.nn.likelihood import LIKELIHOODS
 from scalex.preprocess import RnaRecipe
 from scalex.projection.project import embed
@@ -229,10 +229,7 @@ class TestAgreement:
         # The generators of the devices draw different numbers from the same seed.
         noise_CZ = torch.randn(len(minibatch.batch.row_C), 8, generator=torch.Generator().manual_seed(1))
 
-        def sample(posterior: Posterior, *_: object) -> Tensor:
-            return posterior.mean_CZ + noise_CZ.to(posterior.mean_CZ.device) * torch.exp(0.5 * posterior.logvar_CZ)
-
-        monkeypatch.setattr(Posterior, "sample", sample)
+        monkeypatch.setattr("scalex.model.module.draw_noise", lambda *given: noise_CZ.to(given[-1].device))
         on_gpu = compute_step(minibatch.copy_module(), minibatch.send())
         on_cpu = compute_step(minibatch.module, minibatch.batch)
         assert all(loss > 0 for loss in on_cpu.losses)
@@ -284,6 +281,19 @@ class TestAgreement:
         domain = np.arange(len(trained.latent)) % 3
         on_cpu = module.impute(trained.latent, domain)
         np.testing.assert_allclose(module.to(GPU).impute(trained.latent, domain), on_cpu, rtol=1e-3, atol=1e-4)
+
+
+@needs_gpu
+class TestCompiledStep:
+    @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+    def test_training_gives_the_weights_of_plain_steps(self, tmp_path: Path, cells: AnnData, likelihood: str) -> None:
+        plan = {"likelihood": likelihood, "correct_at": None, "max_steps": 20}
+        plain, compiled = (
+            train(tmp_path / str(compiles), cells, plan=plan | {"compile_step": compiles}, deterministic=True) for compiles in (False, True)
+        )
+        for name, expected in plain.weights.items():
+            # The differences of single steps grow with their number.
+            torch.testing.assert_close(compiled.weights[name], expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
 
 
 @needs_gpu

@@ -15,6 +15,7 @@ import torch
 from commands import ROOT, run_command
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from scalex.callbacks import LatentExport
 from scalex.cells import Cells
@@ -212,10 +213,14 @@ def test_a_gpu_that_is_absent_and_a_package_that_is_not_installed_are_one_line(t
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), "The memory of the GPU is full. Lower model.batch_size"),
         (MemoryError("Unable to allocate 80 GiB"), "The memory is full. Leave the cells in their files (dataset.backed=true)"),
+        (
+            InductorError(InvalidCxxCompiler(), None),
+            "torch cannot compile the step on this machine (InvalidCxxCompiler: No working C++ compiler found",
+        ),
     ],
-    ids=["GPU", "CPU"],
+    ids=["full memory of a GPU", "full memory", "no compiler"],
 )
-def test_full_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+def test_what_a_machine_lacks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 

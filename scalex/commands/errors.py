@@ -96,6 +96,9 @@ def describe_error(error: BaseException) -> str | None:
     # torch is not loaded where settings alone are wrong.
     if type(cause).__name__ == "OutOfMemoryError":
         return "The memory of the GPU is full. Lower model.batch_size, model.n_hidden or chunk_size, or use trainer=cpu."
+    if type(cause).__module__ in ("torch._inductor.exc", "torch._dynamo.exc"):
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        return f"torch cannot compile the step on this machine ({reason}). Leave out model.compile_step=true, or install a C++ compiler."
     if isinstance(cause, MemoryError):
         return "The memory is full. Leave the cells in their files (dataset.backed=true), or lower chunk_size."
     if not isinstance(cause, USER_ERRORS):

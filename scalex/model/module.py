@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scalex.model.base import AllCells, Embedded, Model
+from scalex.model.compiled import ComputeTerms, compile_terms
 from scalex.model.correction_plan import CorrectionPlan, check_labels
 from scalex.model.epoch_losses import EpochLosses, Losses
 from scalex.model.inference import decode, embed, feature_weights, statistics_by_domain
@@ -21,7 +22,7 @@ from scalex.model.optimizer import make_optimizer, one_cycle
 from scalex.model.options import Schedule, Statistics, check_plan, choose_batch_size, choose_n_steps
 from scalex.model.start import copy_weights, make_likelihood, shift_decoder
 from scalex.model.trained_on import TrainedOn
-from scalex.nn import VAE, MinibatchCounts, kl_divergence, n_processes
+from scalex.nn import VAE, MinibatchCounts, bound_terms, draw_noise, n_processes
 from scalex.nn.batch import CellBatch, Sampling
 from scalex.nn.likelihood import LIKELIHOODS
 from scalex.system.settings import Count, NonNegative, Number, Positive, Seed, Share, check_call
@@ -81,6 +82,8 @@ class ScalexModule(Model):
     statistics
         Encoder statistics at inference. "running": a cell's latent depends on that cell alone. "domain": mean and variance of all cells of
         the domain normalize the hidden layer.
+    compile_step
+        Whether torch compiles the network's part of a step, with its gradient. The losses differ by rounding.
     seed
         Seed of the weights, the corrections and the noise of the latent.
     """
@@ -106,6 +109,7 @@ class ScalexModule(Model):
         max_steps: Count | None = 30_000,
         max_epochs: Count | None = None,
         statistics: Statistics = "running",
+        compile_step: bool = False,
         seed: Seed = 124,
     ) -> None:
         super().__init__()
@@ -118,6 +122,7 @@ class ScalexModule(Model):
         # Whether the weights are random: no training has begun, and they are not those of a trained model.
         self._is_new = False
         self.correction = CorrectionPlan(correct_at or (), seed, use_labels=use_labels)
+        self._bound_terms: ComputeTerms = bound_terms
 
     def make_network(self, trained_on: TrainedOn) -> None:
         """Make the VAE."""
@@ -168,15 +173,17 @@ class ScalexModule(Model):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Check that there are labels if they take part, and start the decoder.
+        """Check that there are labels if they take part, start the decoder, and compile the step.
 
         Raises
         ------
         ValueError
-            If there are none.
+            If there are none, or if several processes would compile the step.
         """
         if self.hparams["use_labels"]:
             check_labels(self.cells)
+        if self.hparams["compile_step"]:
+            self._bound_terms = compile_terms(self.trainer.world_size)
         if self._is_new and self.cells is not None and self.hparams["start_from_means"]:
             shift_decoder(self.vae, self.cells)
         self._is_new = False
@@ -218,11 +225,10 @@ class ScalexModule(Model):
 
     def losses(self, batch: CellBatch, counts: MinibatchCounts, generator: torch.Generator, kl_weight: float) -> Losses:
         """Return the loss of a minibatch and its terms, averaged over its cells: this process's part of the sums."""
-        x_CG = batch.rows.dense()
-        decoded_CG, posterior = self.vae(x_CG, batch.domain_C, generator, counts)
-        reconstruction = self.vae.likelihood(decoded_CG, x_CG, batch) / counts.n_cells
-        kl = kl_divergence(posterior) / counts.n_cells
-        correction = self.correction.distance(posterior.mean_CZ, x_CG, batch) / counts.n_cells
+        noise_CZ = draw_noise(len(batch.domain_C), self.hparams["n_latent"], counts, generator)
+        terms = self._bound_terms(self.vae, batch, noise_CZ, counts)
+        reconstruction, kl = terms.reconstruction / counts.n_cells, terms.kl / counts.n_cells
+        correction = self.correction.distance(terms.mean_CZ, terms.x_CG, batch) / counts.n_cells
         total = reconstruction + kl_weight * kl + self.hparams["correction_weight"] * correction
         return Losses(total, reconstruction, kl, correction)
 

@@ -3,12 +3,13 @@
 from scalex.nn.collectives import MinibatchCounts, all_sum, n_processes
 from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.likelihood import reconstruction_loss
-from scalex.nn.loss import kl_divergence
+from scalex.nn.loss import BoundTerms, bound_terms, kl_divergence
 from scalex.nn.sparse_rows import SparseRows
-from scalex.nn.vae import VAE, HiddenStatistics, Posterior
+from scalex.nn.vae import VAE, HiddenStatistics, Posterior, draw_noise
 
 __all__ = [
     "VAE",
+    "BoundTerms",
     "DomainBatchNorm",
     "HiddenStatistics",
     "MinibatchCounts",
@@ -18,4 +19,6 @@ __all__ = [
     "n_processes",
     "reconstruction_loss",
     "all_sum",
+    "bound_terms",
+    "draw_noise",
 ]

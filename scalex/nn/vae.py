@@ -15,7 +15,7 @@ from scalex.nn.dsbn import DomainBatchNorm
 from scalex.nn.likelihood import Bernoulli, Likelihood
 from scalex.nn.sparse_rows import SparseRows
 
-__all__ = ["VAE", "HiddenStatistics", "Posterior"]
+__all__ = ["VAE", "HiddenStatistics", "Posterior", "draw_noise"]
 
 
 # Largest share of inputs above 0 for which a sum over them is faster than the dense product.
@@ -28,11 +28,15 @@ class Posterior(NamedTuple):
     mean_CZ: Tensor
     logvar_CZ: Tensor
 
-    def sample(self, generator: torch.Generator, counts: MinibatchCounts) -> Tensor:
-        """Draw z = mean + std * noise, (n_cells, n_latent). A cell's noise does not depend on the number of processes."""
-        noise_CZ = self.mean_CZ.new_empty(counts.n_cells, self.mean_CZ.shape[1]).normal_(generator=generator)
-        noise_CZ = noise_CZ[counts.n_before : counts.n_before + len(self.mean_CZ)]
+    def sample(self, noise_CZ: Tensor) -> Tensor:
+        """Return z = mean + std * noise, (n_cells, n_latent)."""
         return torch.addcmul(self.mean_CZ, noise_CZ, torch.exp(0.5 * self.logvar_CZ))
+
+
+def draw_noise(n_cells: int, n_latent: int, counts: MinibatchCounts, generator: torch.Generator) -> Tensor:
+    """Draw the noise of this process's cells, (n_cells, n_latent) float32. A cell's noise does not depend on the number of processes."""
+    noise_CZ = torch.empty(counts.n_cells, n_latent, device=generator.device).normal_(generator=generator)
+    return noise_CZ[counts.n_before : counts.n_before + n_cells]
 
 
 class HiddenStatistics(NamedTuple):
@@ -115,18 +119,18 @@ class VAE(nn.Module):
         decoded_CG: Tensor = self.output_norm(z_CZ @ self.output_weight, domain_C, counts)
         return decoded_CG
 
-    def forward(self, x_CG: Tensor, domain_C: Tensor, generator: torch.Generator, counts: MinibatchCounts) -> tuple[Tensor, Posterior]:
+    def forward(self, x_CG: Tensor, domain_C: Tensor, noise_CZ: Tensor, counts: MinibatchCounts) -> tuple[Tensor, Posterior]:
         """Return the reconstruction from a sample of the posterior, and the posterior."""
         posterior = self.posterior(x_CG, counts)
-        return self.decode(posterior.sample(generator, counts), domain_C, counts), posterior
+        return self.decode(posterior.sample(noise_CZ), domain_C, counts), posterior
 
     def _hidden(self, x_CG: Tensor) -> Tensor:
         """Return the hidden layer before normalization. On the CPU, very sparse inputs such as peaks are summed over their values above 0.
 
         With 1 of 300 values above 0, this takes a fourth of the time of the dense product. A GPU would have to wait for the number of
-        values.
+        values, and a compiled step has one way for all minibatches.
         """
-        if x_CG.device.type != "cpu" or x_CG.count_nonzero() > MAX_SUMMED_SHARE * x_CG.numel():
+        if x_CG.device.type != "cpu" or torch.compiler.is_compiling() or x_CG.count_nonzero() > MAX_SUMMED_SHARE * x_CG.numel():
             hidden_CH: Tensor = self.hidden(x_CG)
             return hidden_CH
         cell_N, feature_N = x_CG.nonzero(as_tuple=True)

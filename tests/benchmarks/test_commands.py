@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ TITLES = {
     "projection": ["embedding", "memory of project.py"],
     "streaming": ["reading", "work on", "memory of train.py", "plan of an epoch"],
     "processes": ["processes"],
-    "gpu": ["training", "step", "precision", "dsbn", "embedding", "whole run"],
+    "gpu": ["training", "peers", "step", "precision", "compiled", "dsbn", "embedding", "whole run"],
     "label_transfer": ["label transfer", "types left out"],
     "quality.run": [
         "quality",
@@ -57,7 +58,7 @@ PEERS = {
     "projection": ["--published", "other"],
     "streaming": ["--published", "other"],
     "processes": [],
-    "gpu": [],
+    "gpu": ["--published", "other", "--scvi", "other"],
     "label_transfer": ["--scvi", "other", "--symphony", "other"],
     "quality.run": ["--scvi", "other", "--symphony", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
@@ -105,7 +106,7 @@ def restore_process() -> Iterator[None]:
 
 def answer_as_peer(script: str, arguments: Sequence[str]) -> str:
     """Do what a script of benchmarks/peers does, with random latents; return what it prints."""
-    if script in ("published_loop.py", "published_embed.py"):
+    if script in ("published_loop.py", "published_embed.py", "scvi_loop.py"):
         assert {"batch"} <= set(ad.read_h5ad(arguments[0]).obs)
         return '{"cells_per_second": 100.0}'
     rng = np.random.default_rng(0)
@@ -140,6 +141,8 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", run)
     # Lightning's strategy for several processes gets one; tests/test_processes.py starts several.
     monkeypatch.setattr(timing, "Trainer", lambda **settings: Trainer(**settings | {"devices": 1}))
+    # torch compiles for ten seconds.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     # numba compiles for half a minute before the first UMAP.
     monkeypatch.setattr(
         figures, "_compute_umap", lambda store, cells, method, embedding, obs: embedding.select(obs.index.to_numpy(str))[:, :2]

@@ -18,9 +18,9 @@ import torch
 from anndata import AnnData
 
 import scalex.data
+from benchmarks.peer_speed import measure_loop, write_cells
 from benchmarks.quality.peers import Embedding, embed_by_harmony, embed_by_pca, list_peers
 from benchmarks.quality.sets import ONE_DOMAIN, SETS, cut_at_random, make_cells, restrict_types, sample
-from benchmarks.speed import _measure_published_loop
 from benchmarks.synthetic import make_data
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
@@ -70,8 +70,9 @@ class Scvi:
         self.adata = adata
 
     @staticmethod
-    def setup_anndata(adata: AnnData, batch_key: str) -> None:
+    def setup_anndata(adata: AnnData, batch_key: str, layer: str | None = None) -> None:
         assert batch_key in adata.obs
+        assert layer is None or layer in adata.layers
 
     @staticmethod
     def prepare_query_anndata(adata: AnnData, model: Scvi) -> None:
@@ -88,6 +89,9 @@ class Scvi:
 
     def train(self, **settings: Any) -> None:
         self.trainings.append(settings)
+        for callback in settings.get("callbacks", ()):
+            for _ in range(settings["max_epochs"]):
+                callback.on_train_epoch_end(None, None)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         return np.zeros(((self.adata if adata is None else adata).n_obs, 30), np.float32)
@@ -166,12 +170,23 @@ def fake_published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fake_published")
-@pytest.mark.parametrize(("name", "arguments"), [("published_loop.py", (10, 5)), ("published_embed.py", ())])
+@pytest.mark.parametrize(("name", "arguments"), [("published_loop.py", (10, 5, 64, "cpu")), ("published_embed.py", ())])
 def test_published_scripts_print_their_speed(
-    name: str, arguments: tuple[int, ...], cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, arguments: tuple[object, ...], cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_script(name, cells, *arguments, monkeypatch=monkeypatch)
     assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
+
+
+@pytest.mark.usefixtures("fake_scvi")
+def test_scvi_loop_prints_its_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cells(make_data(100, n_domains=2, batch_size=64, n_features=50), tmp_path / "cells.h5ad")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.4")
+    run_script("scvi_loop.py", tmp_path / "cells.h5ad", 2, 64, "cpu", monkeypatch=monkeypatch)
+    assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
+    (settings,) = Scvi.trainings
+    # The first epoch does not count.
+    assert (settings["max_epochs"], settings["batch_size"], settings["accelerator"]) == (3, 64, "cpu")
 
 
 def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
@@ -179,10 +194,19 @@ def test_a_failed_interpreter_is_an_error(tmp_path: Path) -> None:
     interpreter.write_text("#!/bin/sh\necho no scalex.net >&2\nexit 3\n")
     interpreter.chmod(0o755)
     data = make_data(100, n_domains=2, batch_size=64, n_features=50)
-    with pytest.raises(SystemExit, match=r"published_loop.py stopped with exit code 3:\nno scalex.net"):
-        _measure_published_loop(str(interpreter), data, tmp_path / "cells.h5ad", 1)()
-    # The interpreter got these cells.
-    assert ad.read_h5ad(tmp_path / "cells.h5ad").obs["batch"].nunique() == 2
+    write_cells(data, tmp_path / "cells.h5ad")
+    with pytest.raises(SystemExit, match=r"--published .*published_loop.py stopped with exit code 3:\nno scalex.net"):
+        measure_loop("--published", str(interpreter), "published_loop.py", tmp_path / "cells.h5ad", 1)()
+
+
+def test_scripts_get_inputs_and_counts(tmp_path: Path) -> None:
+    data = make_data(100, n_domains=2, batch_size=64, n_features=50)
+    write_cells(data, tmp_path / "cells.h5ad")
+    written = ad.read_h5ad(tmp_path / "cells.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), data.inputs().toarray())
+    counts = pd.DataFrame(data.cells.read(data.rows).toarray(), columns=data.cells.var.index)
+    np.testing.assert_array_equal(written.layers["counts"].toarray(), counts[list(data.preprocessor.features)])
+    assert written.obs["batch"].astype(str).tolist() == [data.domains[code] for code in data.domain]
 
 
 def test_harmony_accepts_both_shapes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,8 @@ def test_loss_is_reconstruction_plus_weighted_kl() -> None:
     module = make_module()
     batch = make_batch(50)
     losses = module.losses(batch, count_cells(batch), torch.Generator().manual_seed(3), 0.7)
-    logits, posterior = module.vae(batch.rows.dense(), batch.domain_C, torch.Generator().manual_seed(3), count_cells(batch))
+    noise = torch.randn(50, module.hparams["n_latent"], generator=torch.Generator().manual_seed(3))
+    logits, posterior = module.vae(batch.rows.dense(), batch.domain_C, noise, count_cells(batch))
     reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), batch.rows.dense()) * 40
     normal = torch.distributions.Normal
     q = normal(posterior.mean_CZ, torch.exp(0.5 * posterior.logvar_CZ))

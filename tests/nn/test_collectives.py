@@ -12,7 +12,7 @@ from commands import Child
 from scipy import stats
 from torch import distributed
 
-from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts
+from scalex.nn import VAE, DomainBatchNorm, MinibatchCounts, draw_noise
 
 SPLITS = {"halves": 40, "unequal": 25, "one cell": 1, "none": 0}
 
@@ -48,7 +48,9 @@ def apply_network(rows: slice, domain: torch.Tensor, x: torch.Tensor, target: to
     """Return the output of a network for some rows, which includes their noise."""
     torch.manual_seed(0)
     net = VAE(5, 4, n_latent=3, n_hidden=8).train()
-    logits, _ = net(x[rows], domain[rows], torch.Generator().manual_seed(1), MinibatchCounts.of(domain[rows], 4))
+    counts = MinibatchCounts.of(domain[rows], 4)
+    noise = draw_noise(len(x[rows]), 3, counts, torch.Generator().manual_seed(1))
+    logits, _ = net(x[rows], domain[rows], noise, counts)
     return {"out": logits.detach()}
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scalex.nn import VAE, HiddenStatistics, MinibatchCounts, Posterior, kl_divergence, reconstruction_loss
+from scalex.nn import VAE, HiddenStatistics, MinibatchCounts, Posterior, draw_noise, kl_divergence, reconstruction_loss
 
 
 @pytest.fixture
@@ -93,23 +93,24 @@ def test_training_uses_the_statistics_of_the_minibatch(vae: VAE, x: Tensor) -> N
 
 def test_the_forward_pass_decodes_a_sample_of_the_posterior(vae: VAE, x: Tensor) -> None:
     vae.eval()
-    logits, posterior = vae(x, DOMAIN, torch.Generator().manual_seed(7), MinibatchCounts.of(DOMAIN, 3))
     noise = torch.randn(5, 2, generator=torch.Generator().manual_seed(7))
+    logits, posterior = vae(x, DOMAIN, noise, MinibatchCounts.of(DOMAIN, 3))
     z = posterior.mean_CZ + noise * torch.exp(posterior.logvar_CZ) ** 0.5
     torch.testing.assert_close(logits, vae.decode(z, DOMAIN))
 
 
 def test_samples_have_the_mean_and_variance_of_the_posterior() -> None:
     mean, logvar = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -1.5])
-    counts = MinibatchCounts.of(torch.zeros(20_000, dtype=torch.int64), 1)
-    z = Posterior(mean.expand(20_000, 2), logvar.expand(20_000, 2)).sample(torch.Generator().manual_seed(0), counts)
+    counts, generator = MinibatchCounts.of(torch.zeros(20_000, dtype=torch.int64), 1), torch.Generator().manual_seed(0)
+    z = Posterior(mean.expand(20_000, 2), logvar.expand(20_000, 2)).sample(draw_noise(20_000, 2, counts, generator))
     torch.testing.assert_close(z.mean(0), mean, rtol=0, atol=0.03)
     torch.testing.assert_close(z.var(0), logvar.exp(), rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(1)], ids=["minibatch", "one cell"])
 def test_every_parameter_gets_a_finite_gradient(vae: VAE, x: Tensor, rows: slice) -> None:
-    logits, posterior = vae(x[rows], DOMAIN[rows], torch.Generator().manual_seed(0), MinibatchCounts.of(DOMAIN[rows], 3))
+    noise = torch.randn(len(x[rows]), 2, generator=torch.Generator().manual_seed(0))
+    logits, posterior = vae(x[rows], DOMAIN[rows], noise, MinibatchCounts.of(DOMAIN[rows], 3))
     (reconstruction_loss(logits, x[rows]) + kl_divergence(posterior)).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in vae.parameters())
 
