@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scalex import pl
+    from scalex import genes, pl
     from scalex.api import SCALEX, label_transfer
     from scalex.cells import AnnDataSource
     from scalex.data import ScalexDataModule
@@ -34,6 +34,7 @@ __all__ = [
     "add_latent",
     "demo_cells",
     "fit",
+    "genes",
     "label_transfer",
     "pl",
 ]
@@ -59,8 +60,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     # Torch, Lightning and scanpy take seconds to import. A name imports what it needs at its first use.
-    if name == "pl":
-        return import_module("scalex.pl")
+    if name in ("genes", "pl"):
+        return import_module(f"scalex.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'scalex' has no attribute {name!r}. It has: {', '.join(__all__)}")
     return getattr(import_module(f"scalex.{_HOME[name]}"), name)

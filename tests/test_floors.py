@@ -16,7 +16,7 @@ FLOORS = (
     {"projection", "callbacks"},
     {"reference"},
     {"model", "data"},
-    {"preprocess", "demo"},
+    {"preprocess", "demo", "genes"},
     {"cells"},
     {"h5ad", "report", "runs"},
     {"formats", "pl", "pages"},

@@ -1,0 +1,173 @@
+"""Differences of expression between two conditions, tested on pseudobulk of samples."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scalex.genes.columns import require_column
+
+__all__ = ["Differences", "compare_conditions"]
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["label", "feature", "mean", "log2_fold_change", "standard_error", "statistic", "p", "adjusted_p"]
+# Columns of PyDESeq2's results.
+RENAMED = {
+    "baseMean": "mean", "log2FoldChange": "log2_fold_change", "lfcSE": "standard_error", "stat": "statistic", "pvalue": "p",
+    "padj": "adjusted_p",
+}  # fmt: skip
+
+
+class Differences(NamedTuple):
+    """The result of `compare_conditions`.
+
+    Attributes
+    ----------
+    table
+        A row for each label and tested feature, by label and rising p-value: "label", "feature", "mean" (of the normalized counts),
+        "log2_fold_change" (condition over baseline) with its "standard_error", "statistic" (Wald), "p", and "adjusted_p"
+        (Benjamini-Hochberg within the label; missing for features with too few counts, and for outliers).
+    refused
+        The labels that were not tested, with the reason.
+    """
+
+    table: pd.DataFrame
+    refused: dict[str, str]
+
+
+def compare_conditions(
+    pseudobulk: AnnData,
+    label: str,
+    condition: str,
+    *,
+    treated: str,
+    baseline: str,
+    sample: str,
+    adjust_for: Sequence[str] = ("domain",),
+    min_replicates: int = 2,
+    min_counts: int = 10,
+) -> Differences:
+    """Test each label's features for a difference between two conditions, by PyDESeq2 on the sums of samples.
+
+    The samples are the replicates: cells of one donor are not independent. The design is ``~ adjust_for + condition``.
+
+    Parameters
+    ----------
+    pseudobulk
+        Sums of counts, as `make_pseudobulk` returns them.
+    label, condition, sample
+        Columns of its obs: types or clusters, conditions, and the samples that are replicates.
+    treated, baseline
+        The conditions that are compared: values of `condition`.
+    adjust_for
+        Columns of obs whose effect is removed first: the technology, or the donor if each has both conditions.
+    min_replicates
+        Fewest samples of each condition with which a label is tested.
+    min_counts
+        Features with fewer counts in all samples of a label are not tested.
+
+    Returns
+    -------
+    Differences
+        The tests, and the labels that were not tested.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If there is no such condition, or if no label can be tested. The message says why: too few replicates, or a condition that goes
+        along with the columns of `adjust_for`, so that their effects cannot be told apart.
+    ImportError
+        If PyDESeq2 is not installed.
+
+    References
+    ----------
+    Love et al., Moderated estimation of fold change and dispersion for RNA-seq data with DESeq2, Genome Biology 15:550 (2014).
+    Muzellec et al., PyDESeq2, Bioinformatics 39:btad547 (2023).
+    """
+    labels, conditions = require_column(pseudobulk.obs, label, "label"), require_column(pseudobulk.obs, condition, "condition")
+    require_column(pseudobulk.obs, sample, "sample")
+    for name in adjust_for:
+        require_column(pseudobulk.obs, name, "adjust_for")
+    for option, value in (("treated", treated), ("baseline", baseline)):
+        if value not in conditions.categories or treated == baseline:
+            raise ValueError(f"{option}={value!r}: allowed are two different values of {condition!r}: {', '.join(conditions.categories)}.")
+    tables, refused = [], {}
+    for one in labels.categories:
+        part = pseudobulk[(labels == one) & conditions.isin([treated, baseline])]
+        factors = part.obs[list(adjust_for)].astype(str)
+        is_treated = (part.obs[condition] == treated).to_numpy(bool)
+        reason = find_obstacle(is_treated, part.obs[sample].to_numpy(str), factors, min_replicates)
+        if reason is None:
+            tested = np.asarray(part.X.sum(0)).ravel() >= min_counts
+            counts = pd.DataFrame(part.X[:, tested], part.obs_names, part.var_names[tested])
+            tables.append(_test(counts, is_treated, factors).assign(label=one))
+            logger.info("%s: %s features tested in %d samples", one, f"{tested.sum():,}", len(counts))
+        else:
+            refused[str(one)] = reason
+            logger.info("%s: not tested, since %s", one, reason)
+    if not tables:
+        reasons = [
+            f"{', '.join(name for name, its in refused.items() if its == reason)}: {reason}" for reason in dict.fromkeys(refused.values())
+        ]
+        raise ValueError(f"No label can be tested. {'; '.join(reasons)}.")
+    return Differences(pd.concat(tables, ignore_index=True)[COLUMNS], refused)
+
+
+def find_obstacle(is_treated: NDArray[np.bool_], sample: NDArray[np.str_], factors: pd.DataFrame, min_replicates: int) -> str | None:
+    """Return why a difference cannot be tested, or None.
+
+    Parameters
+    ----------
+    is_treated
+        (n_sums,) whether each sum is of the treated condition.
+    sample
+        (n_sums,) its sample.
+    factors
+        (n_sums, n_factors) the columns to adjust for, as text.
+    min_replicates
+        Fewest samples of each condition.
+    """
+    n_treated, n_baseline = (len(np.unique(sample[of_side])) for of_side in (is_treated, ~is_treated))
+    if min(n_treated, n_baseline) < min_replicates:
+        return f"{n_treated} samples are treated and {n_baseline} are not, and {min_replicates} of each are needed (min_replicates)"
+    without = np.hstack([np.ones((len(factors), 1)), *(pd.get_dummies(factors[name], dtype=float).to_numpy() for name in factors)])
+    rank = np.linalg.matrix_rank(np.column_stack([without, is_treated]))
+    if rank == np.linalg.matrix_rank(without):
+        single = [name for name in factors if not factors[name][is_treated].isin(factors[name][~is_treated]).any()]
+        why = f"each value of {' and '.join(single)} has one condition only" if single else f"{' and '.join(factors)} together determine it"
+        return f"the condition cannot be told apart from what is adjusted for: {why} (adjust_for)"
+    if len(factors) <= rank:
+        return f"{len(factors)} sums are too few for {rank} coefficients (adjust_for)"
+    return None
+
+
+def _test(counts: pd.DataFrame, is_treated: NDArray[np.bool_], factors: pd.DataFrame) -> pd.DataFrame:
+    """Return PyDESeq2's tests of the features of one label, by rising p-value."""
+    try:
+        from pydeseq2.dds import DeseqDataSet
+        from pydeseq2.ds import DeseqStats
+    except ImportError as error:
+        raise ImportError("compare_conditions needs PyDESeq2, which is not installed: pip install 'scalex[de]'.") from error
+    # The names and values of a user may mean something else in a formula.
+    varying = [name for name in factors if factors[name].nunique() > 1]
+    columns = {f"factor{i}": "value" + pd.Series(pd.factorize(factors[name])[0]).astype(str) for i, name in enumerate(varying)}
+    metadata = pd.DataFrame(columns | {"condition": np.where(is_treated, "treated", "baseline")}).set_axis(counts.index)
+    with warnings.catch_warnings():
+        # PyDESeq2 tells of each fit that does not converge, and of its own libraries.
+        warnings.simplefilter("ignore")
+        design = f"~ {' + '.join(metadata)}"
+        fitted = DeseqDataSet(counts=counts, metadata=metadata, design=design, quiet=True, n_cpus=1)
+        fitted.deseq2()
+        tests = DeseqStats(fitted, contrast=["condition", "treated", "baseline"], quiet=True, n_cpus=1)
+        tests.summary()
+    return tests.results_df.rename(columns=RENAMED).rename_axis("feature").sort_values("p", kind="stable").reset_index()
