@@ -105,7 +105,7 @@ class LatentExport(Callback):
                 pca.add_to(adata, gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
                 self._add_values(adata, slice(None), data, module)
-            yield Result(adata, data.label, adata.obsm.get(INPUT_PCA, coordinates))
+            yield Result(adata, data.label, adata.obsm.get(INPUT_PCA, coordinates), data)
             if self.path is not None and trainer.is_global_zero:
                 self._write(self.path, adata, data, module, coordinates)
 

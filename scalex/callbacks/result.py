@@ -12,6 +12,7 @@ from anndata import AnnData
 from lightning import Callback, Trainer
 from numpy.typing import NDArray
 
+from scalex.data import ScalexDataModule
 from scalex.h5ad.scratch_table import ScratchTable
 from scalex.reference.latent_map import LatentMap
 from scalex.system.chunks import chunks
@@ -52,11 +53,14 @@ class Result:
         (n_cells,) label of each cell, or None.
     coordinates
         (n_cells, n_components) coordinates in the principal components of the inputs, in memory or in a file, or None.
+    data
+        The cells with their expression, from memory or from their files, or None.
     """
 
     adata: AnnData
     label: pd.Categorical | None = None
     coordinates: NDArray[np.float32] | ScratchTable | None = None
+    data: ScalexDataModule | None = None
     _sample: Sample | None = None
 
     def sample(self, max_cells: int, seed: int) -> Sample:
@@ -90,6 +94,15 @@ class Result:
 
 class Output(Callback):
     """A callback that uses the result of a training, after the cells are embedded and before they are written."""
+
+    def check(self, data: ScalexDataModule) -> None:
+        """Check before the training that the cells have what the output needs.
+
+        Raises
+        ------
+        ValueError, KeyError
+            If they do not.
+        """
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
         """Add to the result, and write figures and tables. Only rank 0 calls this."""

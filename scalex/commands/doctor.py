@@ -24,6 +24,7 @@ OPTIONAL: Mapping[str, tuple[str, str]] = {
     "launchers": ("hydra_plugins.hydra_submitit_launcher", "launch=local and launch=slurm"),
     "ray": ("hydra_plugins.hydra_ray_launcher", "launch=ray"),
     "tune": ("optuna", "scalex tune"),
+    "de": ("pydeseq2", "scalex.genes.compare_conditions"),
 }
 # Environment variables that change how many threads there are, or which devices.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NUMBA_CACHE_DIR", "MPLBACKEND")

@@ -210,8 +210,8 @@ class ScalexDataModule(LightningDataModule):
             return self._read(np.arange(len(self.rows))[rows])
         return self._inputs.matrix if isinstance(rows, slice) and rows == slice(None) else self._inputs.matrix[rows]
 
-    def normalized(self, chunk: slice = slice(None)) -> sparse.csr_matrix:
-        """Return the normalized expression of a chunk of kept cells, (n_cells, n_kept_features) float32 CSR."""
+    def normalized(self, chunk: slice | NDArray[np.int64] = slice(None)) -> sparse.csr_matrix:
+        """Return the normalized expression of a chunk of kept cells, ascending, (n_cells, n_kept_features) float32 CSR."""
         rows = self.rows[chunk]
         blocks = [self._transform.normalized(self.cells.read(rows[some])) for some in chunks(len(rows), self._rows_per_read)]
         return sparse.vstack(blocks, format="csr")

@@ -3,5 +3,6 @@
 from scalex.pl.composition import composition
 from scalex.pl.domains import scores
 from scalex.pl.maps import projection, umap
+from scalex.pl.markers import markers
 
-__all__ = ["composition", "projection", "scores", "umap"]
+__all__ = ["composition", "markers", "projection", "scores", "umap"]

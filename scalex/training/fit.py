@@ -195,6 +195,9 @@ def train_and_embed(
     """
     plan, export = module.hparams, check_callbacks(trainer)
     export.check(data)
+    outputs = [callback for callback in trainer.callbacks if isinstance(callback, Output)]  # type: ignore[attr-defined]
+    for output in outputs:
+        output.check(data)
     limit_steps(trainer, module, len(data.rows))
     logger.info("Model: %s", module.describe())
     max_epochs = trainer.max_epochs or -1
@@ -215,9 +218,8 @@ def train_and_embed(
             if trainer.is_global_zero:
                 if before_outputs is not None:
                     before_outputs(result.adata)
-                for output in trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(output, Output):
-                        output.on_result(result, trainer)
+                for output in outputs:
+                    output.on_result(result, trainer)
     scores = result.adata.uns["scalex"].get("scores", {})
     log_results(trainer.loggers, parameters or plan, scores, folder)
     return result.adata

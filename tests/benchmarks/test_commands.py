@@ -38,6 +38,7 @@ TITLES = {
     "processes": ["processes"],
     "gpu": ["training", "peers", "step", "precision", "compiled", "dsbn", "embedding", "whole run"],
     "label_transfer": ["label transfer", "types left out"],
+    "differential": ["differential, null", "differential, known"],
     "quality.run": [
         "quality",
         "quality, each metric",
@@ -60,6 +61,7 @@ PEERS = {
     "processes": [],
     "gpu": ["--published", "other", "--scvi", "other"],
     "label_transfer": ["--scvi", "other", "--symphony", "other"],
+    "differential": [],
     "quality.run": ["--scvi", "other", "--symphony", "other", "--published", "other", "--umaps", "PCA", "scalex"],
 }
 # Columns that may be empty, since no type is rare, some comparisons have no target, and some methods no training of their own.
@@ -70,6 +72,7 @@ MAY_BE_EMPTY = {
     "processes": set(),
     "gpu": set(),
     "label_transfer": {"called unknown", "left-out cells called unknown"},
+    "differential": set(),
     "quality.run": {
         *("seeds", "rare types", "wrong, rare", "wrong, rare types", "training, s", "whole run, s", "of the first", "of the second"),
         *("to all, half scored", "to one half, the other scored", "to 1,000 cells", "to 300 cells", "of the type", "AUROC of unknown"),
