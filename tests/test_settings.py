@@ -26,7 +26,19 @@ from scalex.system.settings import SettingError
 
 # Commands with the options of their groups. Together they have every setting of conf/.
 COMMANDS: dict[str, tuple[str, list[str]]] = {
-    "train": ("train", ["callbacks=[progress,checkpoint,early_stopping,latent_export,umap_plot,scores]", "logger=[csv,tensorboard,wandb]"]),
+    "train": (
+        "train",
+        [
+    "train": (
+        "train",
+        [
+            "callbacks=[progress,checkpoint,early_stopping,latent_export,umap_plot,scores,markers,pseudobulk]",
+            "logger=[csv,tensorboard,wandb]",
+        ],
+    ),
+            "logger=[csv,tensorboard,wandb]",
+        ],
+    ),
     "train files": ("train", ["dataset=files", "dataset.path=a.h5ad", "preprocess=atac", "model=paper", "trainer=ddp"]),
     "train adt": ("train", ["preprocess=adt", "model=small"]),
     "train none": ("train", ["preprocess=none"]),

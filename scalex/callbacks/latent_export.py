@@ -23,6 +23,7 @@ from scalex.h5ad.scratch_table import ScratchTable
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.base import Model
 from scalex.model.imputation import Impute, get_domain_code
+from scalex.model.imputation_fit import ImputationFit
 from scalex.model.inference import on_device
 from scalex.nn import all_sum
 from scalex.reference.input_pca import INPUT_PCA, InputPca
@@ -33,6 +34,8 @@ __all__ = ["LatentExport"]
 
 logger = logging.getLogger(__name__)
 
+# Over which cells imputed values are compared with observed ones.
+SEEN = "the training cells, which the model has seen"
 # Cells from which the number of values per cell is estimated.
 N_SAMPLED = 1000
 
@@ -104,7 +107,8 @@ class LatentExport(Callback):
             if pca is not None:
                 pca.add_to(adata, gather(coordinates) if isinstance(coordinates, np.ndarray) else None)
             if data.in_memory:
-                self._add_values(adata, slice(None), data, module)
+                fit = self._add_values(adata, slice(None), data, module)
+                adata.var = adata.var if fit is None else fit.add_to(adata.var, _all_measured(data), SEEN)
             yield Result(adata, data.label, adata.obsm.get(INPUT_PCA, coordinates), data)
             if self.path is not None and trainer.is_global_zero:
                 self._write(self.path, adata, data, module, coordinates)
@@ -149,41 +153,52 @@ class LatentExport(Callback):
             adata.strings_to_categoricals()
         with atomic_write(target) as path, h5py.File(path, "w") as file:
             writer = BlockWriter(file, compression="gzip")
+            fit: ImputationFit | None = None
             for rows in data.row_chunks():
-                writer.append(self._block(rows, adata, data, module, coordinates))
+                block, of_block = self._block(rows, adata, data, module, coordinates)
+                writer.append(block)
+                fit = fit.add(of_block) if fit is not None and of_block is not None else of_block
             writer.finish(uns=adata.uns, obsp=adata.obsp)
+            if fit is not None:
+                writer.replace_var(fit.add_to(adata.var, _all_measured(data), SEEN))
         note = "" if data.in_memory or self.expression else "; expression stays in the source"
         logger.info("Wrote %s (%s cells x %s features%s)", target, *(f"{n:,}" for n in adata.shape), note)
 
-    def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> None:
-        """Add X, raw and layers["impute"] to consecutive cells, as far as they are requested."""
+    def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> ImputationFit | None:
+        """Add X, raw and layers["impute"] to consecutive cells, as far as they are requested, and return how the last agrees."""
         if self.expression or (self.expression is None and data.in_memory):
             adata.X = data.inputs(part)
             var = data.cells.var.loc[data.preprocessor.kept_features].copy()
             adata.raw = ad.AnnData(data.normalized(part), obs=adata.obs[[]], var=var)
         code = get_domain_code(self.impute, data.domains)
-        if code is not None:
-            domain = data.domain[part]
-            adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
+        if code is None:
+            return None
+        domain, preprocessor = data.domain[part], data.preprocessor
+        adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
+        position = preprocessor.kept_features.get_indexer(preprocessor.features)
+        return ImputationFit.of(adata.layers["impute"], data.normalized(part)[:, position])
 
     def _block(
         self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None
-    ) -> AnnData:
-        """Return consecutive cells, with the values that are not in memory."""
+    ) -> tuple[AnnData, ImputationFit | None]:
+        """Return consecutive cells, with the values that are not in memory, and how those of them that are imputed now agree."""
         obsm = {name: np.asarray(values[rows]) for name, values in adata.obsm.items()}
         block = ad.AnnData(obs=adata.obs.iloc[rows], var=adata.var, obsm=obsm, varm=dict(adata.varm), varp=dict(adata.varp))
         if not data.in_memory:
             if isinstance(coordinates, ScratchTable):
                 block.obsm[INPUT_PCA] = coordinates[rows]
-            self._add_values(block, rows, data, module)
-            return block
+            return block, self._add_values(block, rows, data, module)
         if adata.X is not None:
             block.X = adata.X[rows]
         if adata.raw is not None:
             block.raw = ad.AnnData(adata.raw.X[rows], obs=block.obs[[]], var=adata.raw.var)
         for name, values in adata.layers.items():
             block.layers[name] = values[rows]
-        return block
+        return block, None
+
+
+def _all_measured(data: ScalexDataModule) -> np.ndarray:
+    return np.ones(len(data.preprocessor.features), bool)
 
 
 def _make_anndata(data: ScalexDataModule) -> ad.AnnData:

@@ -28,6 +28,8 @@ OPTIONS: dict[Command, tuple[tuple[str, ...], ...]] = {
         ("preprocess=atac",),
         ("preprocess=adt",),
         ("callbacks=[early_stopping]",),
+        ("callbacks=[markers]",),
+        ("callbacks=[pseudobulk]",),
         ("trainer=ddp",),
     ),
     "tune": ((),),

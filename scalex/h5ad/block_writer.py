@@ -8,6 +8,7 @@ from typing import Any
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 
 __all__ = ["BlockWriter"]
 
@@ -55,6 +56,11 @@ class BlockWriter:
                 _narrow_row_pointers(self._file[name])
         for name, element in elements.items():
             _write(self._file, name, dict(element))
+
+    def replace_var(self, var: pd.DataFrame) -> None:
+        """Write the annotation of the features again, with more columns."""
+        del self._file["var"]
+        _write(self._file, "var", var)
 
     def _write_first(self, source: h5py.Group) -> None:
         self._file.attrs.update(source.attrs)

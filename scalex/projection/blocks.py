@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scalex.data import CellBatch
 from scalex.features.annotation import rename_column
 from scalex.model.imputation import check_domains
+from scalex.model.imputation_fit import ImputationFit
 from scalex.projection.query import Query
 from scalex.projection.report import Tally
 from scalex.reference.adapter import Adapter
@@ -22,12 +23,14 @@ from scalex.reference.input_pca import INPUT_PCA
 from scalex.reference.label_transfer import UNKNOWN
 from scalex.system.chunks import chunks
 
-__all__ = ["QueryBlocks", "make_projection_column", "make_reference_blocks"]
+__all__ = ["IMPUTE_FIT", "QueryBlocks", "make_projection_column", "make_reference_blocks"]
 
 logger = logging.getLogger(__name__)
 
 # The default label may be absent from the reference. Any other label must exist.
 DEFAULT_LABEL = "cell_type"
+# Entry of a block's uns with the sums of `ImputationFit` over its cells.
+IMPUTE_FIT = "impute_fit"
 
 
 class QueryBlocks:
@@ -53,6 +56,8 @@ class QueryBlocks:
         self._query_only = query_only
         self._map = reference.latent_map()
         self._pca = reference.input_pca
+        preprocessor = reference.trained_on.preprocessor
+        self._input_position = preprocessor.kept_features.get_indexer(preprocessor.features)
         self._label = _find_label(reference, label)
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label, adapter)
@@ -80,6 +85,9 @@ class QueryBlocks:
         if self.impute is not None:
             domain = self.data.known_domain[self.data.domain(rows)]
             block.layers["impute"] = _impute(reference, latent, domain, self.impute)
+            observed = self.data.transform.normalized(batch.values)[:, self._input_position]
+            # Blocks may come from several processes.
+            block.uns[IMPUTE_FIT] = ImputationFit.of(block.layers["impute"], observed)
         return block
 
     def read_example_obs(self) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from scalex.h5ad.block_writer import BlockWriter
 from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.h5ad.uns_values import convert_to_uns
 from scalex.model.imputation import Impute, check_domains, describe_units, get_domain_code
+from scalex.model.imputation_fit import ImputationFit
 from scalex.model.module import Statistics
-from scalex.projection.blocks import QueryBlocks, make_projection_column, make_reference_blocks
+from scalex.projection.blocks import IMPUTE_FIT, QueryBlocks, make_projection_column, make_reference_blocks
 from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_progress
 from scalex.projection.processes import connect, gather_in_order
 from scalex.projection.query import Query, open_query
@@ -143,6 +144,7 @@ def project(
     data = query.data
     writer = BlockWriter(file, compression=None if file.driver == "core" else "gzip")
     own, types, suffix = reference.cells.obs, None, ""
+    fit: ImputationFit | None = None
     if not repeat:
         own = own.assign(projection=make_projection_column("reference", reference.cells.n_obs))
         types = find_common_types([own, query.read_example_obs()])
@@ -153,6 +155,8 @@ def project(
                 writer.append(block)
         for block in _gather_blocks(query, trainer, statistics, group):
             query.tally.add(block)
+            if query.impute is not None:
+                fit = block.uns.pop(IMPUTE_FIT) if fit is None else fit.add(block.uns.pop(IMPUTE_FIT))
             if types is not None:
                 block.obs = conform(block.obs, types)
                 block.obs_names = block.obs_names + suffix
@@ -167,6 +171,8 @@ def project(
         report = query.tally.make_report()
         uns = _make_uns(query, report, {} if repeat else reference.cells.uns, parameters)
         writer.finish(uns=uns, obsp={})
+        if fit is not None:
+            writer.replace_var(fit.add_to(reference.cells.var, data.transform.found, "the new cells"))
     return report
 
 

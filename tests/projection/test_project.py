@@ -520,6 +520,27 @@ class TestImputation:
         in_chunks, _ = project_in_memory(scaled_by_domain, cells, repeat=True, impute=True, chunk_size=70)
         # The last bit may differ: other instructions compute the sigmoid of the last few values of a block.
         np.testing.assert_allclose(in_chunks.layers["impute"], at_once.layers["impute"], rtol=1e-6)
+        pd.testing.assert_frame_equal(in_chunks.var, at_once.var)
+
+    @pytest.mark.parametrize("repeat", [True, False])
+    def test_the_features_tell_how_imputed_values_agree_with_the_observed(self, reference: Reference, query: AnnData, repeat: bool) -> None:
+        found, _ = project_in_memory(reference, query, repeat=repeat, impute="domain1")
+        alone, _ = project_in_memory(reference, query, repeat=True, impute="domain1")
+        observed = alone.raw[:, alone.var_names].X.toarray()
+        for i, name in enumerate(alone.var_names):
+            decoded = alone.layers["impute"][:, i]
+            if observed[:, i].std() == 0:
+                assert np.isnan(found.var.loc[name, "impute_slope"])
+                continue
+            assert found.var.loc[name, "impute_slope"] == pytest.approx(np.polyfit(decoded, observed[:, i], 1)[0], rel=1e-3)
+            assert found.var.loc[name, "impute_correlation"] == pytest.approx(np.corrcoef(decoded, observed[:, i])[0, 1], rel=1e-3)
+        assert "impute_slope" not in project_in_memory(reference, query, repeat=repeat)[0].var
+
+    def test_features_that_the_query_lacks_have_no_slope(self, reference: Reference, query: AnnData) -> None:
+        lacking = reference.cells.var_names[0]
+        found, _ = project_in_memory(reference, query[:, query.var_names != lacking].copy(), repeat=True, impute="domain1")
+        assert np.isnan(found.var.loc[lacking, "impute_slope"])
+        assert found.var["impute_slope"].notna().mean() > 0.8
 
     def test_through_an_unknown_domain_lists_the_known_ones(self, reference: Reference, query: AnnData, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"does not know the domain\(s\) domain9.* It knows: domain0, domain1\. Name one"):
