@@ -29,13 +29,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "train": (
         "train",
         [
-    "train": (
-        "train",
-        [
             "callbacks=[progress,checkpoint,early_stopping,latent_export,umap_plot,scores,markers,pseudobulk]",
-            "logger=[csv,tensorboard,wandb]",
-        ],
-    ),
             "logger=[csv,tensorboard,wandb]",
         ],
     ),
