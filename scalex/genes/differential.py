@@ -114,7 +114,7 @@ def compare_conditions(
             logger.info("%s: %s features tested in %d samples", one, f"{tested.sum():,}", len(counts))
         else:
             refused[str(one)] = reason
-            logger.info("%s: not tested, since %s", one, reason)
+            logger.info("%s: not tested: %s", one, reason)
     if not tables:
         reasons = [
             f"{', '.join(name for name, its in refused.items() if its == reason)}: {reason}" for reason in dict.fromkeys(refused.values())
@@ -139,7 +139,7 @@ def find_obstacle(is_treated: NDArray[np.bool_], sample: NDArray[np.str_], facto
     """
     n_treated, n_baseline = (len(np.unique(sample[of_side])) for of_side in (is_treated, ~is_treated))
     if min(n_treated, n_baseline) < min_replicates:
-        return f"{n_treated} samples are treated and {n_baseline} are not, and {min_replicates} of each are needed (min_replicates)"
+        return f"it has {n_treated} treated and {n_baseline} baseline samples, and {min_replicates} of each are needed (min_replicates)"
     without = np.hstack([np.ones((len(factors), 1)), *(pd.get_dummies(factors[name], dtype=float).to_numpy() for name in factors)])
     rank = np.linalg.matrix_rank(np.column_stack([without, is_treated]))
     if rank == np.linalg.matrix_rank(without):

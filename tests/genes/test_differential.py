@@ -101,7 +101,7 @@ def test_labels_with_few_samples_are_refused_with_the_reason() -> None:
     sums.obs["type"] = ["T"] * 7 + ["few"]
     found = compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES)
     assert set(found.table["label"]) == {"T"}
-    assert found.refused == {"few": "1 samples are treated and 0 are not, and 2 of each are needed (min_replicates)"}
+    assert found.refused == {"few": "it has 1 treated and 0 baseline samples, and 2 of each are needed (min_replicates)"}
 
 
 @pytest.mark.parametrize(
