@@ -20,12 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 @draw_text_as_it_is()
-def publish_figure(figure: Figure, name: str, folder: Path | None, trainer: Trainer, *, show: bool) -> None:
-    """Write a figure as ``NAME.pdf`` and ``NAME.png``, log it to the trackers that support figures, show it if asked to, and close it."""
+def publish_figure(figure: Figure, name: str, folder: Path | None, trainer: Trainer, *, show: bool, fit: bool = False) -> None:
+    """Write a figure as ``NAME.pdf`` and ``NAME.png``, log it to the trackers that support figures, show it if asked to, and close it.
+
+    With `fit`, the files are as large as what is drawn, as for figures of other packages, whose text may lie outside.
+    """
     if folder is not None:
         for ending in ("pdf", "png"):
             with atomic_write(folder / f"{name}.{ending}") as path:
-                figure.savefig(path, dpi=150)
+                figure.savefig(path, dpi=150, bbox_inches="tight" if fit else None)
         logger.info("Wrote %s", folder / f"{name}.png")
     for tracker in trainer.loggers:
         _log_figure(tracker, figure, name, trainer.global_step)

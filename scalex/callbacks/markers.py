@@ -104,7 +104,7 @@ class Markers(Output):
         if (best["score"] > 0).any():
             figure = markers(adata, best, self.groupby, n_features=self.n_shown).figure
             assert isinstance(figure, Figure)
-            publish_figure(figure, "markers", self.folder, trainer, show=False)
+            publish_figure(figure, "markers", self.folder, trainer, show=False, fit=True)
         if self.groupby == CLUSTERS:
             logger.info("The p-values of markers are no tests: the clusters were found in the same cells")
 
