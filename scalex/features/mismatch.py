@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scalex.features.names import ENSEMBL, format_names, is_ensembl, strip_version
+from scalex.features.names import format_names, is_ensembl, strip_version
 from scalex.features.peaks import are_peaks, parse_regions
+from scalex.features.species import find_species_codes
 
 __all__ = ["explain_mismatch"]
 
@@ -66,7 +67,7 @@ def _explain_pair(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name:
             f"with var_names_from (columns of {name}: {format_names(one.columns)}; of {other_name}: {format_names(other.columns)}). "
             "Otherwise translate the names of one source."
         )
-    species = [_ensembl_species(var.index) for var in (one, other)]
+    species = [find_species_codes(var.index) for var in (one, other)]
     if all(species) and not species[0] & species[1]:
         return (
             f"The Ensembl identifiers belong to different species ({examples}): human ones start with ENSG, mouse ones with ENSMUSG. "
@@ -93,12 +94,6 @@ def _explain_peaks(one: pd.Index, other: pd.Index, name: str, other_name: str) -
         f"The peaks have different coordinates ({examples}): they were called separately for each source, or on different genomes. Count "
         "all cells on the same peaks, or use match_peaks=overlap, which merges overlapping peaks of one genome."
     )
-
-
-def _ensembl_species(names: pd.Index) -> set[str]:
-    """Return the species prefixes of Ensembl identifiers, ENS for human and ENSMUS for mouse; nothing for other names."""
-    tested = strip_version(names[:N_COMPARED])
-    return set(tested[tested.str.fullmatch(ENSEMBL)].str.slice(stop=-12)) if is_ensembl(names) else set()
 
 
 def _compute_share(one: pd.Index, other: pd.Index) -> float:

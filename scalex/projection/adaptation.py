@@ -110,7 +110,7 @@ def fit_adapter(
             maps[name], described[name] = _fit_map(name, cells.latent[own], components, fixed, seed)
         _log(name, described[name])
     description = {
-        "reference": str(reference.folder),
+        "reference": reference.given,
         "fingerprint": compute_fingerprint(reference.module),
         "fit_on": fit_on,
         "seed": seed,

@@ -240,7 +240,7 @@ class Tally:
         domain = self._data.cells.domain.codes
         numbers = {
             "reference": {
-                "folder": str(self._reference.folder),
+                "folder": self._reference.given,
                 "n_cells": self._reference.cells.n_obs,
                 "n_training_cells": self._reference.trained_on.n_cells,
             },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,14 +17,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalex.features.annotation import make_writable
+from scalex.features.species import describe_names, guess_species
 from scalex.formats.hdf5 import check_links
 from scalex.model.base import Model
 from scalex.model.models import load_model
 from scalex.model.trained_on import TrainedOn
+from scalex.reference.about import PACKED_RAW_VAR, About
 from scalex.reference.input_pca import INPUT_PCA, InputPca
 from scalex.reference.label_transfer import LabelTransfer, has_label
 from scalex.reference.latent_map import LatentMap
 from scalex.reference.lineage import GROWTH, LINEAGE, describe_version, read_json
+from scalex.reference.place import CELLS, CHECKPOINT, SCORES, Place, open_place
 
 __all__ = ["FinishedRun"]
 
@@ -38,37 +41,47 @@ class FinishedRun:
     Attributes
     ----------
     folder
-        The folder of the run.
+        The folder of the run. For an archive, the one in the user's cache to which it was unpacked.
     module
         The trained model.
     lineage
         The versions from the first to this one, each with "folder", "action", "n_cells" and "version".
+    given
+        What `load` was given.
     """
 
     folder: Path
     module: Model
     lineage: tuple[dict[str, Any], ...]
+    given: str
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open the folder of a finished run.
+        """Open a finished run.
 
         Parameters
         ----------
         folder
-            Folder that ``scalex train`` or ``SCALEX(outdir=...)`` wrote, with ``checkpoint/best.ckpt`` and ``adata.h5ad``.
+            Folder that ``scalex train`` or ``SCALEX(outdir=...)`` wrote, with ``checkpoint/best.ckpt`` and ``adata.h5ad``; a .zip of one,
+            also one that `Reference.pack` wrote; or the address of such a .zip with its checksum, ``https://host/file.zip#sha256=...``,
+            which is downloaded once. No code from it is executed.
 
         Raises
         ------
         FileNotFoundError
-            If the folder or one of the two files does not exist.
+            If there is no such folder or file, or if one of the two files is not in it.
         ValueError
-            If one of them is not valid or has a newer format. The message names the file.
+            If a file is not valid or has a newer format, or an archive is not safe to unpack. The message names it.
+        OSError
+            If the archive cannot be downloaded.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"reference={folder}: no such folder. Give the folder of a finished training.")
-        paths = checkpoint, adata = folder / "checkpoint" / "best.ckpt", folder / "adata.h5ad"
+        with open_place(folder) as place:
+            return cls._open(place)
+
+    @classmethod
+    def _open(cls, place: Place) -> Self:
+        folder = place.folder
+        paths = checkpoint, adata = folder / CHECKPOINT, folder / CELLS
         growth = read_json(folder / GROWTH)
         if growth is not None and not (isinstance(growth, dict) and "accepted" in growth):
             raise ValueError(f"{folder / GROWTH} is broken (it does not say whether the growth was accepted): copy the folder again.")
@@ -92,11 +105,11 @@ class FinishedRun:
             raise ValueError(f"{adata} does not belong to {checkpoint}, whose model needs obsm['latent'] of {n_latent} dimensions.")
         versions = read_json(folder / LINEAGE)
         if versions is None:
-            versions = [describe_version(folder, "trained", module.trained_on.n_cells, module.trained_on.version)]
+            versions = [describe_version(place.name, "trained", module.trained_on.n_cells, module.trained_on.version)]
         keys = {"folder", "action", "n_cells", "version"}
         if not (isinstance(versions, list) and versions and all(isinstance(one, dict) and keys <= one.keys() for one in versions)):
             raise ValueError(f"{folder / LINEAGE} is broken (it is no list of versions): copy the folder again.")
-        return cls(folder, module, tuple(versions))
+        return cls(folder, module, tuple(versions), place.given)
 
     @cached_property
     def cells(self) -> ad.AnnData:
@@ -109,7 +122,7 @@ class FinishedRun:
         ValueError
             If the file is damaged.
         """
-        with _open_adata(self.folder / "adata.h5ad") as file:
+        with _open_adata(self.folder / CELLS) as file:
             optional = [name for name in ("varm", "uns") if name in file]
             parts = {name: ad.io.read_elem(file[name]) for name in ("obs", "var", "obsm", *optional)}
         # A user may have written the file again with other versions of anndata and pandas.
@@ -118,14 +131,20 @@ class FinishedRun:
         for name in obs.select_dtypes(object):
             # Text of an earlier query, in which "" stands for a missing value.
             obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
+        obsm = parts["obsm"]
+        if INPUT_PCA in obsm:
+            # A packed reference stores them in half precision.
+            obsm[INPUT_PCA] = np.asarray(obsm[INPUT_PCA], np.float32)
         return ad.AnnData(**parts)
 
     @cached_property
     def raw_var(self) -> pd.DataFrame:
         """Annotation of the kept features."""
-        with _open_adata(self.folder / "adata.h5ad") as file:
+        with _open_adata(self.folder / CELLS) as file:
             if isinstance(file.get("raw"), h5py.Group):
                 return make_writable(ad.io.read_elem(file["raw/var"]), f"raw/var of {self.folder}")
+            if PACKED_RAW_VAR in file:
+                return make_writable(ad.io.read_elem(file[PACKED_RAW_VAR]), f"{PACKED_RAW_VAR} of {self.folder}")
         return pd.DataFrame(index=self.trained_on.preprocessor.kept_features)
 
     @property
@@ -133,6 +152,18 @@ class FinishedRun:
         """Features, domains and preprocessing of the model."""
         assert self.module.trained_on is not None
         return self.module.trained_on
+
+    @property
+    def about(self) -> About:
+        """What the maker of a packed reference says of it, and the species as far as the features tell it."""
+        told = About.from_uns(self.cells.uns)
+        return replace(told, species=told.species or guess_species(self.trained_on.preprocessor.features))
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of the run; none if it did not compute them."""
+        scores = read_json(self.folder / SCORES)
+        return {str(name): float(value) for name, value in scores.items()} if isinstance(scores, dict) else {}
 
     @property
     def input_pca(self) -> InputPca | None:
@@ -150,15 +181,17 @@ class FinishedRun:
         Returns
         -------
         dict
-            "folder", "version", "n_training_cells", "n_cells", "n_features", "n_latent", "domains" (with their numbers of cells), "labels"
-            (columns of obs that can be transferred), "values" (the values that new cells must have), "statistics", "lineage".
+            "folder" (what `load` was given), "version", "n_training_cells", "n_cells", "n_features", "n_latent", "domains" (with their
+            numbers of cells), "labels" (columns of obs that can be transferred), "values" (the values that new cells must have), "names"
+            (the kind of the features' names), "statistics", "scores", "lineage", and, of a packed reference, "title", "species", "license"
+            and "contact". The species is also known where names are Ensembl identifiers.
         """
-        trained_on, obs = self.trained_on, self.cells.obs
+        trained_on, obs, about = self.trained_on, self.cells.obs, self.about
         counts = obs["domain"].value_counts()
         preprocessor = trained_on.preprocessor
         processed = "normalized values" if preprocessor.fractional else "values used as they are"
         return {
-            "folder": str(self.folder),
+            "folder": self.given,
             "version": trained_on.version,
             "n_training_cells": trained_on.n_cells,
             "n_cells": self.cells.n_obs,
@@ -167,8 +200,14 @@ class FinishedRun:
             "domains": {str(domain): int(counts[domain]) for domain in counts.index},
             "labels": self.labels,
             "values": processed if preprocessor.normalization == "none" else "counts",
+            "names": describe_names(preprocessor.features),
             "statistics": self.module.hparams["statistics"],
+            "scores": self.scores,
             "lineage": list(self.lineage),
+            "title": about.title,
+            "species": about.species,
+            "license": about.license,
+            "contact": about.contact,
         }
 
     def _repr_html_(self) -> str:
@@ -213,6 +252,8 @@ class FinishedRun:
         """
         known = f"It has: {', '.join(self.labels) or 'none'}."
         if label not in self.cells.obs:
+            if not self.about.all_columns:
+                raise KeyError(f"label={label!r}: the packed reference does not hold such labels of its cells: obs= left them out. {known}")
             raise KeyError(f"label={label!r}: the reference has no such labels. {known}")
         column = self.cells.obs[label]
         if label not in self.labels:
@@ -244,7 +285,9 @@ def _open_adata(path: Path) -> Iterator[h5py.File]:
 def _show(value: Any) -> str:
     """Return a value of the description as text."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+        return ", ".join(f"{name} {_show(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(str(one["action"]) if isinstance(one, dict) and "action" in one else str(one) for one in value) or "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if value is None:
+        return "not given"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)

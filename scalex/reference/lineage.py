@@ -19,7 +19,7 @@ GROWTH = "growth.json"
 
 def write_lineage(folder: Path, parent: Sequence[dict[str, Any]], action: str, n_cells: int) -> None:
     """Write to a folder the lineage of a reference: that of its parent and the new version."""
-    lineage = [*parent, describe_version(folder, action, n_cells, version("scalex"))]
+    lineage = [*parent, describe_version(folder.absolute().name, action, n_cells, version("scalex"))]
     with atomic_write(folder / LINEAGE) as path:
         path.write_text(json.dumps(lineage, indent=2))
 
@@ -40,6 +40,6 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is broken ({error}): copy the folder again.") from error
 
 
-def describe_version(folder: Path, action: str, n_cells: int, written_by: str) -> dict[str, Any]:
+def describe_version(name: str, action: str, n_cells: int, written_by: str) -> dict[str, Any]:
     """Return the entry of one version: the name of its folder, the action, the number of cells and the version of scalex."""
-    return {"folder": folder.absolute().name, "action": action, "n_cells": n_cells, "version": written_by}
+    return {"folder": name, "action": action, "n_cells": n_cells, "version": written_by}

@@ -1,4 +1,4 @@
-"""Atomic writing of files: whole or not at all."""
+"""Atomic writing of files and folders: whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,14 @@ from types import TracebackType
 
 from scalex.system.process_id import ProcessId
 
-__all__ = ["atomic_create", "atomic_write", "explain_full_disk", "remove_unfinished"]
+__all__ = ["atomic_create", "atomic_folder", "atomic_write", "explain_full_disk", "remove_unfinished"]
 
 # Errors of a full disk, an exhausted quota and a limited file size.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes; with less free space, an error without a number counts as one for lack of space.
 LITTLE_SPACE = 1 << 20
-# Name of an incomplete file: the process that writes it, and the file. The suffix stays last: some writers choose the format by it.
+# Name of an incomplete file or folder: the process that writes it, and the file. The suffix stays last: some writers choose the format
+# by it.
 UNFINISHED = re.compile(r"\.unfinished-(\d+)@([^@]+)@")
 
 
@@ -63,8 +65,40 @@ def atomic_create(path: Path) -> Iterator[Path]:
             unfinished.replace(path)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which becomes `path` on success and is removed on an error.
+
+    Several processes may make the same folder at the same time. The first complete one stays.
+
+    Parameters
+    ----------
+    path
+        The folder to make. The folder that it is in is created.
+
+    Raises
+    ------
+    OSError
+        If the disk has no space for the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path.parent)
+    own = ProcessId.own()
+    unfinished = Path(tempfile.mkdtemp(prefix=f".unfinished-{own.number}@{own.host}@", dir=path.parent))
+    try:
+        with explain_full_disk(path):
+            yield unfinished
+            try:
+                unfinished.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def remove_unfinished(folder: Path, *, of_other_hosts: bool = False) -> None:
-    """Remove the incomplete files that killed processes have left in a folder. Those of running processes stay.
+    """Remove the incomplete files and folders that killed processes have left in a folder. Those of running processes stay.
 
     Parameters
     ----------
@@ -78,7 +112,14 @@ def remove_unfinished(folder: Path, *, of_other_hosts: bool = False) -> None:
         if found:
             writer = ProcessId(int(found[1]), found[2])
             if writer.has_ended() or (of_other_hosts and writer.host != ProcessId.own().host):
-                path.unlink(missing_ok=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

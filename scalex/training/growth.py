@@ -121,7 +121,7 @@ def grow(
     n_old = reference.cells.n_obs
     module.start_from(reference.module, data.inputs()[n_old:], data.domain[n_old:])
     logger.info(
-        "Continues from %s with its %s cells and %s new ones; new domains: %s", reference.folder, f"{n_old:,}", f"{len(cells.kept):,}",
+        "Continues from %s with its %s cells and %s new ones; new domains: %s", reference.given, f"{n_old:,}", f"{len(cells.kept):,}",
         ", ".join(after.domains[len(before.domains) :]) or "none",
     )  # fmt: skip
 

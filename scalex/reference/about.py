@@ -1,0 +1,44 @@
+"""What the maker of a packed reference says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from scalex.h5ad.uns_values import convert_to_uns
+
+__all__ = ["PACKED_RAW_VAR", "About"]
+
+# Where adata.h5ad of a packed reference has the annotation of the kept features: anndata opens no raw without a matrix.
+PACKED_RAW_VAR = "uns/scalex/raw_var"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the maker of a packed reference says of it. None of it was given for a run folder.
+
+    Attributes
+    ----------
+    title, species, license, contact
+        Text for people, or None.
+    all_columns
+        Whether the reference has all columns of its cells' annotation.
+    """
+
+    title: str | None = None
+    species: str | None = None
+    license: str | None = None
+    contact: str | None = None
+    all_columns: bool = True
+
+    @classmethod
+    def from_uns(cls, uns: Mapping[str, Any]) -> Self:
+        """Return what `to_uns` has stored in uns of an AnnData."""
+        told = uns.get("scalex", {}).get("about", {})
+        texts = {name: str(told[name]) for name in ("title", "species", "license", "contact") if name in told}
+        return cls(**texts, all_columns=bool(told.get("all_columns", True)))
+
+    def to_uns(self) -> dict[str, Any]:
+        """Return values for uns["scalex"]["about"] of an AnnData."""
+        return convert_to_uns(asdict(self))
