@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "integrate cells of several domains into one embedding",
     "tune": "search for settings with a better score",
     "project": "place new cells in the embedding of a trained model",
+    "pack": "write a reference to one file for others, with a card",
     "doctor": "show versions, devices and free space, for a report of a problem",
 }
 WITH_SETTINGS: tuple[Command, ...] = ("train", "tune", "project")
@@ -51,6 +52,11 @@ def main() -> None:
 
         explain_interrupt()
         sys.stdout.write(describe_machine())
+    elif command == "pack":
+        from scalex.commands.pack import pack
+
+        explain_interrupt()
+        pack(sys.argv[2:])
     else:
         del sys.argv[1]
         start(next(one for one in WITH_SETTINGS if one == command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from scalex.features.annotation import rename_column
 from scalex.model.module import Statistics
 from scalex.projection.adaptation import fit_adapter
 from scalex.projection.project import embed, project
+from scalex.reference.about import About
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
+from scalex.reference.pack import pack
 from scalex.runs.log import log_to
+from scalex.system.settings import check_call
 
 __all__ = ["Reference"]
 
@@ -207,6 +211,44 @@ class Reference(FinishedRun):
             statistics=statistics,
             chunk_size=chunk_size,
         )
+
+    @check_call
+    def pack(
+        self,
+        path: str | Path,
+        *,
+        obs: bool | Sequence[str] = True,
+        title: str | None = None,
+        species: str | None = None,
+        license: str | None = None,
+        contact: str | None = None,
+    ) -> str:
+        """Write the reference to one .zip for others, without the expression of its cells, and return the sha256 of the file.
+
+        It holds what projection, label transfer and imputation need, and a card, ``README.md``. `load` opens it.
+
+        Parameters
+        ----------
+        path
+            The file to write, which ends with .zip and does not exist.
+        obs
+            Which columns of obs the file holds besides the domains and clusters: all of them (True), none (False) or these. Names of the
+            cells are kept only with all columns. Labels that are left out cannot be transferred.
+        title, species, license, contact
+            Text for the card.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists.
+        KeyError
+            If there is no such column.
+        ValueError
+            If the name of the file does not end with .zip.
+        OSError
+            If the disk has no space.
+        """
+        return pack(self, Path(path), About(title, species, license, contact), obs=obs)
 
 
 def _open_adapter(adapter: Adapter | str | Path | None) -> Adapter | None:

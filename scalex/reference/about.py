@@ -39,6 +39,11 @@ class About:
         texts = {name: str(told[name]) for name in ("title", "species", "license", "contact") if name in told}
         return cls(**texts, all_columns=bool(told.get("all_columns", True)))
 
+    def update(self, told: Self, *, all_columns: bool) -> Self:
+        """Return these texts with those of `told` that are not None in their places, of cells that lack columns unless `all_columns`."""
+        texts = {name: getattr(told, name) or getattr(self, name) for name in ("title", "species", "license", "contact")}
+        return type(self)(**texts, all_columns=self.all_columns and all_columns)
+
     def to_uns(self) -> dict[str, Any]:
         """Return values for uns["scalex"]["about"] of an AnnData."""
         return convert_to_uns(asdict(self))

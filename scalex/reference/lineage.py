@@ -10,7 +10,7 @@ from typing import Any
 
 from scalex.system.atomic_files import atomic_write
 
-__all__ = ["GROWTH", "LINEAGE", "describe_version", "read_json", "write_lineage"]
+__all__ = ["GROWTH", "LINEAGE", "describe_version", "encode_lineage", "read_json", "write_lineage"]
 
 LINEAGE = "lineage.json"
 # Effect of a continued training on the old cells, and whether its model replaces the old one.
@@ -21,7 +21,12 @@ def write_lineage(folder: Path, parent: Sequence[dict[str, Any]], action: str, n
     """Write to a folder the lineage of a reference: that of its parent and the new version."""
     lineage = [*parent, describe_version(folder.absolute().name, action, n_cells, version("scalex"))]
     with atomic_write(folder / LINEAGE) as path:
-        path.write_text(json.dumps(lineage, indent=2))
+        path.write_text(encode_lineage(lineage))
+
+
+def encode_lineage(lineage: Sequence[dict[str, Any]]) -> str:
+    """Return the content of the file of a lineage."""
+    return json.dumps(list(lineage), indent=2)
 
 
 def read_json(path: Path) -> Any:
