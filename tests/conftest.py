@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import anndata as ad
@@ -25,6 +27,14 @@ def pytest_collection_finish() -> None:
     """Exempt all present objects from garbage collection, each run of which would take longer than many tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep unpacked references out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALEX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +115,43 @@ def find_real() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Return a function that serves content from this machine and returns its address.
+
+    `sent` bytes are sent before the server hangs up; with `ends`, it is gone before the first request.
+    """
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(content: bytes, *, sent: int | None = None, ends: bool = False) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path != "/atlas.zip":
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[:sent])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if ends:
+            server.server_close()
+        else:
+            servers.append(server)
+            Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/atlas.zip"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

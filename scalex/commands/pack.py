@@ -62,12 +62,11 @@ def pack(arguments: Sequence[str]) -> None:
             error.add_note("This is a defect of SCALEX. Please report it with these lines.")
             raise
         sys.exit(message)
-    address = format_for_shell("reference", f"https://.../{output.name}#sha256={sha256}")
     sys.stdout.write(
         f"Wrote {output} ({output.stat().st_size / MB:.1f} MB). Its card is README.md in it.\n"
         f"sha256={sha256}\n"
         f"To use it: scalex project {format_for_shell('reference', output)} dataset.path=query.h5ad\n"
-        f"By its address: scalex project {address} dataset.path=query.h5ad\n"
+        f"By its address: scalex project 'reference=https://.../{output.name}#sha256={sha256}' dataset.path=query.h5ad\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from scalex.commands.settings_table import Command
 from scalex.commands.sweep import is_sweep, move_multirun_first
 from scalex.commands.train import train
 from scalex.system.configs import CONF
+from scalex.system.overrides import format_override
 
 __all__ = ["start"]
 
@@ -35,6 +37,7 @@ def start(command: Command) -> None:
         For an error of the user, with one line.
     """
     move_multirun_first()
+    _quote_address()
     if command != "project":
         _choose_files()
         sys.argv[1:] = choose_space(sys.argv[1:])
@@ -48,6 +51,14 @@ def _choose_files() -> None:
     names = {argument.partition("=")[0] for argument in sys.argv[1:]}
     if "dataset.path" in names and "dataset" not in names:
         sys.argv.append("dataset=files")
+
+
+def _quote_address() -> None:
+    """Let ``reference=https://host/file.zip#sha256=...`` be typed without the quotes that Hydra needs for it."""
+    for n, argument in enumerate(sys.argv[1:], 1):
+        name, _, value = argument.partition("=")
+        if name == "reference" and re.match("https?://", value):
+            sys.argv[n] = format_override(name, value)
 
 
 def _say_hello() -> None:

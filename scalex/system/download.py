@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,10 +109,10 @@ class Address:
 
 
 def find_cache() -> Path:
-    """Return the user's folder for files that can be made or downloaded again."""
+    """Return the user's folder for files that can be made or downloaded again: that of the system, or the variable SCALEX_CACHE."""
     import pooch
 
-    return Path(pooch.os_cache("scalex"))
+    return Path(os.environ.get("SCALEX_CACHE") or pooch.os_cache("scalex"))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from scalex.cells import StoredMatrix
 from scalex.features.annotation import stack_tables
 from scalex.h5ad.common_columns import conform, find_common_types, find_free_suffix
 from scalex.projection.query import Query
+from scalex.reference.about import PACKED_RAW_VAR
 from scalex.reference.finished_run import FinishedRun
 
 __all__ = ["GrownCells", "open_expression"]
@@ -91,7 +92,12 @@ def open_expression(reference: FinishedRun) -> StoredMatrix:
     """
     path = reference.folder / "adata.h5ad"
     with h5py.File(path) as file:
-        has_expression = isinstance(file.get("raw"), h5py.Group)
+        has_expression, is_packed = isinstance(file.get("raw"), h5py.Group), PACKED_RAW_VAR in file
+    if is_packed:
+        raise ValueError(
+            f"{reference.given} holds no expression, since it is a packed reference, and continued training needs that of its cells. Give "
+            "the run folder that was packed, or project new cells (append=true)."
+        )
     if not has_expression and reference.lineage[-1]["action"].startswith("projected"):
         trained = reference.lineage[0]["folder"]
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scalex.system.atomic_files import atomic_create, atomic_write, remove_unfinished
+from scalex.system.atomic_files import atomic_create, atomic_folder, atomic_write, remove_unfinished
 from scalex.system.process_id import ProcessId
 
 
@@ -83,6 +83,44 @@ def test_of_two_that_make_a_file_at_once_the_first_stays(tmp_path: Path, links: 
     assert listed(tmp_path) == ["cache"]
 
 
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with atomic_folder(path) as unfinished:
+        (unfinished / "one.txt").write_text("one")
+        assert not path.exists()
+    assert listed(path) == ["one.txt"]
+    assert listed(path.parent) == ["folder"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stopped"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_nothing_of_half_a_folder_is_left(tmp_path: Path, error: BaseException) -> None:
+    def fail() -> None:
+        with atomic_folder(tmp_path / "folder") as unfinished:
+            (unfinished / "one.txt").write_text("one")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert listed(tmp_path) == []
+
+
+def test_of_two_that_make_a_folder_at_once_the_first_stays(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with atomic_folder(path) as mine:
+        (mine / "whose.txt").write_text("mine")
+        with atomic_folder(path) as other:
+            (other / "whose.txt").write_text("the other's")
+    assert (path / "whose.txt").read_text() == "the other's"
+    assert listed(tmp_path) == ["folder"]
+
+
+def test_a_folder_that_cannot_get_its_name_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "folder") as unfinished:
+        (unfinished / "one.txt").write_text("one")
+    assert listed(tmp_path) == ["folder"]
+
+
 def test_an_error_before_the_first_byte_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="early"), atomic_write(tmp_path / "table.csv"):
         raise RuntimeError("early")
@@ -110,6 +148,15 @@ def test_only_files_of_ended_processes_are_removed(tmp_path: Path, ended: Proces
     remove_unfinished(tmp_path, of_other_hosts=True)
     assert set(listed(tmp_path)) == {names[own], names[ProcessId(1, own.host)], ".unfinished-notes", "table.csv"}
     remove_unfinished(tmp_path / "absent")
+
+
+def test_folders_of_ended_processes_are_removed(tmp_path: Path, ended: ProcessId) -> None:
+    for writer in (ended, ProcessId.own()):
+        folder = tmp_path / f".unfinished-{writer.number}@{writer.host}@x"
+        folder.mkdir()
+        (folder / "one.txt").write_text("one")
+    remove_unfinished(tmp_path)
+    assert listed(tmp_path) == [f".unfinished-{os.getpid()}@{ended.host}@x"]
 
 
 @pytest.mark.parametrize("write", [atomic_write, atomic_create])

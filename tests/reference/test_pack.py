@@ -1,0 +1,344 @@
+"""A reference packed for others: what it holds, and that it projects to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from test_place import list_names
+
+from scalex import demo_cells
+from scalex.projection.reference import Reference
+from scalex.reference.pack import MACHINE_PATH, halve
+from scalex.training.grown_cells import open_expression
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Any) -> Reference:
+    return Reference.load(trained.folder)
+
+
+@pytest.fixture(scope="module")
+def packed(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    path = tmp_path_factory.mktemp("packed") / "atlas.zip"
+    reference.pack(path, title="Demo cells", contact="lab@example.org")
+    return Reference.load(path)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def read_names(path: str | Path) -> set[str]:
+    with ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def assert_equal(found: AnnData, expected: AnnData, *, same_labels: bool = True) -> None:
+    """Compare projections. What rests on half-precision components may differ in the last digits."""
+    for name in ("latent", "X_umap"):
+        np.testing.assert_array_equal(found.obsm[name], expected.obsm[name], strict=True)
+    np.testing.assert_allclose(found.obsm["input_pca"], expected.obsm["input_pca"], rtol=1e-3, atol=1e-4)
+    assert list(found.obs) == list(expected.obs)
+    soft = [name for name in expected.obs if name.endswith(("_probability", "_unknown"))]
+    assert found.obs.drop(columns=soft).equals(expected.obs.drop(columns=soft))
+    assert soft
+    for name in soft:
+        np.testing.assert_allclose(found.obs[name], expected.obs[name], rtol=2e-3)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_packed_reference_projects_as_the_run_does(trained: Any, reference: Reference, packed: Reference, repeat: bool) -> None:
+    np.testing.assert_array_equal(packed.embed(trained.query), reference.embed(trained.query))
+    found, expected = (one.project(trained.query, repeat=repeat, impute="domain0") for one in (packed, reference))
+    assert_equal(found, expected)
+    np.testing.assert_array_equal(found.layers["impute"], expected.layers["impute"])
+    if repeat:
+        assert (found.X != expected.X).nnz == 0
+        assert (found.raw.X != expected.raw.X).nnz == 0
+        assert found.raw.var.equals(expected.raw.var)
+
+
+def test_labels_and_adapters_are_those_of_the_run(trained: Any, reference: Reference, packed: Reference) -> None:
+    found, expected = (one.transfer_labels(trained.query) for one in (packed, reference))
+    assert found["label"].equals(expected["label"])
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-3)
+    found, expected = (one.embed(trained.query, adapter=one.fit_adapter(trained.query)) for one in (packed, reference))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_what_is_in_the_file(trained: Any, packed: Reference) -> None:
+    names = {"README.md", "adata.h5ad", "checkpoint/best.ckpt", "lineage.json"}
+    kept = {name for name in ("umap.png", "metrics.json") if (trained.folder / name).is_file()}
+    assert kept
+    assert read_names(packed.given) == names | kept
+    for name in kept:
+        assert (packed.folder / name).read_bytes() == (trained.folder / name).read_bytes()
+    adata, exported = ad.read_h5ad(packed.folder / "adata.h5ad"), trained.exported
+    assert adata.X is None
+    assert adata.raw is None
+    assert not adata.layers
+    assert not adata.obsp
+    assert adata.obs.equals(exported.obs)
+    assert adata.var.equals(exported.var)
+    assert {name: values.dtype.name for name, values in adata.obsm.items()} == {
+        "latent": "float32", "X_umap": "float32", "input_pca": "float16",
+    }  # fmt: skip
+    assert set(adata.uns) == {"input_pca", "scalex"}
+    assert set(adata.uns["scalex"]) == {"version", "scores", "about", "raw_var"}
+    checkpoint = torch.load(packed.folder / "checkpoint" / "best.ckpt", weights_only=True)
+    whole = torch.load(trained.folder / "checkpoint" / "best.ckpt", weights_only=True)
+    assert set(checkpoint) == {"pytorch-lightning_version", "state_dict", "hyper_parameters", "trained_on", "model"}
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(checkpoint["state_dict"][name], value)
+
+
+def test_the_state_of_an_optimizer_is_left_out(trained: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    path = folder / "checkpoint" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save(checkpoint | {"optimizer_states": [torch.zeros(100_000)]}, path)
+    Reference.load(folder).pack(tmp_path / "a.zip")
+    with ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.getinfo("checkpoint/best.ckpt").file_size < path.stat().st_size - 400_000 + 100_000
+
+
+def test_the_run_stays_as_it_is_and_the_same_reference_makes_the_same_file(trained: Any, reference: Reference, tmp_path: Path) -> None:
+    before = hash_files(trained.folder)
+    sums = {Reference.load(trained.folder).pack(tmp_path / name / "atlas.zip") for name in ("one", "two")}
+    assert hash_files(trained.folder) == before
+    assert sums == {hashlib.sha256((tmp_path / "one" / "atlas.zip").read_bytes()).hexdigest()}
+
+
+def test_no_part_of_a_file_is_left_by_an_error(reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(ZipFile, "writestr", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        reference.pack(tmp_path / "atlas.zip")
+    assert list_names(tmp_path) == []
+
+
+def test_wrong_names_of_the_file_are_refused(reference: Reference, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"atlas\.tar: a reference is packed as \.zip\. Let the name of the file end so"):
+        reference.pack(tmp_path / "atlas.tar")
+    (tmp_path / "atlas.zip").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"atlas\.zip exists, and is not overwritten\. Choose another name, or remove it"):
+        reference.pack(tmp_path / "atlas.zip")
+    assert (tmp_path / "atlas.zip").read_text() == "mine"
+
+
+class TestColumns:
+    @pytest.fixture
+    def pack(self, reference: Reference, tmp_path: Path) -> Callable[..., Reference]:
+        def pack(obs: Any) -> Reference:
+            reference.pack(tmp_path / "atlas.zip", obs=obs)
+            return Reference.load(tmp_path / "atlas.zip")
+
+        return pack
+
+    def test_only_domains_and_clusters(self, trained: Any, reference: Reference, pack: Callable[..., Reference]) -> None:
+        packed = pack(obs=False)
+        obs = packed.cells.obs
+        assert set(obs) == {"domain", "leiden"}
+        assert list(obs.index[:3]) == ["0", "1", "2"]
+        assert packed.labels == ["leiden"]
+        found, expected = (one.project(trained.query, repeat=True, label=None) for one in (packed, reference))
+        for name in ("latent", "X_umap", "input_pca"):
+            np.testing.assert_array_equal(found.obsm[name], expected.obsm[name])
+        assert found.obs.equals(expected.obs)
+        message = r"label='cell_type': the packed reference does not hold such labels of its cells: obs= left them out\. It has: leiden"
+        with pytest.raises(KeyError, match=message):
+            packed.transfer_labels(trained.query)
+        # The default label may be absent.
+        assert "cell_type_label" not in packed.project(trained.query, repeat=True)
+        content = Path(packed.given).read_bytes() + (packed.folder / "adata.h5ad").read_bytes()
+        assert str(trained.exported.obs_names[0]).encode() not in content
+        assert "cell_type" not in (packed.folder / "README.md").read_text()
+
+    def test_columns_that_are_asked_for(self, trained: Any, reference: Reference, pack: Callable[..., Reference]) -> None:
+        packed = pack(obs=["cell_type"])
+        assert set(packed.cells.obs) == {"domain", "leiden", "cell_type"}
+        found, expected = (one.transfer_labels(trained.query)["label"] for one in (packed, reference))
+        assert found.equals(expected)
+        with pytest.raises(KeyError, match=r"label='batch': the packed reference does not hold such labels"):
+            packed.transfer_labels(trained.query, "batch")
+        packed.pack(packed.folder.parent / "again.zip", obs=True)
+        again = Reference.load(packed.folder.parent / "again.zip")
+        assert not again.about.all_columns
+
+    def test_a_column_that_does_not_exist(self, pack: Callable[..., Reference]) -> None:
+        with pytest.raises(KeyError, match=r"obs=celltype: the cells have no such column\. Columns: .*cell_type"):
+            pack(obs=["cell_type", "celltype"])
+
+    def test_a_value_that_is_no_list(self, pack: Callable[..., Reference]) -> None:
+        with pytest.raises(ValueError, match="obs=cell_type: True or False or a list of text is needed"):
+            pack(obs="cell_type")
+
+
+def test_a_packed_reference_can_be_packed_again(trained: Any, reference: Reference, packed: Reference, tmp_path: Path) -> None:
+    packed.pack(tmp_path / "again.zip", license="CC-BY-4.0")
+    again = Reference.load(tmp_path / "again.zip")
+    np.testing.assert_array_equal(again.cells.obsm["input_pca"], packed.cells.obsm["input_pca"])
+    assert again.raw_var.equals(reference.raw_var)
+    assert (again.about.title, again.about.license, again.about.contact) == ("Demo cells", "CC-BY-4.0", "lab@example.org")
+    assert again.lineage == packed.lineage == reference.lineage
+
+
+def test_statistics_of_domains_are_kept(trained_by_domain: Any, tmp_path: Path) -> None:
+    reference = Reference.load(trained_by_domain.folder)
+    reference.pack(tmp_path / "atlas.zip")
+    packed = Reference.load(tmp_path / "atlas.zip")
+    assert packed.describe()["statistics"] == "domain"
+    np.testing.assert_array_equal(packed.embed(trained_by_domain.query), reference.embed(trained_by_domain.query))
+
+
+def test_continued_training_from_a_packed_reference_is_refused(packed: Reference) -> None:
+    message = (
+        r"atlas\.zip holds no expression, since it is a packed reference, .* Give the run folder that was packed, or project new cells"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_expression(packed)
+
+
+def test_an_atlas_grows_from_a_packed_reference(trained: Any, reference: Reference, packed: Reference, tmp_path: Path) -> None:
+    from scalex.cells import AnnDataSource
+    from scalex.projection.to_folder import project_to
+
+    source = AnnDataSource(path=trained.query, batch_key="batch")
+    for name, one in (("packed", packed), ("run", reference)):
+        project_to(tmp_path / name, one, source, append=True)
+    grown, expected = Reference.load(tmp_path / "packed"), Reference.load(tmp_path / "run")
+    assert_equal(grown.cells, expected.cells)
+    assert [one["action"] for one in grown.lineage] == ["trained", "projected"]
+    assert json.loads((tmp_path / "packed" / "report.json").read_text())["reference"]["folder"] == packed.given
+    # It lacks nothing that the packed one had.
+    assert grown.about.all_columns
+
+
+def test_components_that_half_precision_would_change_stay_as_they_are() -> None:
+    values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    assert halve(values).dtype == np.float16
+    assert np.abs(halve(values) - values).max() <= 2**-11 * np.abs(values).max()
+    # Too large, too small, and far from 0 with little spread.
+    for factor, shift in ((1e6, 0), (1e-6, 0), (1, 1e4)):
+        changed = values.copy()
+        changed[:, 1] = changed[:, 1] * factor + shift
+        np.testing.assert_array_equal(halve(changed), changed, strict=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path: /data/cells.h5ad", "path: '~/cells.h5ad'", 'path: "/data"', "path: [a.h5ad, /data/b.h5ad]", "path: C:\\cells.h5ad",
+        "path: ../cells.h5ad", "reference: https://host/a.zip", "output: ..", "path: \\\\host\\share", "- /data", "path: file:///data",
+    ],
+)  # fmt: skip
+def test_settings_with_paths_of_the_machine_are_found(line: str) -> None:
+    assert MACHINE_PATH.search(f"seed: 1\n{line}\nlabel: x")
+
+
+@pytest.mark.parametrize(
+    "line", ["path: cells.h5ad", "path: data/cells.h5ad", "loss: train/loss", "note: 1 / 2 a/b", "tags: {a: b}", "x: a..b"]
+)
+def test_other_settings_are_not_taken_for_paths(line: str) -> None:
+    assert not MACHINE_PATH.search(f"seed: 1\n{line}\nlabel: x")
+
+
+@pytest.mark.parametrize(("path", "is_kept"), [("cells.h5ad", True), ("/data/cells.h5ad", False)])
+def test_settings_are_packed_unless_they_name_paths_of_the_machine(trained: Any, tmp_path: Path, path: str, is_kept: bool) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    (folder / "config.yaml").write_text(f"dataset:\n  path: {path}\n")
+    Reference.load(folder).pack(tmp_path / "atlas.zip")
+    assert ("config.yaml" in read_names(tmp_path / "atlas.zip")) is is_kept
+
+
+class TestCard:
+    @pytest.fixture(scope="class")
+    def card(self, packed: Reference) -> str:
+        return (packed.folder / "README.md").read_text()
+
+    def test_it_tells_cells_domains_and_types(self, trained: Any, card: str) -> None:
+        exported = trained.exported
+        assert card.startswith("# Demo cells\n")
+        assert f"| cells | {exported.n_obs:,}, of which the model was trained on {exported.n_obs:,} |" in card
+        for name in ("domain", "cell_type"):
+            for value, count in exported.obs[name].value_counts().items():
+                assert f"| {value} | {count:,} |" in card
+        assert f"({', '.join(exported.var_names[:3])}, ...)" in card
+
+    def test_it_tells_the_model_the_scores_and_the_checksum(self, trained: Any, packed: Reference, card: str) -> None:
+        sha256 = hashlib.sha256((packed.folder / "checkpoint" / "best.ckpt").read_bytes()).hexdigest()
+        assert f"| sha256 of checkpoint/best.ckpt | {sha256} |" in card
+        scores = json.loads((trained.folder / "metrics.json").read_text())
+        assert {"kept", "mixed", "wrong"} <= set(scores)
+        for name, value in scores.items():
+            assert f"| {name} | {value:.3f} |" in card
+        assert "counts are normalized to a total of 10,000 for each cell, then log1p" in card
+        assert f"Cells have at least {trained.min_features} detected features" in card
+        assert ("![UMAP of the cells of the training](umap.png)" in card) == (packed.folder / "umap.png").is_file()
+
+    def test_it_tells_what_was_given_and_what_was_not(self, card: str) -> None:
+        assert "| contact | lab@example.org |" in card
+        assert "| license | not given: ask before you use or pass on this file |" in card
+        assert "| species | not given |" in card
+
+    def test_its_lines_of_python_run(
+        self, trained: Any, packed: Reference, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        query = trained.query.copy()
+        query.obs["donor"] = "new"
+        query.write_h5ad("query.h5ad")
+        shutil.copy(packed.given, "atlas.zip")
+        names: dict[str, Any] = {}
+        exec(card.split("```python\n")[1].split("```")[0], names)
+        assert list(names["labels"].index) == list(query.obs_names)
+
+    def test_names_cannot_change_its_tables(self, trained: Any, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+        with h5py.File(folder / "adata.h5ad", "a") as file:
+            column = file["obs/cell_type/categories"]
+            column[0] = "a | b\n# <script> ![x](http://host)"
+        Reference.load(folder).pack(tmp_path / "atlas.zip", title="one\n# two")
+        with ZipFile(tmp_path / "atlas.zip") as archive:
+            card = archive.read("README.md").decode()
+        assert card.startswith("# one # two\n")
+        assert "| a \\| b # &lt;script> !\\[x\\](http://host) |" in card
+
+    def test_the_species_of_ensembl_identifiers_is_told(self, tmp_path: Path) -> None:
+        from scalex import SCALEX
+
+        cells = demo_cells(150, 400, 2, seed=1)
+        cells.var_names = [f"ENSMUSG{n:011d}" for n in range(cells.n_vars)]
+        cells.obs["donor"] = pd.Categorical(["x"] * cells.n_obs)
+        SCALEX(cells, outdir=tmp_path / "run", min_features=0, max_iteration=2, ignore_umap=True, show=False, verbose=False)
+        reference = Reference.load(tmp_path / "run")
+        assert reference.describe()["species"] == "mouse (Mus musculus)"
+        assert reference.describe()["names"].startswith("Ensembl identifiers (ENSMUSG0000")
+        reference.pack(tmp_path / "own.zip", species="Mus spretus")
+        assert Reference.load(tmp_path / "own.zip").describe()["species"] == "Mus spretus"
+
+
+def test_describe_tells_what_the_maker_said(packed: Reference, reference: Reference) -> None:
+    described = packed.describe()
+    assert {name: described[name] for name in ("title", "species", "license", "contact")} == {
+        "title": "Demo cells", "species": None, "license": None, "contact": "lab@example.org",
+    }  # fmt: skip
+    assert described["scores"] == reference.scores == json.loads((reference.folder / "metrics.json").read_text())
+    assert reference.describe()["title"] is None
+    assert '<td style="text-align:left">Demo cells</td>' in packed._repr_html_()
+    assert "kept 0." in packed._repr_html_()

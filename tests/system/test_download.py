@@ -1,0 +1,95 @@
+"""Downloads from a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scalex.system.download import Address, find_cache
+
+CONTENT = bytes(range(256)) * 5000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+Serve = Callable[..., str]
+
+
+def test_an_address_is_told_from_a_path() -> None:
+    assert Address.is_one("https://host/a.zip")
+    assert Address.is_one("ftp://host/a.zip")
+    assert not any(Address.is_one(one) for one in ("a.zip", "/data/a.zip", "C:\\a.zip", Path("https://host/a.zip"), "run", "a://b"[1:]))
+
+
+def test_an_address_is_read_with_its_checksum() -> None:
+    address = Address.parse(f"https://host/a/atlas.zip?version=2#sha256={SHA256.upper()}")
+    assert address == Address("https://host/a/atlas.zip?version=2", SHA256)
+    assert address.name == "atlas.zip"
+    assert Address.parse(f"https://host#sha256={SHA256}").name == "host"
+
+
+@pytest.mark.parametrize("end", ["", "#", f"#{SHA256}", f"#sha256={SHA256[:-1]}", f"#sha256={SHA256}0", f"#md5={SHA256[:32]}", "#sha256="])
+def test_an_address_without_a_checksum_is_refused(end: str) -> None:
+    message = (
+        r"^https://host/a\.zip.*: an address needs the checksum of its file at its end: https://host/a\.zip#sha256=\.\.\. \(64 digits\)\."
+    )
+    with pytest.raises(ValueError, match=message):
+        Address.parse(f"https://host/a.zip{end}")
+
+
+@pytest.mark.parametrize("start", ["http://host/", "http://127.0.0.1.host/", "ftp://host/", "file:///", "https:///", "s3://host/"])
+def test_only_https_is_opened(start: str) -> None:
+    with pytest.raises(ValueError, match=r": only https:// addresses are opened \(http:// on this machine alone\)\. Download the file"):
+        Address.parse(f"{start}a.zip#sha256={SHA256}")
+
+
+def test_a_file_is_downloaded_whole(serve: Serve, tmp_path: Path) -> None:
+    path = Address.parse(f"{serve(CONTENT)}#sha256={SHA256}").download(tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_wrong_checksum_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
+    wrong = hashlib.sha256(b"another").hexdigest()
+    with pytest.raises(ValueError, match=rf"^http://127.* does not have the checksum sha256={wrong}\. Nothing was kept: .*Ask the sender"):
+        Address.parse(f"{serve(CONTENT)}#sha256={wrong}").download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_stops_half_way_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^http://127.* cannot be downloaded \(.*IncompleteRead.*\)\. Nothing was kept\. Check the address"):
+        Address.parse(f"{serve(CONTENT, sent=len(CONTENT) // 2)}#sha256={SHA256}").download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_the_server_does_not_have(serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot be downloaded \(404 Not Found\)\. Nothing was kept"):
+        Address.parse(f"{serve(CONTENT)}.absent#sha256={SHA256}").download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server(serve: Serve, tmp_path: Path) -> None:
+    url = serve(CONTENT, ends=True)
+    with pytest.raises(OSError, match=r"cannot be downloaded \(.*refused.*\)\. Nothing was kept"):
+        Address.parse(f"{url}#sha256={SHA256}").download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def find_no_host(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_no_host)
+    with pytest.raises(OSError, match=r"^https://host/a\.zip cannot be downloaded \(.*Name or service not known\)\. Nothing was kept"):
+        Address.parse(f"https://host/a.zip#sha256={SHA256}").download(tmp_path)
+
+
+def test_the_cache_is_the_one_of_the_system_or_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    monkeypatch.setenv("SCALEX_CACHE", "/elsewhere")
+    assert find_cache() == Path("/elsewhere")
+    monkeypatch.delenv("SCALEX_CACHE")
+    assert find_cache() == Path(platformdirs.user_cache_dir("scalex"))
