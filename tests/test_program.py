@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import requires
 from pathlib import Path
+from zipfile import ZipFile
 
+import anndata as ad
+import numpy as np
 import pytest
 from commands import ROOT, Done, run_command, run_program
 from packaging.requirements import Requirement
@@ -20,13 +26,18 @@ import scalex
 from scalex.commands.settings_table import read_table
 
 SMALL = ["dataset.n_cells=80", "dataset.n_features=400", "preprocess.min_features=0", "model.max_steps=2", "trainer=cpu"]
+NO_FOLDER = "no such folder. Give the folder of a finished training, a .zip of it, or its https:// address."
+NO_CHECKSUM = (
+    "an address needs the checksum of its file at its end: https://host/a.zip#sha256=... (64 digits). The sender knows it from scalex pack, "
+    "or by sha256sum FILE."
+)
 SHORT = [*SMALL, "callbacks=[checkpoint,latent_export]"]
 
 
 def test_the_help_of_the_program_names_its_commands(tmp_path: Path) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         shown = run_program(*arguments, cwd=tmp_path).stdout
-        assert re.search("scalex train .*\n.*scalex tune .*\n.*scalex project .*\n.*scalex doctor ", shown)
+        assert re.search("scalex train .*\n.*scalex tune .*\n.*scalex project .*\n.*scalex pack .*\n.*scalex doctor ", shown)
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "project"])
@@ -88,13 +99,88 @@ def test_a_run_and_its_projection_in_the_words_of_the_program(tmp_path: Path) ->
     assert "scalex train --help" in run_program("train", "nonsense.x=1", cwd=tmp_path).stderr
 
 
+def test_a_run_is_packed_sent_and_used(tmp_path: Path, serve: Callable[..., str]) -> None:
+    """From one folder to another, as a file and by its address."""
+    scalex.demo_cells(80, 400, 2, seed=1).write_h5ad(tmp_path / "query.h5ad")
+    assert run_program("train", "output=run", *SHORT, cwd=tmp_path).returncode == 0
+    packed = run_program("pack", "reference=run", "output=sent/atlas.zip", "title=One, two=three", cwd=tmp_path)
+    assert packed.returncode == 0, packed.stderr
+    sha256 = hashlib.sha256((tmp_path / "sent" / "atlas.zip").read_bytes()).hexdigest()
+    assert f"\nsha256={sha256}\n" in packed.stdout
+    assert re.match(r"Wrote sent/atlas\.zip \([0-9.]+ MB\)\. Its card is README\.md in it\.\n", packed.stdout)
+    assert f"scalex project 'reference=https://.../atlas.zip#sha256={sha256}' dataset.path=query.h5ad" in packed.stdout
+    with ZipFile(tmp_path / "sent" / "atlas.zip") as archive:
+        assert archive.read("README.md").startswith(b"# One, two=three\n")
+
+    address = f"{serve((tmp_path / 'sent' / 'atlas.zip').read_bytes())}#sha256={sha256}"
+    for output, reference in (("folder", "run"), ("file", "sent/atlas.zip"), ("address", address)):
+        done = run_program("project", f"reference={reference}", "dataset.path=query.h5ad", f"output={output}", "trainer=cpu", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        report = json.loads((tmp_path / output / "report.json").read_text())
+        assert report["reference"]["folder"] == reference
+    assert f"Downloads {address.partition('#')[0]}" not in done.stderr, "it was unpacked before"
+    latents = [ad.read_h5ad(tmp_path / output / "adata.h5ad").obsm["latent"] for output in ("folder", "file", "address")]
+    for one in latents[1:]:
+        np.testing.assert_array_equal(one, latents[0])
+
+    grown = run_program("train", "reference=sent/atlas.zip", "dataset.path=query.h5ad", "output=grown", "trainer=cpu", cwd=tmp_path)
+    assert grown.returncode == 1
+    assert grown.stderr.splitlines()[-1].startswith("ValueError: sent/atlas.zip holds no expression, since it is a packed reference, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reference=run"], "ValueError: Missing settings: output=. scalex pack --help shows how."),
+        ([], "ValueError: Missing settings: reference=, output=. scalex pack --help shows how."),
+        (["run", "atlas.zip"], "ValueError: run: this is no setting as NAME=VALUE. scalex pack --help lists them."),
+        (["otput=atlas.zip"], "ValueError: otput: there is no such setting; did you mean output?"),
+        (["reference=run", "output=a.zip", "obs=[a"], "ValueError: obs=[a: true, false or a list such as [cell_type,donor] is needed."),
+        (["reference=run", "output=a.zip", "obs=some"], "obs=some: true or false or a list of text is needed."),
+        (["reference=absent", "output=a.zip"], f"FileNotFoundError: reference=absent: {NO_FOLDER}"),
+    ],
+)
+def test_wrong_settings_of_pack_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert run_program("pack", *arguments, cwd=tmp_path) == Done(1, "", f"{message}\n")
+
+
+def test_a_defect_while_packing_asks_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(scalex.Reference, "load", fail)
+    done = run_program("pack", "reference=run", "output=atlas.zip", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: a defect\nThis is a defect of SCALEX. Please report it with these lines.\n")
+
+
+def test_the_help_of_pack_lists_its_settings(tmp_path: Path) -> None:
+    shown = run_program("pack", "--help", cwd=tmp_path).stdout
+    names = {"reference", "output", *inspect.signature(scalex.Reference.pack).parameters} - {"self", "path"}
+    assert set(re.findall("^  ([a-z]+)=", shown, re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("text.zip", "text.zip is not a readable .zip (File is not a zip file). It may be truncated or damaged: copy it again."),
+        ("https://host/a.zip", f"https://host/a.zip: {NO_CHECKSUM}"),
+    ],
+)
+def test_a_reference_that_does_not_open_is_one_line_of_the_command(tmp_path: Path, reference: str, message: str) -> None:
+    (tmp_path / "text.zip").write_text("text")
+    scalex.demo_cells(80, 400, 2, seed=1).write_h5ad(tmp_path / "query.h5ad")
+    done = run_program("project", f"reference={reference}", "dataset.path=query.h5ad", "output=out", "trainer=cpu", cwd=tmp_path)
+    assert done == Done(1, "", f"ValueError: {message}\n")
+
+
 def complete(line: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("COMP_LINE", line)
     return run_program("-sc", "query=bash", cwd=cwd).stdout.split()
 
 
 def test_bash_completes_commands_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"train", "tune", "project", "doctor"} <= set(complete("scalex tr", tmp_path, monkeypatch))
+    assert {"train", "tune", "project", "pack", "doctor"} <= set(complete("scalex tr", tmp_path, monkeypatch))
     assert complete("scalex doctor ", tmp_path, monkeypatch) == []
     assert "model.n_latent=" in complete("scalex train model.n_", tmp_path, monkeypatch)
     assert "model=paper" in complete("scalex train seed=1 model=", tmp_path, monkeypatch)

@@ -35,7 +35,11 @@ class About:
     @classmethod
     def from_uns(cls, uns: Mapping[str, Any]) -> Self:
         """Return what `to_uns` has stored in uns of an AnnData."""
-        told = uns.get("scalex", {}).get("about", {})
+        told: Any = uns
+        for name in ("scalex", "about"):
+            told = told.get(name, {}) if isinstance(told, Mapping) else {}
+        if not isinstance(told, Mapping):
+            return cls()
         texts = {name: str(told[name]) for name in ("title", "species", "license", "contact") if name in told}
         return cls(**texts, all_columns=bool(told.get("all_columns", True)))
 

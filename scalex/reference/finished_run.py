@@ -163,7 +163,7 @@ class FinishedRun:
     def scores(self) -> dict[str, float]:
         """The scores of the run; none if it did not compute them."""
         scores = read_json(self.folder / SCORES)
-        return {str(name): float(value) for name, value in scores.items()} if isinstance(scores, dict) else {}
+        return {name: float(one) for name, one in scores.items() if isinstance(one, int | float)} if isinstance(scores, dict) else {}
 
     @property
     def input_pca(self) -> InputPca | None:

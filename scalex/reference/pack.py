@@ -36,7 +36,7 @@ ALWAYS_KEPT = ("domain", "leiden")
 # Half precision keeps values to 1 part in 2,000. Components are stored so if their error is below this part of their spread.
 HALF_ERROR = 1e-3
 # Text of settings that names a folder of this machine: /data, ~/data, C:\data, or a way up from here.
-MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:,\[({])(?:/|~|\.\.(?:/|\\|$)|[A-Za-z]:[\\/]|\\\\)|[A-Za-z][A-Za-z0-9+.-]*://", re.MULTILINE)
+MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:,\[({])(?:/(?!\s)|~|\.\.(?:/|\\|$)|[A-Za-z]:[\\/]|\\\\)|[A-Za-z][A-Za-z0-9+.-]*://", re.MULTILINE)
 # The first time that a .zip can hold, so that the same reference makes the same file.
 TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -115,7 +115,7 @@ def _encode_cells(run: FinishedRun, cells: ad.AnnData, about: About) -> bytes:
     """Return an AnnData file without X. Of uns, it has what projection needs and no settings, which name files of this machine."""
     stored = io.BytesIO()
     uns = {name: run.cells.uns[name] for name in (INPUT_PCA,) if name in run.cells.uns}
-    told = convert_to_uns({"version": version("scalex"), "scores": run.scores, "packed": True}) | {"about": about.to_uns()}
+    told = convert_to_uns({"version": version("scalex"), "scores": run.scores}) | {"about": about.to_uns()}
     tables: dict[str, Any] = {"obs": cells.obs, "var": cells.var, "obsm": dict(cells.obsm), "varm": dict(cells.varm)}
     with h5py.File(stored, "w") as file, ad.settings.override(allow_write_nullable_strings=False):
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

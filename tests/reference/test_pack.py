@@ -17,21 +17,25 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from test_place import list_names
 
 from scalex import demo_cells
 from scalex.projection.reference import Reference
 from scalex.reference.pack import MACHINE_PATH, halve
 from scalex.training.grown_cells import open_expression
 
-
-@pytest.fixture(scope="module")
-def reference(trained: Any) -> Reference:
-    return Reference.load(trained.folder)
+SCORES = {"total": 0.7, "kept": 0.6543, "mixed": 0.5, "wrong": 0.0321}
 
 
 @pytest.fixture(scope="module")
-def packed(trained: Any, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return the run with scores, which the command line computes."""
+    folder = Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("scored") / "run"))
+    (folder / "metrics.json").write_text(json.dumps(SCORES))
+    return Reference.load(folder)
+
+
+@pytest.fixture(scope="module")
+def packed(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     path = tmp_path_factory.mktemp("packed") / "atlas.zip"
     reference.pack(path, title="Demo cells", contact="lab@example.org")
     return Reference.load(path)
@@ -79,13 +83,11 @@ def test_labels_and_adapters_are_those_of_the_run(trained: Any, reference: Refer
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_what_is_in_the_file(trained: Any, packed: Reference) -> None:
+def test_what_is_in_the_file(trained: Any, reference: Reference, packed: Reference) -> None:
     names = {"README.md", "adata.h5ad", "checkpoint/best.ckpt", "lineage.json"}
-    kept = {name for name in ("umap.png", "metrics.json") if (trained.folder / name).is_file()}
-    assert kept
-    assert read_names(packed.given) == names | kept
-    for name in kept:
-        assert (packed.folder / name).read_bytes() == (trained.folder / name).read_bytes()
+    assert read_names(packed.given) == names | {"umap.png", "metrics.json"}
+    for name in ("umap.png", "metrics.json"):
+        assert (packed.folder / name).read_bytes() == (reference.folder / name).read_bytes()
     adata, exported = ad.read_h5ad(packed.folder / "adata.h5ad"), trained.exported
     assert adata.X is None
     assert adata.raw is None
@@ -129,7 +131,7 @@ def test_no_part_of_a_file_is_left_by_an_error(reference: Reference, tmp_path: P
     monkeypatch.setattr(ZipFile, "writestr", fail)
     with pytest.raises(OSError, match="the disk is gone"):
         reference.pack(tmp_path / "atlas.zip")
-    assert list_names(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_names_of_the_file_are_refused(reference: Reference, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ class TestColumns:
         with pytest.raises(KeyError, match=message):
             packed.transfer_labels(trained.query)
         # The default label may be absent.
-        assert "cell_type_label" not in packed.project(trained.query, repeat=True)
+        assert "cell_type_label" not in packed.project(trained.query, repeat=True).obs
         content = Path(packed.given).read_bytes() + (packed.folder / "adata.h5ad").read_bytes()
         assert str(trained.exported.obs_names[0]).encode() not in content
         assert "cell_type" not in (packed.folder / "README.md").read_text()
@@ -267,7 +269,7 @@ def test_settings_are_packed_unless_they_name_paths_of_the_machine(trained: Any,
 
 
 class TestCard:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def card(self, packed: Reference) -> str:
         return (packed.folder / "README.md").read_text()
 
@@ -283,13 +285,11 @@ class TestCard:
     def test_it_tells_the_model_the_scores_and_the_checksum(self, trained: Any, packed: Reference, card: str) -> None:
         sha256 = hashlib.sha256((packed.folder / "checkpoint" / "best.ckpt").read_bytes()).hexdigest()
         assert f"| sha256 of checkpoint/best.ckpt | {sha256} |" in card
-        scores = json.loads((trained.folder / "metrics.json").read_text())
-        assert {"kept", "mixed", "wrong"} <= set(scores)
-        for name, value in scores.items():
+        for name, value in SCORES.items():
             assert f"| {name} | {value:.3f} |" in card
         assert "counts are normalized to a total of 10,000 for each cell, then log1p" in card
         assert f"Cells have at least {trained.min_features} detected features" in card
-        assert ("![UMAP of the cells of the training](umap.png)" in card) == (packed.folder / "umap.png").is_file()
+        assert "![UMAP of the cells of the training](umap.png)" in card
 
     def test_it_tells_what_was_given_and_what_was_not(self, card: str) -> None:
         assert "| contact | lab@example.org |" in card
@@ -338,7 +338,20 @@ def test_describe_tells_what_the_maker_said(packed: Reference, reference: Refere
     assert {name: described[name] for name in ("title", "species", "license", "contact")} == {
         "title": "Demo cells", "species": None, "license": None, "contact": "lab@example.org",
     }  # fmt: skip
-    assert described["scores"] == reference.scores == json.loads((reference.folder / "metrics.json").read_text())
+    assert described["scores"] == SCORES
     assert reference.describe()["title"] is None
     assert '<td style="text-align:left">Demo cells</td>' in packed._repr_html_()
-    assert "kept 0." in packed._repr_html_()
+    assert "total 0.7, kept 0.654, " in packed._repr_html_()
+
+
+@pytest.mark.parametrize("scores", ["[1]", '"text"', '{"kept": [1], "mixed": "x", "wrong": 0.5}'])
+def test_scores_and_words_that_are_none_are_left_out(trained: Any, tmp_path: Path, scores: str) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    (folder / "metrics.json").write_text(scores)
+    for uns in ({"scalex": "text"}, {"scalex": {"about": "text"}}, {}):
+        with h5py.File(folder / "adata.h5ad", "a") as file:
+            del file["uns"]
+            ad.io.write_elem(file, "uns", uns)
+        described = Reference.load(folder).describe()
+        assert described["scores"] == ({"wrong": 0.5} if "wrong" in scores else {})
+        assert described["title"] is None
