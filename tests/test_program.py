@@ -28,8 +28,8 @@ from scalex.commands.settings_table import read_table
 SMALL = ["dataset.n_cells=80", "dataset.n_features=400", "preprocess.min_features=0", "model.max_steps=2", "trainer=cpu"]
 NO_FOLDER = "no such folder. Give the folder of a finished training, a .zip of it, or its https:// address."
 NO_CHECKSUM = (
-    "an address needs the checksum of its file at its end: https://host/a.zip#sha256=... (64 digits). The sender knows it from scalex pack, "
-    "or by sha256sum FILE."
+    "an address needs the checksum of its file at its end: https://host/a.zip#sha256=... (64 digits). The sender knows it from "
+    "scalex pack, or by sha256sum FILE."
 )
 SHORT = [*SMALL, "callbacks=[checkpoint,latent_export]"]
 
