@@ -21,6 +21,7 @@ from scalex.reference.about import About
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.pack import pack
+from scalex.reference.plain_arrays import write_plain_arrays
 from scalex.runs.log import log_to
 from scalex.system.settings import check_call
 
@@ -249,6 +250,25 @@ class Reference(FinishedRun):
             If the disk has no space.
         """
         return pack(self, Path(path), About(title, species, license, contact), obs=obs)
+
+    def to_numpy(self, path: str | Path) -> None:
+        """Write the preprocessing and the encoder as plain arrays to a .npz file.
+
+        The page about sharing has a reader in NumPy. It gives the latents of `embed` with the running statistics to cells of new domains.
+
+        Parameters
+        ----------
+        path
+            The file to write, which ends with .npz and does not exist.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists.
+        ValueError
+            If the name of the file does not end with .npz, or if the model is of another kind than `ScalexModule`.
+        """
+        write_plain_arrays(self, Path(path))
 
 
 def _open_adapter(adapter: Adapter | str | Path | None) -> Adapter | None:
