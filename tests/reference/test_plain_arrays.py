@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def compare(read: Read, reference: Reference, query: AnnData, path: Path) -> Non
     ids=str,
 )
 def test_the_page_reads_every_kind_of_preprocessing(read: Read, tmp_path: Path, options: dict[str, Any]) -> None:
-    cells = demo_cells(120, 300, 2, seed=1)
+    cells = demo_cells(120, 400, 2, seed=1)
     if options.get("processed"):
         cells.X = cells.X / cells.X.max()
     if options.get("profile") != "ADT":
@@ -69,9 +70,17 @@ def test_features_that_cells_lack_are_replaced(trained: Any, read: Read, tmp_pat
     compare(read, reference, query, tmp_path / "arrays.npz")
 
 
+def test_maxima_are_those_of_all_domains_for_a_new_one(trained: Any, read: Read, tmp_path: Path) -> None:
+    reference = Reference.load(trained.folder)
+    known = reference.trained_on
+    assert (known.preprocessor.maximum[0] != known.preprocessor.maximum[1]).any()
+    reference.module.trained_on = replace(known, preprocessor=replace(known.preprocessor, scaling="domain"))
+    compare(read, reference, trained.query, tmp_path / "arrays.npz")
+
+
 def test_cells_without_any_count_are_embedded(trained: Any, read: Read, tmp_path: Path) -> None:
     query = trained.query[:5].copy()
-    query.X[2] = 0
+    query.X = query.X.multiply(np.array([[1], [1], [0], [1], [1]])).tocsr()
     compare(read, Reference.load(trained.folder), query, tmp_path / "arrays.npz")
 
 
