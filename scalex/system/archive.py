@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import shutil
 import stat
@@ -23,6 +25,10 @@ MAX_RATIO = 100
 # Bytes that files may have in any case.
 ALWAYS_ALLOWED = 50 * 10**6
 ENCRYPTED = 1
+# Errors of entries that are damaged or compressed in an unknown way.
+DAMAGE = (BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, OSError)
+# Wrong offsets, and wrong bytes in bzip2, which is an error without a number.
+NO_FAULT_OF_THE_DISK = (errno.EINVAL, None)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,9 @@ class Archive:
                 # Reading ends after file_size bytes, whatever is packed.
                 with self.zip.open(entry) as packed, path.open("wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked, 1 << 20)
-            except (BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+            except DAMAGE as error:
+                if isinstance(error, OSError) and error.errno not in NO_FAULT_OF_THE_DISK:
+                    raise
                 raise ValueError(
                     f"{self.name}: {entry.filename} in it cannot be unpacked ({error}). It may be truncated or damaged: copy it again."
                 ) from error

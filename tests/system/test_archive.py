@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile, ZipInfo
 
 import pytest
 
@@ -117,7 +118,25 @@ def test_an_entry_that_hides_its_size_is_refused(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 100
 
 
-@pytest.mark.parametrize("compression", [ZIP_STORED, ZIP_DEFLATED])
+def test_an_entry_at_an_impossible_place_is_refused(tmp_path: Path) -> None:
+    """As if bytes before the archive had been lost."""
+    file = make_zip({"a.txt": b"one"})
+    opened = Archive.open(file, "sent.zip")
+    opened.zip.infolist()[0].header_offset = -5
+    with pytest.raises(ValueError, match=r"sent\.zip: a\.txt in it cannot be unpacked \(.*negative.*\)\. It may be truncated"):
+        opened.unpack("", ["a.txt"], tmp_path)
+
+
+def test_a_full_disk_is_no_fault_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archive.shutil, "copyfileobj", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        unpack(make_zip({"a.txt": b"one"}), tmp_path, "a.txt")
+
+
+@pytest.mark.parametrize("compression", [ZIP_STORED, ZIP_DEFLATED, ZIP_BZIP2, ZIP_LZMA])
 def test_damaged_content_is_refused(tmp_path: Path, compression: int) -> None:
     content = bytearray(make_zip({"a.txt": bytes(range(256)) * 4}, compression).getvalue())
     content[60:70] = bytes(10)
