@@ -27,6 +27,7 @@ from scalex.projection.embedding import embed_chunks, make_quiet_trainer, show_p
 from scalex.projection.processes import connect, gather_in_order
 from scalex.projection.query import Query, open_query
 from scalex.projection.report import Report
+from scalex.reference.about import About
 from scalex.reference.adapter import Adapter
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA
@@ -226,10 +227,13 @@ def _make_uns(query: QueryBlocks, report: Report, inherited: Mapping[str, Any], 
     known = query.reference.cells.uns
     if INPUT_PCA in known:
         uns[INPUT_PCA] = known[INPUT_PCA]
+    told = About.from_uns(inherited).to_uns()
     uns["scalex"] = {
         "version": version("scalex"),
         "parameters": convert_to_uns(parameters or {}),
         "projection": convert_to_uns(report.numbers),
+        # The license of a packed reference holds for what grows from it.
+        **({"about": told} if told != About().to_uns() else {}),
     }
     if query.impute is not None:
         uns["scalex"]["impute"] = describe_units(query.reference.trained_on.preprocessor)

@@ -227,8 +227,9 @@ def test_an_atlas_grows_from_a_packed_reference(trained: Any, reference: Referen
     assert_equal(grown.cells, expected.cells)
     assert [one["action"] for one in grown.lineage] == ["trained", "projected"]
     assert json.loads((tmp_path / "packed" / "report.json").read_text())["reference"]["folder"] == packed.given
-    # It lacks nothing that the packed one had.
-    assert grown.about.all_columns
+    # Who made the packed one, and under which license, holds for what grows from it.
+    assert grown.about == packed.about
+    assert "about" not in ad.read_h5ad(tmp_path / "run" / "adata.h5ad").uns["scalex"]
 
 
 def test_components_that_half_precision_would_change_stay_as_they_are() -> None:
