@@ -11,34 +11,14 @@ from typing import Any
 from zipfile import ZipFile
 
 import anndata as ad
-import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
 
-from scalex import demo_cells
 from scalex.projection.reference import Reference
 from scalex.reference.pack import MACHINE_PATH, halve
 from scalex.training.grown_cells import open_expression
-
-SCORES = {"total": 0.7, "kept": 0.6543, "mixed": 0.5, "wrong": 0.0321}
-
-
-@pytest.fixture(scope="module")
-def reference(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return the run with scores, which the command line computes."""
-    folder = Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("scored") / "run"))
-    (folder / "metrics.json").write_text(json.dumps(SCORES))
-    return Reference.load(folder)
-
-
-@pytest.fixture(scope="module")
-def packed(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    path = tmp_path_factory.mktemp("packed") / "atlas.zip"
-    reference.pack(path, title="Demo cells", contact="lab@example.org")
-    return Reference.load(path)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -64,9 +44,9 @@ def assert_equal(found: AnnData, expected: AnnData, *, same_labels: bool = True)
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_a_packed_reference_projects_as_the_run_does(trained: Any, reference: Reference, packed: Reference, repeat: bool) -> None:
-    np.testing.assert_array_equal(packed.embed(trained.query), reference.embed(trained.query))
-    found, expected = (one.project(trained.query, repeat=repeat, impute="domain0") for one in (packed, reference))
+def test_a_packed_reference_projects_as_the_run_does(trained: Any, scored: Reference, packed: Reference, repeat: bool) -> None:
+    np.testing.assert_array_equal(packed.embed(trained.query), scored.embed(trained.query))
+    found, expected = (one.project(trained.query, repeat=repeat, impute="domain0") for one in (packed, scored))
     assert_equal(found, expected)
     np.testing.assert_array_equal(found.layers["impute"], expected.layers["impute"])
     if repeat:
@@ -75,19 +55,19 @@ def test_a_packed_reference_projects_as_the_run_does(trained: Any, reference: Re
         assert found.raw.var.equals(expected.raw.var)
 
 
-def test_labels_and_adapters_are_those_of_the_run(trained: Any, reference: Reference, packed: Reference) -> None:
-    found, expected = (one.transfer_labels(trained.query) for one in (packed, reference))
+def test_labels_and_adapters_are_those_of_the_run(trained: Any, scored: Reference, packed: Reference) -> None:
+    found, expected = (one.transfer_labels(trained.query) for one in (packed, scored))
     assert found["label"].equals(expected["label"])
     np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-3)
-    found, expected = (one.embed(trained.query, adapter=one.fit_adapter(trained.query)) for one in (packed, reference))
+    found, expected = (one.embed(trained.query, adapter=one.fit_adapter(trained.query)) for one in (packed, scored))
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_what_is_in_the_file(trained: Any, reference: Reference, packed: Reference) -> None:
+def test_what_is_in_the_file(trained: Any, scored: Reference, packed: Reference) -> None:
     names = {"README.md", "adata.h5ad", "checkpoint/best.ckpt", "lineage.json"}
     assert read_names(packed.given) == names | {"umap.png", "metrics.json"}
     for name in ("umap.png", "metrics.json"):
-        assert (packed.folder / name).read_bytes() == (reference.folder / name).read_bytes()
+        assert (packed.folder / name).read_bytes() == (scored.folder / name).read_bytes()
     adata, exported = ad.read_h5ad(packed.folder / "adata.h5ad"), trained.exported
     assert adata.X is None
     assert adata.raw is None
@@ -117,48 +97,48 @@ def test_the_state_of_an_optimizer_is_left_out(trained: Any, tmp_path: Path) -> 
         assert archive.getinfo("checkpoint/best.ckpt").file_size < path.stat().st_size - 400_000 + 100_000
 
 
-def test_the_run_stays_as_it_is_and_the_same_reference_makes_the_same_file(trained: Any, reference: Reference, tmp_path: Path) -> None:
+def test_the_run_stays_as_it_is_and_the_same_reference_makes_the_same_file(trained: Any, scored: Reference, tmp_path: Path) -> None:
     before = hash_files(trained.folder)
     sums = {Reference.load(trained.folder).pack(tmp_path / name / "atlas.zip") for name in ("one", "two")}
     assert hash_files(trained.folder) == before
     assert sums == {hashlib.sha256((tmp_path / "one" / "atlas.zip").read_bytes()).hexdigest()}
 
 
-def test_no_part_of_a_file_is_left_by_an_error(reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_part_of_a_file_is_left_by_an_error(scored: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(ZipFile, "writestr", fail)
     with pytest.raises(OSError, match="the disk is gone"):
-        reference.pack(tmp_path / "atlas.zip")
+        scored.pack(tmp_path / "atlas.zip")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_names_of_the_file_are_refused(reference: Reference, tmp_path: Path) -> None:
+def test_wrong_names_of_the_file_are_refused(scored: Reference, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"atlas\.tar: a reference is packed as \.zip\. Let the name of the file end so"):
-        reference.pack(tmp_path / "atlas.tar")
+        scored.pack(tmp_path / "atlas.tar")
     (tmp_path / "atlas.zip").write_text("mine")
     with pytest.raises(FileExistsError, match=r"atlas\.zip exists, and is not overwritten\. Choose another name, or remove it"):
-        reference.pack(tmp_path / "atlas.zip")
+        scored.pack(tmp_path / "atlas.zip")
     assert (tmp_path / "atlas.zip").read_text() == "mine"
 
 
 class TestColumns:
     @pytest.fixture
-    def pack(self, reference: Reference, tmp_path: Path) -> Callable[..., Reference]:
+    def pack(self, scored: Reference, tmp_path: Path) -> Callable[..., Reference]:
         def pack(obs: Any) -> Reference:
-            reference.pack(tmp_path / "atlas.zip", obs=obs)
+            scored.pack(tmp_path / "atlas.zip", obs=obs)
             return Reference.load(tmp_path / "atlas.zip")
 
         return pack
 
-    def test_only_domains_and_clusters(self, trained: Any, reference: Reference, pack: Callable[..., Reference]) -> None:
+    def test_only_domains_and_clusters(self, trained: Any, scored: Reference, pack: Callable[..., Reference]) -> None:
         packed = pack(obs=False)
         obs = packed.cells.obs
         assert set(obs) == {"domain", "leiden"}
         assert list(obs.index[:3]) == ["0", "1", "2"]
         assert packed.labels == ["leiden"]
-        found, expected = (one.project(trained.query, repeat=True, label=None) for one in (packed, reference))
+        found, expected = (one.project(trained.query, repeat=True, label=None) for one in (packed, scored))
         for name in ("latent", "X_umap", "input_pca"):
             np.testing.assert_array_equal(found.obsm[name], expected.obsm[name])
         assert found.obs.equals(expected.obs)
@@ -171,10 +151,10 @@ class TestColumns:
         assert str(trained.exported.obs_names[0]).encode() not in content
         assert "cell_type" not in (packed.folder / "README.md").read_text()
 
-    def test_columns_that_are_asked_for(self, trained: Any, reference: Reference, pack: Callable[..., Reference]) -> None:
+    def test_columns_that_are_asked_for(self, trained: Any, scored: Reference, pack: Callable[..., Reference]) -> None:
         packed = pack(obs=["cell_type"])
         assert set(packed.cells.obs) == {"domain", "leiden", "cell_type"}
-        found, expected = (one.transfer_labels(trained.query)["label"] for one in (packed, reference))
+        found, expected = (one.transfer_labels(trained.query)["label"] for one in (packed, scored))
         assert found.equals(expected)
         with pytest.raises(KeyError, match=r"label='batch': the packed reference does not hold such labels"):
             packed.transfer_labels(trained.query, "batch")
@@ -191,13 +171,13 @@ class TestColumns:
             pack(obs="cell_type")
 
 
-def test_a_packed_reference_can_be_packed_again(trained: Any, reference: Reference, packed: Reference, tmp_path: Path) -> None:
+def test_a_packed_reference_can_be_packed_again(trained: Any, scored: Reference, packed: Reference, tmp_path: Path) -> None:
     packed.pack(tmp_path / "again.zip", license="CC-BY-4.0")
     again = Reference.load(tmp_path / "again.zip")
     np.testing.assert_array_equal(again.cells.obsm["input_pca"], packed.cells.obsm["input_pca"])
-    assert again.raw_var.equals(reference.raw_var)
+    assert again.raw_var.equals(scored.raw_var)
     assert (again.about.title, again.about.license, again.about.contact) == ("Demo cells", "CC-BY-4.0", "lab@example.org")
-    assert again.lineage == packed.lineage == reference.lineage
+    assert again.lineage == packed.lineage == scored.lineage
 
 
 def test_statistics_of_domains_are_kept(trained_by_domain: Any, tmp_path: Path) -> None:
@@ -216,12 +196,12 @@ def test_continued_training_from_a_packed_reference_is_refused(packed: Reference
         open_expression(packed)
 
 
-def test_an_atlas_grows_from_a_packed_reference(trained: Any, reference: Reference, packed: Reference, tmp_path: Path) -> None:
+def test_an_atlas_grows_from_a_packed_reference(trained: Any, scored: Reference, packed: Reference, tmp_path: Path) -> None:
     from scalex.cells import AnnDataSource
     from scalex.projection.to_folder import project_to
 
     source = AnnDataSource(path=trained.query, batch_key="batch")
-    for name, one in (("packed", packed), ("run", reference)):
+    for name, one in (("packed", packed), ("run", scored)):
         project_to(tmp_path / name, one, source, append=True)
     grown, expected = Reference.load(tmp_path / "packed"), Reference.load(tmp_path / "run")
     assert_equal(grown.cells, expected.cells)
@@ -267,92 +247,3 @@ def test_settings_are_packed_unless_they_name_paths_of_the_machine(trained: Any,
     (folder / "config.yaml").write_text(f"dataset:\n  path: {path}\n")
     Reference.load(folder).pack(tmp_path / "atlas.zip")
     assert ("config.yaml" in read_names(tmp_path / "atlas.zip")) is is_kept
-
-
-class TestCard:
-    @pytest.fixture
-    def card(self, packed: Reference) -> str:
-        return (packed.folder / "README.md").read_text()
-
-    def test_it_tells_cells_domains_and_types(self, trained: Any, card: str) -> None:
-        exported = trained.exported
-        assert card.startswith("# Demo cells\n")
-        assert f"| cells | {exported.n_obs:,}, of which the model was trained on {exported.n_obs:,} |" in card
-        for name in ("domain", "cell_type"):
-            for value, count in exported.obs[name].value_counts().items():
-                assert f"| {value} | {count:,} |" in card
-        assert f"({', '.join(exported.var_names[:3])}, ...)" in card
-
-    def test_it_tells_the_model_the_scores_and_the_checksum(self, trained: Any, packed: Reference, card: str) -> None:
-        sha256 = hashlib.sha256((packed.folder / "checkpoint" / "best.ckpt").read_bytes()).hexdigest()
-        assert f"| sha256 of checkpoint/best.ckpt | {sha256} |" in card
-        for name, value in SCORES.items():
-            assert f"| {name} | {value:.3f} |" in card
-        assert "counts are normalized to a total of 10,000 for each cell, then log1p" in card
-        assert f"Cells have at least {trained.min_features} detected features" in card
-        assert "![UMAP of the cells of the training](umap.png)" in card
-
-    def test_it_tells_what_was_given_and_what_was_not(self, card: str) -> None:
-        assert "| contact | lab@example.org |" in card
-        assert "| license | not given: ask before you use or pass on this file |" in card
-        assert "| species | not given |" in card
-
-    def test_its_lines_of_python_run(
-        self, trained: Any, packed: Reference, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        query = trained.query.copy()
-        query.obs["donor"] = "new"
-        query.write_h5ad("query.h5ad")
-        shutil.copy(packed.given, "atlas.zip")
-        names: dict[str, Any] = {}
-        exec(card.split("```python\n")[1].split("```")[0], names)
-        assert list(names["labels"].index) == list(query.obs_names)
-
-    def test_names_cannot_change_its_tables(self, trained: Any, tmp_path: Path) -> None:
-        folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
-        with h5py.File(folder / "adata.h5ad", "a") as file:
-            column = file["obs/cell_type/categories"]
-            column[0] = "a | b\n# <script> ![x](http://host)"
-        Reference.load(folder).pack(tmp_path / "atlas.zip", title="one\n# two")
-        with ZipFile(tmp_path / "atlas.zip") as archive:
-            card = archive.read("README.md").decode()
-        assert card.startswith("# one # two\n")
-        assert "| a \\| b # &lt;script> !\\[x\\](http://host) |" in card
-
-    def test_the_species_of_ensembl_identifiers_is_told(self, tmp_path: Path) -> None:
-        from scalex import SCALEX
-
-        cells = demo_cells(150, 400, 2, seed=1)
-        cells.var_names = [f"ENSMUSG{n:011d}" for n in range(cells.n_vars)]
-        cells.obs["donor"] = pd.Categorical(["x"] * cells.n_obs)
-        SCALEX(cells, outdir=tmp_path / "run", min_features=0, max_iteration=2, ignore_umap=True, show=False, verbose=False)
-        reference = Reference.load(tmp_path / "run")
-        assert reference.describe()["species"] == "mouse (Mus musculus)"
-        assert reference.describe()["names"].startswith("Ensembl identifiers (ENSMUSG0000")
-        reference.pack(tmp_path / "own.zip", species="Mus spretus")
-        assert Reference.load(tmp_path / "own.zip").describe()["species"] == "Mus spretus"
-
-
-def test_describe_tells_what_the_maker_said(packed: Reference, reference: Reference) -> None:
-    described = packed.describe()
-    assert {name: described[name] for name in ("title", "species", "license", "contact")} == {
-        "title": "Demo cells", "species": None, "license": None, "contact": "lab@example.org",
-    }  # fmt: skip
-    assert described["scores"] == SCORES
-    assert reference.describe()["title"] is None
-    assert '<td style="text-align:left">Demo cells</td>' in packed._repr_html_()
-    assert "total 0.7, kept 0.654, " in packed._repr_html_()
-
-
-@pytest.mark.parametrize("scores", ["[1]", '"text"', '{"kept": [1], "mixed": "x", "wrong": 0.5}'])
-def test_scores_and_words_that_are_none_are_left_out(trained: Any, tmp_path: Path, scores: str) -> None:
-    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
-    (folder / "metrics.json").write_text(scores)
-    for uns in ({"scalex": "text"}, {"scalex": {"about": "text"}}, {}):
-        with h5py.File(folder / "adata.h5ad", "a") as file:
-            del file["uns"]
-            ad.io.write_elem(file, "uns", uns)
-        described = Reference.load(folder).describe()
-        assert described["scores"] == ({"wrong": 0.5} if "wrong" in scores else {})
-        assert described["title"] is None
