@@ -37,7 +37,9 @@ SHORT = [*SMALL, "callbacks=[checkpoint,latent_export]"]
 def test_the_help_of_the_program_names_its_commands(tmp_path: Path) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         shown = run_program(*arguments, cwd=tmp_path).stdout
-        assert re.search("scalex train .*\n.*scalex tune .*\n.*scalex project .*\n.*scalex pack .*\n.*scalex doctor ", shown)
+        assert re.search(
+            "scalex train .*\n.*scalex tune .*\n.*scalex project .*\n.*scalex genes .*\n.*scalex pack .*\n.*scalex doctor ", shown
+        )
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "project"])
@@ -135,7 +137,7 @@ def test_a_run_is_packed_sent_and_used(tmp_path: Path, serve: Callable[..., str]
         ([], "ValueError: Missing settings: reference=, output=. scalex pack --help shows how."),
         (["run", "atlas.zip"], "ValueError: run: this is no setting as NAME=VALUE. scalex pack --help lists them."),
         (["otput=atlas.zip"], "ValueError: otput: there is no such setting; did you mean output?"),
-        (["reference=run", "output=a.zip", "obs=[a"], "ValueError: obs=[a: true, false or a list such as [cell_type,donor] is needed."),
+        (["reference=run", "output=a.zip", "obs=[a"], "ValueError: obs=[a: this cannot be read. A list is typed as [a,b]."),
         (["reference=run", "output=a.zip", "obs=some"], "obs=some: true or false or a list of text is needed."),
         (["reference=absent", "output=a.zip"], f"FileNotFoundError: reference=absent: {NO_FOLDER}"),
     ],

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "integrate cells of several domains into one embedding",
     "tune": "search for settings with a better score",
     "project": "place new cells in the embedding of a trained model",
+    "genes": "markers of a finished run, sums of its samples, and tests between conditions",
     "pack": "write a reference to one file for others, with a card",
     "doctor": "show versions, devices and free space, for a report of a problem",
 }
@@ -52,6 +53,11 @@ def main() -> None:
 
         explain_interrupt()
         sys.stdout.write(describe_machine())
+    elif command == "genes":
+        from scalex.commands.genes import genes
+
+        explain_interrupt()
+        genes(sys.argv[2:])
     elif command == "pack":
         from scalex.commands.pack import pack
 

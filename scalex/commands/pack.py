@@ -5,13 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from scalex.commands.errors import describe_error
+from scalex.commands.plain import run_plain
 from scalex.system.overrides import format_for_shell
-from scalex.system.settings import check_values, describe_nearest
 
 __all__ = ["pack"]
 
@@ -34,7 +30,6 @@ Settings, as NAME=VALUE:
 
 The .zip holds a card (README.md). Others give it, or its https:// address with the checksum that is shown at the end, as reference=.
 """
-NEEDED, TEXTS = ("reference", "output"), ("title", "species", "license", "contact")
 MB = 1e6
 
 
@@ -46,48 +41,26 @@ def pack(arguments: Sequence[str]) -> None:
     SystemExit
         For an error of the user, with one line.
     """
-    if {"--help", "-h"} & set(arguments):
-        sys.stdout.write(HELP)
-        return
-    try:
-        settings = _read_settings(arguments)
-        from scalex.projection.reference import Reference
+    run_plain("scalex pack", _pack, arguments, HELP)
 
-        given, output = settings.pop("reference"), Path(settings.pop("output"))
-        options = check_values(Reference.pack, settings)
-        sha256 = Reference.load(given).pack(output, **options)
-    except Exception as error:
-        message = describe_error(error)
-        if message is None:
-            error.add_note("This is a defect of SCALEX. Please report it with these lines.")
-            raise
-        sys.exit(message)
+
+def _pack(
+    *,
+    reference: str,
+    output: str,
+    obs: bool | Sequence[str] = True,
+    title: str | None = None,
+    species: str | None = None,
+    license: str | None = None,
+    contact: str | None = None,
+) -> None:
+    from scalex.projection.reference import Reference
+
+    path = Path(output)
+    sha256 = Reference.load(reference).pack(path, obs=obs, title=title, species=species, license=license, contact=contact)
     sys.stdout.write(
-        f"Wrote {output} ({output.stat().st_size / MB:.1f} MB). Its card is README.md in it.\n"
+        f"Wrote {path} ({path.stat().st_size / MB:.1f} MB). Its card is README.md in it.\n"
         f"sha256={sha256}\n"
-        f"To use it: scalex project {format_for_shell('reference', output)} dataset.path=query.h5ad\n"
-        f"By its address: scalex project 'reference=https://.../{output.name}#sha256={sha256}' dataset.path=query.h5ad\n"
+        f"To use it: scalex project {format_for_shell('reference', path)} dataset.path=query.h5ad\n"
+        f"By its address: scalex project 'reference=https://.../{path.name}#sha256={sha256}' dataset.path=query.h5ad\n"
     )
-
-
-def _read_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        known = (*NEEDED, "obs", *TEXTS)
-        if not equals:
-            raise ValueError(f"{argument}: this is no setting as NAME=VALUE. scalex pack --help lists them.")
-        if name not in known:
-            raise ValueError(f"{name}: there is no such setting{describe_nearest(name, known)}")
-        settings[name] = _read_columns(value) if name == "obs" else value
-    if missing := [name for name in NEEDED if not settings.get(name)]:
-        raise ValueError(f"Missing settings: {', '.join(f'{name}=' for name in missing)}. scalex pack --help shows how.")
-    return settings
-
-
-def _read_columns(value: str) -> Any:
-    """Return true, false or a list, as Hydra reads it for other commands."""
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"obs={value}: true, false or a list such as [cell_type,donor] is needed.") from error
