@@ -16,9 +16,9 @@ STORED = Path(__file__).parent / "stored"
 Stored = dict[str, np.ndarray]
 
 
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference.load(STORED / "run")
+@pytest.fixture(params=["run", "packed.zip"])
+def reference(request: pytest.FixtureRequest) -> Reference:
+    return Reference.load(STORED / request.param)
 
 
 @pytest.fixture(scope="module")
