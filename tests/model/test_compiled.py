@@ -104,11 +104,10 @@ def test_shuffled_minibatches_share_one_version(backend: CountingBackend, likeli
     assert backend.n_versions == 1
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_another_network_gets_a_version_of_its_own(backend: CountingBackend, likelihood: str) -> None:
-    # torch gives up after some versions of the same code, as in a long search in one process.
-    for n in range(1, 12):
-        take_step(compile_terms(1), make_vae(likelihood), make_batch(MINIBATCHES["all domains"]))
+def test_another_network_gets_a_version_of_its_own(backend: CountingBackend) -> None:
+    # torch gives up after eight versions of the same code, as in a long search in one process.
+    for n in range(1, 10):
+        take_step(compile_terms(1), make_vae("bernoulli"), make_batch(MINIBATCHES["all domains"]))
         assert backend.n_versions == n
 
 
