@@ -122,20 +122,29 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Return a function that serves content from this machine and returns its address.
 
     `sent` bytes are sent before the server hangs up; with `ends`, it is gone before the first request.
+    `parts`: whether it sends the rest of a file; `requests` gets the first byte of each answer.
     """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     servers: list[ThreadingHTTPServer] = []
 
-    def start(content: bytes, *, sent: int | None = None, ends: bool = False) -> str:
+    def start(content: bytes, *, sent: int | None = None, ends: bool = False, parts: bool = True, requests: list[int] | None = None) -> str:
+        requests = [] if requests is None else requests
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path != "/atlas.zip":
                     self.send_error(404)
                     return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
+                asked = self.headers.get("Range")
+                start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and parts else 0
+                if start > len(content):
+                    self.send_error(416)
+                    return
+                requests.append(start)
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
-                self.wfile.write(content[:sent])
+                self.wfile.write(content[start : start + (len(content) if sent is None else sent)])
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -1,13 +1,15 @@
-"""Downloads of files whose checksum is known: whole and verified, or not at all."""
+"""Downloads of files whose checksum is known: verified, and continued after an interruption."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ CHECKSUM = re.compile("sha256=([0-9a-fA-F]{64})")
 # Seconds without a byte after which a download ends with an error.
 TIMEOUT = 60
 CHUNK = 1 << 20
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -72,40 +75,90 @@ class Address:
         return Path(urlsplit(self.url).path).name or str(urlsplit(self.url).hostname)
 
     def download(self, folder: Path) -> Path:
-        """Download the file to a folder, and return its path. On an error, nothing is left.
+        """Download the file to a folder, and return its path.
+
+        What came before an interruption is kept in the user's cache, and the next call goes on from there.
 
         Raises
         ------
         OSError
             If the server cannot be reached, does not have the file, or stops half-way. The message names the address.
         ValueError
-            If the file has another checksum.
+            If the file has another checksum. Nothing is kept then.
         """
         import pooch
         from requests import RequestException
 
         logger.info("Downloads %s", self.url)
+        partial = find_cache() / "downloads" / f"{self.sha256}.part"
         try:
             with _quiet(pooch.get_logger()):
-                return Path(
-                    pooch.retrieve(
-                        self.url,
-                        f"sha256:{self.sha256}",
-                        fname=f"{self.sha256}.zip",
-                        path=folder,
-                        downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=CHUNK),
-                    )
-                )
+                name, checksum = f"{self.sha256}.zip", f"sha256:{self.sha256}"
+                return Path(pooch.retrieve(self.url, checksum, fname=name, path=folder, downloader=_continue_in(partial)))
         except RequestException as error:
+            n_bytes = partial.stat().st_size if partial.exists() else 0
+            kept = f"{n_bytes / MB:,.1f} MB are kept, and the same command goes on from there" if n_bytes else "Nothing was kept"
             raise OSError(
-                f"{self.url} cannot be downloaded ({_get_reason(error)}). Nothing was kept. Check the address and the network, or give the "
-                "path of the file."
+                f"{self.url} cannot be downloaded ({_get_reason(error)}). {kept}. Check the address and the network, or give the path of "
+                "the file."
             ) from error
         except ValueError as error:
             raise ValueError(
                 f"{self.url} does not have the checksum sha256={self.sha256}. Nothing was kept: the file or the checksum is another "
                 "version. Ask the sender for both."
             ) from error
+
+
+def _continue_in(partial: Path) -> Callable[[str, str, object], None]:
+    """Return a downloader for pooch that goes on where an interrupted one stopped.
+
+    Parameters
+    ----------
+    partial
+        The file that has what came. Another process that downloads the same file at the same time begins on its own.
+    """
+
+    def download(url: str, output: str, _: object) -> None:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with Path(output).open("wb") as own:
+                    _fetch(url, own)
+                return
+            try:
+                _fetch(url, file)
+                partial.replace(output)
+            finally:
+                if partial.exists() and partial.stat().st_size == 0:
+                    partial.unlink()
+
+    return download
+
+
+def _fetch(url: str, file: BufferedWriter) -> None:
+    """Append to a file what it lacks, or write all of it if the server does not send parts. A bar shows how much came."""
+    import requests
+    from tqdm import tqdm
+
+    start = file.tell()
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={start}-"} if start else {}) as response:
+        if start and response.status_code != requests.codes.partial_content:
+            # The server sends all, or does not have so much: the file is another one.
+            file.seek(0)
+            file.truncate()
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                _fetch(url, file)
+                return
+            start = 0
+        response.raise_for_status()
+        total = start + int(response.headers.get("Content-Length", 0)) or None
+        with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None, leave=False) as bar:
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                file.flush()
+                bar.update(len(chunk))
 
 
 def find_cache() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -56,16 +57,68 @@ def test_a_wrong_checksum_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_stops_half_way_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"^http://127.* cannot be downloaded \(.*IncompleteRead.*\)\. Nothing was kept\. Check the address"):
-        Address.parse(f"{serve(CONTENT, sent=len(CONTENT) // 2)}#sha256={SHA256}").download(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+HALF = len(CONTENT) // 2
 
 
-def test_a_file_that_the_server_does_not_have(serve: Serve, tmp_path: Path) -> None:
+@pytest.fixture
+def partial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SCALEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("scalex.system.download.CHUNK", 1000)
+    (tmp_path / "target").mkdir()
+    return tmp_path / "cache" / "downloads" / f"{SHA256}.part"
+
+
+def stop_half_way(serve: Serve, folder: Path) -> None:
+    message = r"^http://127.* cannot be downloaded \(.*IncompleteRead.*\)\. 0\.6 MB are kept, and the same command goes on from there\."
+    with pytest.raises(OSError, match=message):
+        Address.parse(f"{serve(CONTENT, sent=HALF)}#sha256={SHA256}").download(folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_a_download_goes_on_where_it_stopped(serve: Serve, partial: Path, tmp_path: Path, parts: bool) -> None:
+    stop_half_way(serve, tmp_path / "target")
+    assert CONTENT.startswith(partial.read_bytes())
+    n_kept = partial.stat().st_size
+    assert 0 < n_kept <= HALF
+    requests: list[int] = []
+    url = serve(CONTENT, parts=parts, requests=requests)
+    path = Address.parse(f"{url}#sha256={SHA256}").download(tmp_path / "target")
+    assert path.read_bytes() == CONTENT
+    assert requests == [n_kept if parts else 0]
+    assert not partial.exists()
+
+
+def test_a_shorter_file_on_the_server_is_downloaded_from_its_start(serve: Serve, partial: Path, tmp_path: Path) -> None:
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT + b"more")
+    path = Address.parse(f"{serve(CONTENT)}#sha256={SHA256}").download(tmp_path / "target")
+    assert path.read_bytes() == CONTENT
+
+
+def test_wrong_bytes_from_before_are_not_kept(serve: Serve, partial: Path, tmp_path: Path) -> None:
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x" * HALF)
+    url = f"{serve(CONTENT)}#sha256={SHA256}"
+    with pytest.raises(ValueError, match="does not have the checksum"):
+        Address.parse(url).download(tmp_path / "target")
+    assert not partial.exists()
+    assert Address.parse(url).download(tmp_path / "target").read_bytes() == CONTENT
+
+
+def test_a_process_beside_another_downloads_on_its_own(serve: Serve, partial: Path, tmp_path: Path) -> None:
+    partial.parent.mkdir(parents=True)
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        path = Address.parse(f"{serve(CONTENT)}#sha256={SHA256}").download(tmp_path / "target")
+    assert path.read_bytes() == CONTENT
+    assert partial.read_bytes() == b""
+
+
+def test_a_file_that_the_server_does_not_have(serve: Serve, partial: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot be downloaded \(404 Not Found\)\. Nothing was kept"):
-        Address.parse(f"{serve(CONTENT)}.absent#sha256={SHA256}").download(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        Address.parse(f"{serve(CONTENT)}.absent#sha256={SHA256}").download(tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == list(partial.parent.iterdir()) == []
 
 
 def test_no_server(serve: Serve, tmp_path: Path) -> None:
