@@ -80,6 +80,16 @@ def test_sums_and_tests_are_those_of_the_functions(cells: AnnData, tmp_path: Pat
     assert done.stdout == f"Wrote changes.csv ({len(table):,} tests)\n"
 
 
+def test_counts_may_be_in_several_files(cells: AnnData, tmp_path: Path) -> None:
+    for name, part in (("a", cells[:100]), ("b", cells[100:])):
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+    named = ["label=cell_type", "sample=donor"]
+    assert run_genes(tmp_path, "pseudobulk", "path=[a.h5ad,b.h5ad]", "run=run", *named, "output=two.h5ad").returncode == 0
+    assert run_genes(tmp_path, "pseudobulk", "path=cells.h5ad", "run=run", *named, "output=one.h5ad").returncode == 0
+    two, one = (ad.read_h5ad(tmp_path / name) for name in ("two.h5ad", "one.h5ad"))
+    np.testing.assert_array_equal(two.X, one.X)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,12 +98,17 @@ def test_sums_and_tests_are_those_of_the_functions(cells: AnnData, tmp_path: Pat
         ("markers run=run output=m.csv group=x", "ValueError: group: there is no such setting; did you mean groupby?"),
         ("markers run=run output=m.txt", "ValueError: output=m.txt: the name of the file must end with .csv."),
         ("markers run=run output=cells.csv", "FileExistsError: output=cells.csv exists, and is not overwritten. Choose another name, or"),
-        ("markers run=absent output=m.csv", "FileNotFoundError: absent: no such file, or no folder of a finished run."),
+        ("markers run=absent output=m.csv", "FileNotFoundError: absent: no .h5ad file and no folder of a finished run."),
+        ("markers run=cells.csv output=m.csv", "FileNotFoundError: cells.csv: no .h5ad file and no folder of a finished run."),
         ("markers run=run output=m.csv groupby=type", "KeyError: groupby='type' is not in obs. Columns: "),
         ("markers run=run output=m.csv n_features=few", "n_features=few: a whole number of at least 1 is needed"),
         ("markers run=cells.h5ad output=m.csv groupby=cell_type domain=null", "ValueError: adata.raw is None: markers need normalized"),
         ("pseudobulk path=absent.h5ad label=cell_type sample=donor output=s.h5ad", "FileNotFoundError: "),
         ("pseudobulk path=run/adata.h5ad label=cell_type sample=donor output=s.h5ad", "ValueError: Pseudobulk needs counts, and X holds"),
+        (
+            "compare path=cells.h5ad label=cell_type sample=donor condition=treated treated=yes baseline=no adjust_for=[] output=c.csv",
+            "ValueError: There are several rows for the same cell_type, treated and donor. The samples are the replicates, and not their",
+        ),
         (
             "compare path=cells.h5ad label=cell_type sample=donor condition=treated treated=maybe baseline=no adjust_for=[] output=c.csv",
             "ValueError: treated='maybe': allowed are two different values of 'treated': no, yes.",

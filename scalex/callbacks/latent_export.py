@@ -166,17 +166,20 @@ class LatentExport(Callback):
 
     def _add_values(self, adata: ad.AnnData, part: slice, data: ScalexDataModule, module: Model) -> ImputationFit | None:
         """Add X, raw and layers["impute"] to consecutive cells, as far as they are requested, and return how the last agrees."""
-        if self.expression or (self.expression is None and data.in_memory):
+        has_expression = self.expression or (self.expression is None and data.in_memory)
+        code = get_domain_code(self.impute, data.domains)
+        if not has_expression and code is None:
+            return None
+        normalized = data.normalized(part)
+        if has_expression:
             adata.X = data.inputs(part)
             var = data.cells.var.loc[data.preprocessor.kept_features].copy()
-            adata.raw = ad.AnnData(data.normalized(part), obs=adata.obs[[]], var=var)
-        code = get_domain_code(self.impute, data.domains)
+            adata.raw = ad.AnnData(normalized, obs=adata.obs[[]], var=var)
         if code is None:
             return None
-        domain, preprocessor = data.domain[part], data.preprocessor
+        domain = data.domain[part]
         adata.layers["impute"] = module.impute(adata.obsm["latent"], domain if code < 0 else np.full(len(domain), code))
-        position = preprocessor.kept_features.get_indexer(preprocessor.features)
-        return ImputationFit.of(adata.layers["impute"], data.normalized(part)[:, position])
+        return ImputationFit.of(adata.layers["impute"], normalized[:, data.preprocessor.input_position])
 
     def _block(
         self, rows: slice, adata: AnnData, data: ScalexDataModule, module: Model, coordinates: np.ndarray | ScratchTable | None

@@ -91,18 +91,17 @@ class Markers(Output):
             "Markers of the groups in obs[%r], %s cells x %s features", self.groupby, *map("{:,}".format, expression.shape), extra=STAGE
         )
         try:
-            table = find_markers(adata, self.groupby)
+            table = find_markers(adata, self.groupby, n_features=self.n_features)
         except ValueError as error:
             # A finished training is not lost for want of groups.
             logger.warning("No markers: %s", error)
             return
-        best = table.groupby("group", observed=True, sort=False).head(self.n_features)
         if self.folder is not None:
             with atomic_write(self.folder / "markers.csv") as path:
-                best.to_csv(path, index=False, float_format="%.4g")
+                table.to_csv(path, index=False, float_format="%.4g")
             logger.info("Wrote %s", self.folder / "markers.csv")
-        if (best["score"] > 0).any():
-            figure = markers(adata, best, self.groupby, n_features=self.n_shown).figure
+        if (table["score"] > 0).any():
+            figure = markers(adata, table, self.groupby, n_features=self.n_shown).figure
             assert isinstance(figure, Figure)
             publish_figure(figure, "markers", self.folder, trainer, show=False, fit=True)
         if self.groupby == CLUSTERS:

@@ -26,7 +26,7 @@ markers: features that are higher in one group than in the others, as table and 
   n_features=100        features of each group
 
 pseudobulk: sums of the counts of each type and sample
-  path=???              the file with raw counts; it is read in chunks
+  path=???              the file with raw counts, or those of the run: [a.h5ad,b.h5ad]; .h5ad and .zarr are read in chunks
   label=???             column of obs with types or clusters
   sample=???            column of obs with the samples (donors)
   output=???            the .h5ad file with the sums
@@ -86,7 +86,7 @@ def write_markers(*, run: str, output: str, groupby: str = "leiden", domain: str
 
 def write_pseudobulk(
     *,
-    path: str,
+    path: str | list[str],
     label: str,
     sample: str,
     output: str,
@@ -106,7 +106,9 @@ def write_pseudobulk(
 
     with show_log(verbose=True):
         obs = None if run is None else ad.read_h5ad(_find_cells(run), backed="r").obs
-        source = AnnDataSource(path=path, layer=layer, backed=Path(path).suffix in (".h5ad", ".zarr"))
+        paths = [path] if isinstance(path, str) else path
+        backed = all(Path(one).suffix in (".h5ad", ".zarr") for one in paths)
+        source = AnnDataSource(path=path, layer=layer, backed=backed)
         sums = make_pseudobulk(source, label=label, sample=sample, condition=condition, obs=obs, min_cells=min_cells)
         with atomic_write(target) as unfinished:
             sums.write_h5ad(unfinished)
@@ -162,8 +164,8 @@ def _check_output(output: str, ending: str) -> Path:
 def _find_cells(given: str) -> Path:
     """Return the .h5ad file of a run folder, or the file itself."""
     path = Path(given) / "adata.h5ad" if Path(given).is_dir() else Path(given)
-    if not path.is_file():
-        raise FileNotFoundError(f"{given}: no such file, or no folder of a finished run.")
+    if path.suffix != ".h5ad" or not path.is_file():
+        raise FileNotFoundError(f"{given}: no .h5ad file and no folder of a finished run.")
     return path
 
 

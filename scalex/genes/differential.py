@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from scalex.genes.columns import require_column
+from scalex.genes.counts import find_no_count
 
 __all__ = ["Differences", "compare_conditions"]
 
@@ -84,8 +86,9 @@ def compare_conditions(
     KeyError
         If there is no such column.
     ValueError
-        If there is no such condition, or if no label can be tested. The message says why: too few replicates, or a condition that goes
-        along with the columns of `adjust_for`, so that their effects cannot be told apart.
+        If the values are no sums of counts of samples, if there is no such condition, or if no label can be tested. The message says
+        why: too few replicates, or a condition that goes along with the columns of `adjust_for`, so that their effects cannot be told
+        apart.
     ImportError
         If PyDESeq2 is not installed.
 
@@ -101,17 +104,26 @@ def compare_conditions(
     for option, value in (("treated", treated), ("baseline", baseline)):
         if value not in conditions.categories or treated == baseline:
             raise ValueError(f"{option}={value!r}: allowed are two different values of {condition!r}: {', '.join(conditions.categories)}.")
+    counts = pseudobulk.X.toarray() if sparse.issparse(pseudobulk.X) else np.asarray(pseudobulk.X)
+    if (wrong := find_no_count(counts.ravel())) is not None:
+        raise ValueError(f"The tests need sums of counts, as make_pseudobulk returns them, and X holds other values, such as {wrong:g}.")
+    if pseudobulk.obs.duplicated([label, condition, sample]).any():
+        raise ValueError(
+            f"There are several rows for the same {label}, {condition} and {sample}. The samples are the replicates, and not their cells: "
+            "give the sums that make_pseudobulk returns."
+        )
     tables, refused = [], {}
     for one in labels.categories:
-        part = pseudobulk[(labels == one) & conditions.isin([treated, baseline])]
-        factors = part.obs[list(adjust_for)].astype(str)
-        is_treated = (part.obs[condition] == treated).to_numpy(bool)
-        reason = find_obstacle(is_treated, part.obs[sample].to_numpy(str), factors, min_replicates)
+        member = (labels == one) & conditions.isin([treated, baseline])
+        obs, values = pseudobulk.obs[member], counts[member]
+        factors = obs[list(adjust_for)].astype(str)
+        is_treated = (obs[condition] == treated).to_numpy(bool)
+        reason = find_obstacle(is_treated, obs[sample].to_numpy(str), factors, min_replicates)
         if reason is None:
-            tested = np.asarray(part.X.sum(0)).ravel() >= min_counts
-            counts = pd.DataFrame(part.X[:, tested], part.obs_names, part.var_names[tested])
-            tables.append(_test(counts, is_treated, factors).assign(label=one))
-            logger.info("%s: %s features tested in %d samples", one, f"{tested.sum():,}", len(counts))
+            tested = values.sum(0) >= min_counts
+            table = _test(pd.DataFrame(values[:, tested], obs.index, pseudobulk.var_names[tested]), is_treated, factors)
+            tables.append(table.assign(label=one))
+            logger.info("%s: %s features tested in %d samples", one, f"{tested.sum():,}", len(obs))
         else:
             refused[str(one)] = reason
             logger.info("%s: not tested: %s", one, reason)

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex.cells import AnnDataSource
 from scalex.genes.columns import require_column
+from scalex.genes.counts import find_no_count
 from scalex.genes.group_sums import GroupSums, combine_codes, sum_groups
 from scalex.system.chunks import chunks
 
@@ -129,10 +130,10 @@ def _sum_all(
     empty = np.zeros((n_groups, n_features))
     sums, start = GroupSums(empty, empty, np.zeros(n_groups, np.int64)), 0
     for values in counts:
-        wrong = values.data[(values.data < 0) | (values.data % 1 != 0)]
-        if len(wrong):
+        wrong = find_no_count(values.data)
+        if wrong is not None:
             raise ValueError(
-                f"Pseudobulk needs counts, and {describe()} holds other values, such as {wrong[0]:g}. Name the matrix with the counts "
+                f"Pseudobulk needs counts, and {describe()} holds other values, such as {wrong:g}. Name the matrix with the counts "
                 "(layer=), or give the file that has them. Estimated counts can be rounded first."
             )
         sums += sum_groups(values, code[start : start + values.shape[0]], n_groups)

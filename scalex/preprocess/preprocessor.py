@@ -77,6 +77,12 @@ class Preprocessor:
         return RowTransform(self, names)
 
     @property
+    def input_position(self) -> NDArray[np.int64]:
+        """(n_features,) the place of each input feature among the kept features."""
+        position: NDArray[np.int64] = self.kept_features.get_indexer(self.features)
+        return position
+
+    @property
     def unit(self) -> NDArray[np.float32]:
         """(n_domains, n_features) or (1, n_features), float32: the normalized expression that an input of 1 stands for."""
         maximum = self.maximum if self.scaling == "domain" else self.maximum.max(0, keepdims=True)
@@ -193,7 +199,7 @@ class RowTransform:
         self._input = self._find_positions(preprocessor.features)
         self._kept = self._find_positions(preprocessor.kept_features)
         weight = preprocessor.weight
-        self._input_weight = None if weight is None else weight[preprocessor.kept_features.get_indexer(preprocessor.features)]
+        self._input_weight = None if weight is None else weight[preprocessor.input_position]
         self.fill_value = None if self.found.all() else np.where(self.found, np.float32(0), preprocessor.mean)
         # The maximum over all domains scales a domain that the fit has not seen.
         overall = preprocessor.maximum.max(0)

@@ -56,8 +56,7 @@ class QueryBlocks:
         self._query_only = query_only
         self._map = reference.latent_map()
         self._pca = reference.input_pca
-        preprocessor = reference.trained_on.preprocessor
-        self._input_position = preprocessor.kept_features.get_indexer(preprocessor.features)
+        self._input_position = reference.trained_on.preprocessor.input_position
         self._label = _find_label(reference, label)
         self._transfer = None if self._label is None else reference.label_transfer(self._label)
         self.tally = Tally(reference, data, self._map, self._label, adapter)
@@ -74,8 +73,10 @@ class QueryBlocks:
         obs, umap = self._describe_cells(latent, encoded, components, batch, rows)
         reference = self.reference
         block = ad.AnnData(batch.rows.csr() if self._query_only else None, obs=obs, var=reference.cells.var)
+        needs_expression = self._query_only or self.impute is not None
+        normalized = self.data.transform.normalized(batch.values) if needs_expression else None
         if self._query_only:
-            block.raw = ad.AnnData(self.data.transform.normalized(batch.values), obs=obs[[]], var=reference.raw_var)
+            block.raw = ad.AnnData(normalized, obs=obs[[]], var=reference.raw_var)
         block.obsm["latent"] = latent
         if self._pca is not None:
             block.obsm[INPUT_PCA] = components
@@ -85,9 +86,9 @@ class QueryBlocks:
         if self.impute is not None:
             domain = self.data.known_domain[self.data.domain(rows)]
             block.layers["impute"] = _impute(reference, latent, domain, self.impute)
-            observed = self.data.transform.normalized(batch.values)[:, self._input_position]
+            assert normalized is not None
             # Blocks may come from several processes.
-            block.uns[IMPUTE_FIT] = ImputationFit.of(block.layers["impute"], observed)
+            block.uns[IMPUTE_FIT] = ImputationFit.of(block.layers["impute"], normalized[:, self._input_position])
         return block
 
     def read_example_obs(self) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def _describe_preprocessing(run: FinishedRun) -> dict[str, Any]:
         "normalization": np.asarray(made.normalization),
         "target": np.asarray(made.target_sum, np.float64),
         "binarize": np.asarray(made.binarize),
-        "weight": weight[made.kept_features.get_indexer(made.features)],
+        "weight": weight[made.input_position],
         "maximum": np.where(maximum > 0, maximum, np.float32(1)),
         "mean": made.mean,
     }

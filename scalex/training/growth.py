@@ -150,7 +150,7 @@ def _with_domains(before: Preprocessor, cells: GrownCells, chunk_size: int) -> P
     """Return the preprocessor with the new domains. Cells of the old ones are preprocessed as before."""
     n_old, domain = cells.old.shape[0], np.asarray(cells.domain)
     added = [name for name in cells.query.domains if name not in before.domains and (domain[n_old:] == name).any()]
-    columns = before.kept_features.get_indexer(before.features)
+    columns = before.input_position
     largest = np.zeros((len(added), len(columns)), np.float32)
     for rows in chunks(len(cells.kept) if added else 0, chunk_size):
         place = slice(n_old + rows.start, n_old + rows.stop)

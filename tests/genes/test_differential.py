@@ -8,6 +8,7 @@ import pytest
 from anndata import AnnData
 from pydeseq2.dds import DeseqDataSet
 from pydeseq2.ds import DeseqStats
+from scipy import sparse
 
 from scalex.genes import compare_conditions
 from scalex.genes.differential import find_obstacle
@@ -160,3 +161,26 @@ def test_without_pydeseq2_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pydeseq2.dds", None)
     with pytest.raises(ImportError, match=r"compare_conditions needs PyDESeq2, which is not installed: pip install 'scalex\[de\]'"):
         compare_conditions(make_sums(), "type", "condition", adjust_for=[], **SIDES)
+
+
+def test_a_sparse_matrix_gives_the_same() -> None:
+    sums = make_sums()
+    expected = compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES).table
+    sums.X = sparse.csr_matrix(sums.X)
+    pd.testing.assert_frame_equal(compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES).table, expected)
+
+
+def test_cells_are_no_samples() -> None:
+    sums = make_sums()
+    sums.obs["donor"] = "d1"
+    with pytest.raises(ValueError, match=r"There are several rows for the same type, condition and donor. The samples are the replicates"):
+        compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES)
+
+
+@pytest.mark.parametrize("value", [0.25, -2.0, np.nan])
+def test_values_that_are_no_counts_are_an_error(value: float) -> None:
+    sums = make_sums()
+    sums.X = sums.X.astype(float)
+    sums.X[0, 3] = value
+    with pytest.raises(ValueError, match=r"The tests need sums of counts, as make_pseudobulk returns them, and X holds other values, such"):
+        compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES)
