@@ -126,7 +126,13 @@ def _read_table(path: Path, has_header: bool) -> pd.DataFrame:
     missing = (table.iloc[:, :n_columns].fillna("") == "").any(axis=1)
     if missing.any():
         raise ValueError(f"{path}: a value is missing in row {int(np.argmax(missing)) + 1:,}. The file may be truncated: copy it again.")
-    return table
+    return table if has_header else table.apply(_remove_quotes)
+
+
+def _remove_quotes(values: pd.Series) -> pd.Series:
+    """Return a column as R means it, which puts all its values in quotes. A single name with quotes contains them."""
+    quoted = values.str.len().gt(2) & values.str.startswith('"') & values.str.endswith('"')
+    return values.str[1:-1] if quoted.all() else values
 
 
 def _is_bed(path: Path) -> bool:

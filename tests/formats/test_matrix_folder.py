@@ -272,6 +272,12 @@ def test_one_of_the_matrices_of_kallisto_for_nuclei_has_to_be_named(few: AnnData
     assert_equal(folder / "cells_x_genes.nascent.mtx", few)
 
 
+def test_a_table_whose_names_are_all_in_quotes_is_one_of_r(few: AnnData, folder: Path) -> None:
+    for name in ("barcodes.tsv", "features.tsv"):
+        rewrite(folder / name, lambda lines: ["\t".join(f'"{value}"' for value in line.split("\t")) for line in lines])
+    assert_equal(folder, few)
+
+
 def test_sizes_are_compared_before_the_values_are_read(few: AnnData, folder: Path) -> None:
     rewrite(folder / "matrix.mtx", lambda lines: [lines[0], "2000000000 2000000000 4000000000", *lines[3:]])
     assert_refused(folder, r"matrix\.mtx has 2,000,000,000 rows and 2,000,000,000 columns, but there are 40 features")
@@ -285,8 +291,11 @@ def test_a_web_page_for_a_table_is_named(few: AnnData, folder: Path) -> None:
 @st.composite
 def draw_counts(draw: st.DrawFn) -> AnnData:
     """Draw counts, most of them 0, with names in any script."""
-    letters = st.characters(codec="utf-8", categories=["L", "N", "P", "S"]) | st.just(" ")
-    name = st.text(letters, min_size=1, max_size=6).map(str.strip).filter(bool) | st.sampled_from(["NA", "nan", "007", "1e5", "a#1"])
+    # Where all names are in quotes, they are read without.
+    letters = st.characters(codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters='"') | st.just(" ")
+    name = st.text(letters, min_size=1, max_size=6).map(str.strip).filter(bool) | st.sampled_from(
+        ["NA", "nan", "007", "1e5", "a#1", 'a"b', ","]
+    )
     cells, features = (draw(st.lists(name, min_size=1, max_size=7, unique=True)) for _ in range(2))
     value = st.sampled_from([0, 0, 0, 1, 2]) | st.integers(0, 10_000)
     values = draw(st.lists(value, min_size=len(cells) * len(features), max_size=len(cells) * len(features)))

@@ -41,8 +41,9 @@ def write_tenx(cells: AnnData, folder: Path, *, features: str = "features", pref
     mmwrite(matrix, sparse.coo_matrix(cells.X.T).astype(int), field="integer")
     columns = {"id": [f"ENSG{i:011d}" for i in range(cells.n_vars)], "name": cells.var_names, "type": "Gene Expression"}
     table = pd.DataFrame(columns).iloc[:, :n_columns] if n_columns > 1 else pd.DataFrame({"name": cells.var_names})
-    table.to_csv(folder / f"{prefix}{features}.tsv", sep="\t", header=False, index=False)
-    pd.Series(cells.obs_names).to_csv(folder / f"{prefix}barcodes.tsv", header=False, index=False)
+    # Cell Ranger puts no name in quotes, whatever it contains.
+    for name, rows in ((features, table.to_numpy().tolist()), ("barcodes", [[cell] for cell in cells.obs_names])):
+        (folder / f"{prefix}{name}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
     if gz:
         for name in ("matrix.mtx", f"{features}.tsv", "barcodes.tsv"):
             compress(folder / f"{prefix}{name}")
