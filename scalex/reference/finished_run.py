@@ -23,7 +23,7 @@ from scalex.model.base import Model
 from scalex.model.models import load_model
 from scalex.model.trained_on import TrainedOn
 from scalex.reference.about import PACKED_RAW_VAR, About
-from scalex.reference.input_pca import INPUT_PCA, InputPca
+from scalex.reference.input_pca import INPUT_PCA, STEPS, InputPca
 from scalex.reference.label_transfer import LabelTransfer, has_label
 from scalex.reference.latent_map import LatentMap
 from scalex.reference.lineage import GROWTH, LINEAGE, describe_version, read_json
@@ -133,8 +133,9 @@ class FinishedRun:
             obs[name] = pd.Categorical(obs[name].where(obs[name] != ""))
         obsm = parts["obsm"]
         if INPUT_PCA in obsm:
-            # A packed reference stores them in half precision.
-            obsm[INPUT_PCA] = np.asarray(obsm[INPUT_PCA], np.float32)
+            # A packed reference has whole numbers of steps.
+            steps = parts.get("uns", {}).get(INPUT_PCA, {}).pop(STEPS, None)
+            obsm[INPUT_PCA] = np.asarray(obsm[INPUT_PCA], np.float32) if steps is None else np.multiply(obsm[INPUT_PCA], steps)
         return ad.AnnData(**parts)
 
     @cached_property

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-__all__ = ["INPUT_PCA", "InputPca"]
+__all__ = ["INPUT_PCA", "STEPS", "InputPca"]
 
 # Key of the coordinates in obsm, of the components in varm and of their origin in uns.
 INPUT_PCA = "input_pca"
+# Key of the steps in uns. A packed reference has its coordinates in whole numbers of them.
+STEPS = "steps"
 N_COMPONENTS = 100
 # More cells do not improve the components. More values take minutes: cells of many peaks have thousands.
 MAX_CELLS = 50_000

@@ -22,7 +22,7 @@ from scalex.h5ad.uns_values import convert_to_uns
 from scalex.reference.about import PACKED_RAW_VAR, About
 from scalex.reference.card import make_card
 from scalex.reference.finished_run import FinishedRun
-from scalex.reference.input_pca import INPUT_PCA
+from scalex.reference.input_pca import INPUT_PCA, STEPS
 from scalex.reference.lineage import LINEAGE, encode_lineage
 from scalex.reference.place import CARD, CELLS, CHECKPOINT, CONFIG, PICTURE, SCORES
 from scalex.system.atomic_files import atomic_write
@@ -33,8 +33,8 @@ __all__ = ["pack"]
 CHECKPOINT_PARTS = ("pytorch-lightning_version", "state_dict", "hyper_parameters", "trained_on", "model")
 # Columns that projection itself needs. Clusters follow from the latents, so they tell nothing more.
 ALWAYS_KEPT = ("domain", "leiden")
-# Half precision keeps values to 1 part in 2,000. Components are stored so if their error is below this part of their spread.
-HALF_ERROR = 1e-3
+# Components are stored as whole numbers of steps. A step is between this part of the spread of its component and half of it.
+STEP = 1 / 64
 # Text of settings that names a folder of this machine: /data, ~/data, C:\data, or a way up from here.
 MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:,\[({])(?:/(?!\s)|~|\.\.(?:/|\\|$)|[A-Za-z]:[\\/]|\\\\)|[A-Za-z][A-Za-z0-9+.-]*://", re.MULTILINE)
 # The first time that a .zip can hold, so that the same reference makes the same file.
@@ -64,8 +64,8 @@ def pack(run: FinishedRun, path: Path, told: About, *, obs: bool | Sequence[str]
             for name, content in contents.items():
                 entry = ZipInfo(name, TIME)
                 entry.external_attr = 0o644 << 16
-                # The matrices and the picture are compressed already.
-                archive.writestr(entry, content, ZIP_STORED if name in (CELLS, PICTURE) else ZIP_DEFLATED)
+                # HDF5 compresses numbers, but no names of cells.
+                archive.writestr(entry, content, ZIP_STORED if name == PICTURE else ZIP_DEFLATED)
         with unfinished.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -88,19 +88,28 @@ def _choose_cells(cells: ad.AnnData, obs: bool | Sequence[str]) -> tuple[ad.AnnD
     for name in ("latent", "X_umap", INPUT_PCA):
         if name in cells.obsm:
             chosen.obsm[name] = np.asarray(cells.obsm[name], np.float32)
-    if INPUT_PCA in chosen.obsm:
-        chosen.obsm[INPUT_PCA] = halve(chosen.obsm[INPUT_PCA])
+    if INPUT_PCA in cells.uns:
+        chosen.uns[INPUT_PCA] = dict(cells.uns[INPUT_PCA])
     if INPUT_PCA in cells.varm:
         chosen.varm[INPUT_PCA] = np.asarray(cells.varm[INPUT_PCA])
+    if INPUT_PCA in chosen.obsm and INPUT_PCA in chosen.uns and (rounded := round_to_steps(chosen.obsm[INPUT_PCA])) is not None:
+        chosen.obsm[INPUT_PCA], chosen.uns[INPUT_PCA][STEPS] = rounded
     return chosen, obs is True
 
 
-def halve(components: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.float16]:
-    """Return coordinates in half precision, unless that loses more than a thousandth of the spread of one of them."""
-    with np.errstate(over="ignore"):
-        half = components.astype(np.float16)
-    error = np.sqrt(np.square(half.astype(np.float64) - components).mean(0))
-    return half if (error <= HALF_ERROR * components.std(0, dtype=np.float64)).all() else components
+def round_to_steps(components: NDArray[np.float32]) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
+    """Return coordinates as whole numbers of steps, and the step of each component, which is a power of two.
+
+    None is returned where a component has no spread, or a value is too far from 0 for the steps.
+    """
+    spread = components.std(0, dtype=np.float64)
+    if not (np.isfinite(spread) & (spread > 0)).all():
+        return None
+    steps = np.exp2(np.floor(np.log2(STEP * spread)))
+    numbers = np.rint(components / steps)
+    if np.abs(numbers).max(initial=0) > np.iinfo(np.int16).max:
+        return None
+    return numbers.astype(np.int16), steps.astype(np.float32)
 
 
 def _strip_checkpoint(path: Path) -> bytes:
@@ -114,12 +123,11 @@ def _strip_checkpoint(path: Path) -> bytes:
 def _encode_cells(run: FinishedRun, cells: ad.AnnData, about: About) -> bytes:
     """Return an AnnData file without X. Of uns, it has what projection needs and no settings, which name files of this machine."""
     stored = io.BytesIO()
-    uns = {name: run.cells.uns[name] for name in (INPUT_PCA,) if name in run.cells.uns}
     told = convert_to_uns({"version": version("scalex"), "scores": run.scores}) | {"about": about.to_uns()}
     tables: dict[str, Any] = {"obs": cells.obs, "var": cells.var, "obsm": dict(cells.obsm), "varm": dict(cells.varm)}
     with h5py.File(stored, "w") as file, ad.settings.override(allow_write_nullable_strings=False):
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        ad.io.write_elem(file, "uns", uns | {"scalex": told})
+        ad.io.write_elem(file, "uns", dict(cells.uns) | {"scalex": told})
         for name, table in (tables | {PACKED_RAW_VAR: run.raw_var}).items():
             # Bytes of the same rank are more alike than those of one number.
             ad.io.write_elem(file, name, table, dataset_kwargs={"compression": "gzip", "shuffle": True})

@@ -17,7 +17,7 @@ import torch
 from anndata import AnnData
 
 from scalex.projection.reference import Reference
-from scalex.reference.pack import MACHINE_PATH, halve
+from scalex.reference.pack import MACHINE_PATH, round_to_steps
 from scalex.training.grown_cells import open_expression
 
 
@@ -31,16 +31,20 @@ def read_names(path: str | Path) -> set[str]:
 
 
 def assert_equal(found: AnnData, expected: AnnData, *, same_labels: bool = True) -> None:
-    """Compare projections. What rests on half-precision components may differ in the last digits."""
+    """Compare projections. What rests on rounded components may differ."""
     for name in ("latent", "X_umap"):
         np.testing.assert_array_equal(found.obsm[name], expected.obsm[name], strict=True)
-    np.testing.assert_allclose(found.obsm["input_pca"], expected.obsm["input_pca"], rtol=1e-3, atol=1e-4)
+    components = expected.obsm["input_pca"]
+    assert (np.abs(found.obsm["input_pca"] - components).max(0) <= components.std(0) / 64).all()
     assert list(found.obs) == list(expected.obs)
     soft = [name for name in expected.obs if name.endswith(("_probability", "_unknown"))]
-    assert found.obs.drop(columns=soft).equals(expected.obs.drop(columns=soft))
+    # The second of two types with hardly any neighbours.
+    second = [name for name in expected.obs if name.endswith("_runner_up")]
+    assert found.obs.drop(columns=soft + second).equals(expected.obs.drop(columns=soft + second))
+    assert all((found.obs[name].astype(str) == expected.obs[name].astype(str)).mean() > 0.98 for name in second)
     assert soft
     for name in soft:
-        np.testing.assert_allclose(found.obs[name], expected.obs[name], rtol=2e-3)
+        np.testing.assert_allclose(found.obs[name], expected.obs[name], atol=0.02)
 
 
 @pytest.mark.parametrize("repeat", [False, True])
@@ -58,7 +62,7 @@ def test_a_packed_reference_projects_as_the_run_does(trained: Any, scored: Refer
 def test_labels_and_adapters_are_those_of_the_run(trained: Any, scored: Reference, packed: Reference) -> None:
     found, expected = (one.transfer_labels(trained.query) for one in (packed, scored))
     assert found["label"].equals(expected["label"])
-    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-3)
+    np.testing.assert_allclose(found["probability"], expected["probability"], atol=0.01)
     found, expected = (one.embed(trained.query, adapter=one.fit_adapter(trained.query)) for one in (packed, scored))
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -76,7 +80,7 @@ def test_what_is_in_the_file(trained: Any, scored: Reference, packed: Reference)
     assert adata.obs.equals(exported.obs)
     assert adata.var.equals(exported.var)
     assert {name: values.dtype.name for name, values in adata.obsm.items()} == {
-        "latent": "float32", "X_umap": "float32", "input_pca": "float16",
+        "latent": "float32", "X_umap": "float32", "input_pca": "int16",
     }  # fmt: skip
     assert set(adata.uns) == {"input_pca", "scalex"}
     assert set(adata.uns["scalex"]) == {"version", "scores", "about", "raw_var"}
@@ -212,15 +216,22 @@ def test_an_atlas_grows_from_a_packed_reference(trained: Any, scored: Reference,
     assert "about" not in ad.read_h5ad(tmp_path / "run" / "adata.h5ad").uns["scalex"]
 
 
-def test_components_that_half_precision_would_change_stay_as_they_are() -> None:
+def test_components_are_rounded_by_a_hundredth_of_their_spread() -> None:
+    values = (np.random.default_rng(0).normal(size=(500, 3)) * [1e-6, 1, 1e6]).astype(np.float32)
+    numbers, steps = round_to_steps(values)
+    assert numbers.dtype == np.int16
+    restored = numbers * steps
+    assert restored.dtype == np.float32
+    assert (np.abs(restored - values).max(0) <= values.std(0) / 128).all()
+    # Powers of two are exact, so that packing again changes nothing.
+    np.testing.assert_array_equal(np.multiply(*round_to_steps(restored)), restored)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(0, 3), (1, 1e4), (np.nan, 0)])
+def test_components_without_spread_or_far_from_0_stay_as_they_are(factor: float, shift: float) -> None:
     values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
-    assert halve(values).dtype == np.float16
-    assert np.abs(halve(values) - values).max() <= 2**-11 * np.abs(values).max()
-    # Too large, too small, and far from 0 with little spread.
-    for factor, shift in ((1e6, 0), (1e-6, 0), (1, 1e4)):
-        changed = values.copy()
-        changed[:, 1] = changed[:, 1] * factor + shift
-        np.testing.assert_array_equal(halve(changed), changed, strict=True)
+    values[:, 1] = values[:, 1] * factor + shift
+    assert round_to_steps(values) is None
 
 
 @pytest.mark.parametrize(

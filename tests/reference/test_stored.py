@@ -16,7 +16,7 @@ STORED = Path(__file__).parent / "stored"
 Stored = dict[str, np.ndarray]
 
 
-@pytest.fixture(params=["run", "packed.zip"])
+@pytest.fixture(params=["run", "packed.zip", "packed_in_steps.zip"])
 def reference(request: pytest.FixtureRequest) -> Reference:
     return Reference.load(STORED / request.param)
 
