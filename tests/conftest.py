@@ -122,12 +122,16 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Return a function that serves content from this machine and returns its address.
 
     `sent` bytes are sent before the server hangs up; with `ends`, it is gone before the first request.
-    `parts`: whether it sends the rest of a file; `requests` gets the first byte of each answer.
+    `parts`: whether it sends the rest of a file; `says_size`: whether it says how much it sends.
+    `requests` gets the first byte of each answer.
     """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     servers: list[ThreadingHTTPServer] = []
 
-    def start(content: bytes, *, sent: int | None = None, ends: bool = False, parts: bool = True, requests: list[int] | None = None) -> str:
+    def start(
+        content: bytes, *, sent: int | None = None, ends: bool = False, parts: bool = True, says_size: bool = True,
+        requests: list[int] | None = None,
+    ) -> str:  # fmt: skip
         requests = [] if requests is None else requests
 
         class Handler(BaseHTTPRequestHandler):
@@ -142,7 +146,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
                     return
                 requests.append(start)
                 self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(content) - start))
+                if says_size:
+                    self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
                 self.wfile.write(content[start : start + (len(content) if sent is None else sent)])
 

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 CHECKSUM = re.compile("sha256=([0-9a-fA-F]{64})")
+# Bytes that a download leaves free on the disk: a server may send without end.
+RESERVE = 10**9
+ANOTHER_DISK = f"{RESERVE / 1e6:,.0f} MB are left free: free space, or choose a folder on another disk by the variable SCALEX_CACHE."
 # Seconds without a byte after which a download ends with an error.
 TIMEOUT = 60
 CHUNK = 1 << 20
@@ -82,7 +86,8 @@ class Address:
         Raises
         ------
         OSError
-            If the server cannot be reached, does not have the file, or stops half-way. The message names the address.
+            If the server cannot be reached, does not have the file, or stops half-way, or if the disk has too little space. The message
+            names the address.
         ValueError
             If the file has another checksum. Nothing is kept then.
         """
@@ -143,7 +148,9 @@ def _fetch(url: str, file: BufferedWriter) -> None:
     from tqdm import tqdm
 
     start = file.tell()
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={start}-"} if start else {}) as response:
+    # Parts are those of the file itself, so that it must not come compressed once more.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
         if start and response.status_code != requests.codes.partial_content:
             # The server sends all, or does not have so much: the file is another one.
             file.seek(0)
@@ -153,10 +160,21 @@ def _fetch(url: str, file: BufferedWriter) -> None:
                 return
             start = 0
         response.raise_for_status()
-        total = start + int(response.headers.get("Content-Length", 0)) or None
+        n_coming = int(response.headers.get("Content-Length", 0))
+        folder = Path(file.name).parent
+        if n_coming + RESERVE > (free := shutil.disk_usage(folder).free):
+            raise OSError(f"{url} sends {n_coming / MB:,.0f} MB, and the disk of {folder} has {free / MB:,.0f} MB free. {ANOTHER_DISK}")
+        total = start + n_coming if n_coming else None
         with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None, leave=False) as bar:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
+                if total is None and shutil.disk_usage(folder).free < RESERVE:
+                    n_bytes = file.tell()
+                    file.truncate(0)
+                    raise OSError(
+                        f"{url} does not say how large its file is, and sent {n_bytes / MB:,.0f} MB, with which the disk of {folder} is "
+                        f"nearly full. Nothing was kept. {ANOTHER_DISK}"
+                    )
                 file.flush()
                 bar.update(len(chunk))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,30 @@ def test_a_file_that_the_server_does_not_have(serve: Serve, partial: Path, tmp_p
     with pytest.raises(OSError, match=r"cannot be downloaded \(404 Not Found\)\. Nothing was kept"):
         Address.parse(f"{serve(CONTENT)}.absent#sha256={SHA256}").download(tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == list(partial.parent.iterdir()) == []
+
+
+def test_a_file_that_the_disk_has_no_space_for_is_not_begun(
+    serve: Serve, partial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9 + len(CONTENT) // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"sends 1 MB, and the disk of \S* has 1,001 MB free\. .* choose a folder on another disk"):
+        Address.parse(f"{serve(CONTENT)}#sha256={SHA256}").download(tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == list(partial.parent.iterdir()) == []
+
+
+def test_a_server_that_sends_without_end_does_not_fill_the_disk(
+    serve: Serve, partial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{serve(CONTENT, says_size=False)}#sha256={SHA256}"
+    usage = shutil.disk_usage(tmp_path)
+    free = iter(range(10**9 + 3000, 0, -1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+        with pytest.raises(OSError, match=r"does not say how large its file is, and sent 0 MB, .* nearly full\. Nothing was kept\."):
+            Address.parse(url).download(tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == list(partial.parent.iterdir()) == []
+    assert Address.parse(url).download(tmp_path / "target").read_bytes() == CONTENT
 
 
 def test_no_server(serve: Serve, tmp_path: Path) -> None:
