@@ -11,11 +11,10 @@ from lightning import Trainer
 from matplotlib.figure import Figure
 
 from scalex.callbacks.figures import publish_figure
-from scalex.callbacks.result import Output, Result, place_others
+from scalex.callbacks.result import Output, Result
 from scalex.data import ScalexDataModule
 from scalex.features.annotation import rename_column
 from scalex.genes import find_markers
-from scalex.metrics.clusters import add_clusters
 from scalex.pl import markers
 from scalex.system.atomic_files import atomic_write
 from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
@@ -78,10 +77,8 @@ class Markers(Output):
     def on_result(self, result: Result, trainer: Trainer) -> None:
         """Find, write, draw and log the markers."""
         sample = result.sample(self.max_cells, self.seed)
-        if self.groupby == CLUSTERS and sample.cells.n_obs > 2:
-            add_clusters(sample.cells, n_neighbors=self.n_neighbors, seed=self.seed)
-            if CLUSTERS not in result.adata.obs:
-                place_others(result.adata, sample)
+        if self.groupby == CLUSTERS:
+            sample = result.sample_clusters(self.max_cells, self.seed, self.n_neighbors)
         assert result.data is not None
         kept = result.data.preprocessor.kept_features
         expression = result.data.normalized(slice(None) if sample.rows is None else sample.rows)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from scalex.callbacks.markers import check_column
+from scalex.callbacks.markers import CLUSTERS, check_column
 from scalex.callbacks.result import Output, Result
 from scalex.data import ScalexDataModule
 from scalex.features.annotation import rename_column
 from scalex.genes.pseudobulk import CHUNK_SIZE, sum_counts
 from scalex.system.atomic_files import atomic_write
 from scalex.system.chunks import chunks
-from scalex.system.settings import Count, check_call
+from scalex.system.settings import Count, NumberOfNeighbors, Seed, check_call
 
 __all__ = ["Pseudobulk"]
 
@@ -30,22 +30,36 @@ class Pseudobulk(Output):
     folder
         The run folder.
     label
-        Column of obs with types or clusters.
+        Column of obs with types. "leiden": the clusters, which are computed if no other output has.
     sample
         Column of obs with the samples. "domain": the domains.
     condition
         Column of obs with conditions; None: there are none.
     min_cells
         Groups of fewer cells are dropped and listed.
+    n_neighbors, seed, max_cells
+        Of the clusters, as in `Markers`.
     """
 
     def __init__(
-        self, folder: str | Path, *, label: str = "leiden", sample: str = "domain", condition: str | None = None, min_cells: Count = 10
+        self,
+        folder: str | Path,
+        *,
+        label: str = CLUSTERS,
+        sample: str = "domain",
+        condition: str | None = None,
+        min_cells: Count = 10,
+        n_neighbors: NumberOfNeighbors = 30,
+        seed: Seed = 124,
+        max_cells: Count = 30_000,
     ) -> None:
         self.folder = Path(folder)
         self.label, self.sample = rename_column(label), rename_column(sample)
         self.condition = None if condition is None else rename_column(condition)
         self.min_cells = min_cells
+        self.n_neighbors = n_neighbors
+        self.seed = seed
+        self.max_cells = max_cells
 
     def check(self, data: ScalexDataModule) -> None:
         """Check that there are the columns, and that the values are counts."""
@@ -62,12 +76,14 @@ class Pseudobulk(Output):
         """Sum the counts, and write them."""
         data = result.data
         assert data is not None
+        if self.label == CLUSTERS:
+            result.sample_clusters(self.max_cells, self.seed, self.n_neighbors)
         counts = (data.cells.read(data.rows[part]) for part in chunks(len(data.rows), CHUNK_SIZE))
         obs, var = result.adata.obs, data.cells.var
         try:
             sums = sum_counts(counts, obs, var, label=self.label, sample=self.sample, condition=self.condition, min_cells=self.min_cells)
         except (ValueError, KeyError) as error:
-            # A finished training is not lost for a few wrong values, or for want of clusters.
+            # A finished training is not lost for a few wrong values, or for want of cells.
             logger.warning("No pseudobulk: %s", error.args[0])
             return
         with atomic_write(self.folder / "pseudobulk.h5ad") as path:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scalex.data import ScalexDataModule
 from scalex.h5ad.scratch_table import ScratchTable
+from scalex.metrics.clusters import add_clusters
 from scalex.reference.latent_map import LatentMap
 from scalex.system.chunks import chunks
 
@@ -90,6 +91,23 @@ class Result:
             )  # fmt: skip
             self._sample = Sample(AnnData(obs=adata.obs.iloc[rows].copy(), obsm={"latent": np.asarray(adata.obsm["latent"][rows])}), rows)
         return self._sample
+
+    def sample_clusters(self, max_cells: int, seed: int, n_neighbors: int) -> Sample:
+        """Return what `sample` does, with clusters in obs["leiden"], which all cells get. Two cells have none.
+
+        Parameters
+        ----------
+        max_cells, seed
+            As in `sample`. `seed` is that of the clusters, too.
+        n_neighbors
+            Number of neighbours of a cell in the graph for the clusters.
+        """
+        sample = self.sample(max_cells, seed)
+        if sample.cells.n_obs > 2:
+            add_clusters(sample.cells, n_neighbors=n_neighbors, seed=seed)
+            if "leiden" not in self.adata.obs:
+                place_others(self.adata, sample)
+        return sample
 
 
 class Output(Callback):

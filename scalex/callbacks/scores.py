@@ -13,9 +13,8 @@ from lightning import Trainer
 from numpy.typing import NDArray
 
 from scalex.callbacks.figures import publish_figure
-from scalex.callbacks.result import Output, Result, place_others
+from scalex.callbacks.result import Output, Result
 from scalex.metrics import SCORES, batch_entropy_mixing, mixed_types, scores, scores_by_domain, silhouette
-from scalex.metrics.clusters import add_clusters
 from scalex.metrics.scores import N_COMPONENTS, choose_some
 from scalex.pl.domains import draw_scores
 from scalex.system.atomic_files import atomic_write
@@ -63,13 +62,10 @@ class Scores(Output):
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
         """Compute the scores, and add, log and write them."""
-        sample = result.sample(self.max_cells, self.seed)
+        sample = result.sample_clusters(self.max_cells, self.seed, self.n_neighbors)
         adata = sample.cells
         values: dict[str, float] = {}
         if adata.n_obs > 2:
-            add_clusters(adata, n_neighbors=self.n_neighbors, seed=self.seed)
-            if "leiden" not in result.adata.obs:
-                place_others(result.adata, sample)
             domain, label = adata.obs["domain"].array, result.label
             if label is not None and len(np.unique(label.codes[label.codes >= 0])) < 2:
                 logger.info("All labelled cells have the same type, so the scores that need labels are omitted")

@@ -76,6 +76,16 @@ def test_markers_of_clusters_need_no_other_output(cells: AnnData, tmp_path: Path
     assert (tmp_path / "run" / "markers.csv").exists()
 
 
+def test_sums_of_clusters_need_no_other_output(cells: AnnData, tmp_path: Path) -> None:
+    done = train(tmp_path, "callbacks=[latent_export,pseudobulk]", "max_cells=150", "output=run")
+    assert done.returncode == 0, done.stderr
+    cluster = ad.read_h5ad(tmp_path / "run" / "adata.h5ad").obs["leiden"]
+    assert cluster.notna().all()
+    sums = ad.read_h5ad(tmp_path / "run" / "pseudobulk.h5ad")
+    assert sums.obs["psbulk_cells"].sum() > 200
+    assert set(sums.obs["leiden"]) <= set(cluster)
+
+
 def test_markers_of_many_cells_are_those_of_a_sample(cells: AnnData, tmp_path: Path) -> None:
     done = train(tmp_path, "callbacks=[latent_export,markers]", "callbacks.markers.max_cells=120", "output=run")
     assert done.returncode == 0
