@@ -20,19 +20,12 @@ logger = logging.getLogger(__name__)
 ComputeTerms: TypeAlias = Callable[[VAE, CellBatch, Tensor, MinibatchCounts], BoundTerms]
 
 
-def compile_terms(n_processes: int) -> ComputeTerms:
+def compile_terms() -> ComputeTerms:
     """Return `bound_terms` as a function that torch compiles at its first call.
 
     Operations then share kernels, of which a GPU starts fewer. Minibatches of all sizes use the same code: the number of values above 0
     differs from one to the next, so that a recorded sequence of kernels, a CUDA graph, would serve only one of them.
-
-    Raises
-    ------
-    ValueError
-        If several processes train together: in each step, they exchange what only they know.
     """
-    if n_processes > 1:
-        raise ValueError(f"model.compile_step=true is for a training by one process, and there are {n_processes}: leave it out.")
     # Code of an earlier training in this process would count against the number of versions that torch compiles.
     torch.compiler.reset()
     logger.info("torch compiles the step, which takes some tens of seconds at the first minibatch")

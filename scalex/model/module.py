@@ -178,12 +178,12 @@ class ScalexModule(Model):
         Raises
         ------
         ValueError
-            If there are none, or if several processes would compile the step.
+            If there are none.
         """
         if self.hparams["use_labels"]:
             check_labels(self.cells)
         if self.hparams["compile_step"]:
-            self._bound_terms = compile_terms(self.trainer.world_size)
+            self._bound_terms = compile_terms()
         if self._is_new and self.cells is not None and self.hparams["start_from_means"]:
             shift_decoder(self.vae, self.cells)
         self._is_new = False

@@ -78,11 +78,14 @@ def fit(
     Raises
     ------
     ValueError, KeyError, FileNotFoundError
-        If `LatentExport` is not among the callbacks, or the cells are not as the options say.
+        If `LatentExport` is not among the callbacks, several processes would compile the step, or the cells are not as the options say.
     FloatingPointError
         If the loss is not finite.
     """
     check_callbacks(trainer)
+    if trainer.world_size > 1 and module.hparams.get("compile_step"):
+        # In each step, several processes exchange what only they know.
+        raise ValueError(f"model.compile_step=true is for a training by one process, and there are {trainer.world_size}: leave it out.")
     # A launcher may have started many processes, each with its own run and a trainer of one device.
     with ignore_launcher() if trainer.world_size == 1 else nullcontext():
         rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ def take_step(compute: Callable[..., Any], vae: VAE, batch: CellBatch) -> dict[s
 def assert_same(likelihood: str, minibatches: list[list[int]], tolerance: float) -> None:
     """Compare steps; `tolerance` is in units of the largest value of a tensor."""
     plain, compiled = make_vae(likelihood), make_vae(likelihood)
-    compute = compile_terms(1)
+    compute = compile_terms()
     for i, domains in enumerate(minibatches):
         batch = make_batch(domains, i)
         expected, found = take_step(bound_terms, plain, batch), take_step(compute, compiled, batch)
@@ -97,7 +97,7 @@ def test_every_minibatch_has_the_values_of_the_plain_step(backend: CountingBacke
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_shuffled_minibatches_share_one_version(backend: CountingBackend, likelihood: str) -> None:
     rng = np.random.default_rng(0)
-    vae, compute = make_vae(likelihood), compile_terms(1)
+    vae, compute = make_vae(likelihood), compile_terms()
     for i in range(8):
         domains = np.concatenate([np.repeat(np.arange(N_DOMAINS), 2), rng.integers(N_DOMAINS, size=20 + i % 2)])
         take_step(compute, vae, make_batch(domains.tolist(), i))
@@ -107,15 +107,10 @@ def test_shuffled_minibatches_share_one_version(backend: CountingBackend, likeli
 def test_another_network_gets_a_version_of_its_own(backend: CountingBackend) -> None:
     # torch gives up after eight versions of the same code, as in a long search in one process.
     for n in range(1, 10):
-        take_step(compile_terms(1), make_vae("bernoulli"), make_batch(MINIBATCHES["all domains"]))
+        take_step(compile_terms(), make_vae("bernoulli"), make_batch(MINIBATCHES["all domains"]))
         assert backend.n_versions == n
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_machine_code_has_the_values_of_the_plain_step() -> None:
     assert_same("negative_binomial", [MINIBATCHES["all domains"], MINIBATCHES["other size"]], 2e-5)
-
-
-def test_several_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"model.compile_step=true is for a training by one process, and there are 2: leave it out"):
-        compile_terms(2)
