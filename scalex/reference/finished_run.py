@@ -185,7 +185,8 @@ class FinishedRun:
             "folder" (what `load` was given), "version", "n_training_cells", "n_cells", "n_features", "n_latent", "domains" (with their
             numbers of cells), "labels" (columns of obs that can be transferred), "values" (the values that new cells must have), "names"
             (the kind of the features' names), "statistics", "scores", "lineage", and, of a packed reference, "title", "species", "license"
-            and "contact". The species is also known where names are Ensembl identifiers.
+            and "contact", and "all_columns", which is False if columns of its cells' annotation were left out. The species is also known
+            where names are Ensembl identifiers.
         """
         trained_on, obs, about = self.trained_on, self.cells.obs, self.about
         counts = obs["domain"].value_counts()
@@ -209,6 +210,7 @@ class FinishedRun:
             "species": about.species,
             "license": about.license,
             "contact": about.contact,
+            "all_columns": about.all_columns,
         }
 
     def _repr_html_(self) -> str:

@@ -73,6 +73,7 @@ def test_describe_returns_what_the_model_was_trained_on(trained: Any, reference:
     assert {"batch", "cell_type", "leiden"} <= set(described["labels"])
     assert not {"domain", "path", "projection"} & set(described["labels"])
     assert (described["values"], described["statistics"]) == ("counts", "running")
+    assert described["all_columns"] is True
     lineage = described["lineage"]
     assert [(version["folder"], version["action"], version["n_cells"]) for version in lineage] == [("run", "trained", exported.n_obs)]
     for name, value in described.items():

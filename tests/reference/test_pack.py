@@ -164,7 +164,7 @@ class TestColumns:
             packed.transfer_labels(trained.query, "batch")
         packed.pack(packed.folder.parent / "again.zip", obs=True)
         again = Reference.load(packed.folder.parent / "again.zip")
-        assert not again.about.all_columns
+        assert again.describe()["all_columns"] is False
 
     def test_a_column_that_does_not_exist(self, pack: Callable[..., Reference]) -> None:
         with pytest.raises(KeyError, match=r"obs=celltype: the cells have no such column\. Columns: .*cell_type"):
