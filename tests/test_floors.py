@@ -15,10 +15,10 @@ FLOORS = (
     {"training"},
     {"projection", "callbacks"},
     {"reference"},
-    {"model", "data"},
+    {"model", "data", "report"},
     {"preprocess", "demo", "genes"},
     {"cells"},
-    {"h5ad", "report", "runs"},
+    {"h5ad", "runs"},
     {"formats", "pl", "pages"},
     {"system", "features", "metrics", "nn"},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -80,8 +82,10 @@ def find_markers(
         raise ValueError(f"groupby={groupby!r}: markers need two groups of {min_cells} cells or more, and there are {len(groups)}.")
     values = sparse.csr_matrix(adata.raw.X)
     work = AnnData(values, obs=pd.DataFrame({"group": group}, index=adata.obs_names), var=pd.DataFrame(index=adata.raw.var_names))
-    # Cells of small groups are among the others of each group.
-    sc.tl.rank_genes_groups(work, "group", groups=groups, method="wilcoxon", use_raw=False, n_genes=values.shape[1])
+    # scanpy makes a table column by column, of which pandas warns above 20 groups.
+    with warnings.catch_warnings(action="ignore", category=pd.errors.PerformanceWarning):
+        # Cells of small groups are among the others of each group.
+        sc.tl.rank_genes_groups(work, "group", groups=groups, method="wilcoxon", use_raw=False, n_genes=values.shape[1])
     tables = [sc.get.rank_genes_groups_df(work, str(one)).assign(group=one) for one in groups]
     code = pd.Categorical(group, categories=groups).codes.astype(np.int64)
     shares = _compute_shares(values, code, len(groups))

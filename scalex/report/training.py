@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 
+from scalex.genes.markers import MIN_CELLS, find_markers
 from scalex.pages.page import Row, Section, make_table, read_warnings, write_page
 from scalex.pl.composition import find_single_domain_clusters
 from scalex.report.cells import choose_columns, make_maps
@@ -47,8 +47,8 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "umap_silhouette": ("-1 to 1", "silhouette on the UMAP, to compare with the published package"),
 }
 CURVES = ("loss", "reconstruction", "kl", "correction", "domain_entropy")
-# Genes that tell a cluster from the others, for each cluster and in all, and the cells from which they are chosen.
-GENES_PER_CLUSTER = 2
+# Markers in the table for each cluster, genes that colour the map, and the cells in which markers are found.
+GENES_PER_CLUSTER = 5
 MAX_GENES = 30
 N_CHOOSING = 5000
 INFO = re.compile(r"^\S+ \S+ INFO (.*)$", re.MULTILINE)
@@ -68,7 +68,7 @@ def write_training_report(
     label_key
         Column of obs with known cell types. It may be absent.
     genes
-        Genes that the map can be coloured by. None: those that tell the clusters apart. A warning names those that are missing.
+        Genes that the map can be coloured by. None: the best markers of the clusters. A warning names those that are missing.
     parameters
         Settings of the run.
     seed
@@ -79,11 +79,15 @@ def write_training_report(
     first = next((n for n, line in enumerate(lines) if line.startswith("Model: ")), len(lines) - 1)
     read = "".join(f"<li>{html.escape(line)}</li>" for line in lines[: first + 1])
     scores: Mapping[str, float] = adata.uns.get("scalex", {}).get("scores", {})
+    markers = _find_markers(adata, seed)
+    if genes is None:
+        genes = [] if markers is None else _choose_genes(markers)
     sections = [
         Section("Cells", _make_cells(adata, label_key, genes, seed)),
         Section("Scores", _make_scores(scores)),
         Section("Old cells", _make_growth(folder / "growth.json")),
         Section("Domains in the clusters", _make_composition(adata)),
+        Section("Markers of the clusters", _make_markers(markers, adata.obs.get("leiden"))),
         Section("What was read and kept", f"<ul>{read}</ul>" if read else ""),
         Section("Training", _make_training(folder / "metrics.csv")),
         make_settings(parameters),
@@ -94,13 +98,13 @@ def write_training_report(
     write_page(folder / "report.html", f"SCALEX: {folder.resolve().name}", subtitle, sections, read_warnings(log))
 
 
-def _make_cells(adata: AnnData, label_key: str, genes: Sequence[str] | None, seed: int) -> str:
+def _make_cells(adata: AnnData, label_key: str, genes: Sequence[str], seed: int) -> str:
     if "X_umap" not in adata.obsm:
         return ""
     columns = choose_columns(adata.obs, ("domain", label_key, "leiden"))
     shown = (0, 1 if len(columns) > 1 else 0)
     if adata.raw is not None:
-        chosen = _choose_genes(adata, seed) if genes is None else list(genes)
+        chosen = list(genes)
         missing = [gene for gene in chosen if gene not in adata.raw.var_names]
         if missing:
             names = ", ".join(map(str, adata.raw.var_names[:3]))
@@ -112,21 +116,42 @@ def _make_cells(adata: AnnData, label_key: str, genes: Sequence[str] | None, see
     return make_maps(adata.obsm["X_umap"], columns, shown=shown, seed=seed)
 
 
-def _choose_genes(adata: AnnData, seed: int) -> list[str]:
-    """Return the genes that tell each cluster from the others best, by a t-test of a sample of the cells."""
-    if "leiden" not in adata.obs:
-        return []
+def _choose_genes(markers: pd.DataFrame) -> list[str]:
+    """Return the best marker of each cluster, then the second ones, each gene once."""
+    rank = markers.groupby("group", observed=True).cumcount()
+    return list(dict.fromkeys(markers["feature"].iloc[np.argsort(rank, kind="stable")]))[:MAX_GENES]
+
+
+def _find_markers(adata: AnnData, seed: int) -> pd.DataFrame | None:
+    """Return markers of the clusters, from a sample of the cells, or None if there are no two clusters or there is no expression."""
+    if "leiden" not in adata.obs or adata.raw is None:
+        return None
     rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:N_CHOOSING])
-    counts = adata.obs["leiden"].iloc[rows].value_counts()
-    enough = counts.index[counts > 1].tolist()
-    if len(enough) < 2 or adata.raw.n_vars < 2:
-        return []
-    sample = AnnData(adata.raw.X[rows], obs=adata.obs[["leiden"]].iloc[rows].copy(), var=adata.raw.var[[]].copy())
-    sample = sample[sample.obs["leiden"].isin(enough)].copy()
-    sc.tl.rank_genes_groups(sample, "leiden", method="t-test_overestim_var", n_genes=min(GENES_PER_CLUSTER, sample.n_vars))
-    names = sample.uns["rank_genes_groups"]["names"]
-    best = [str(names[cluster][n]) for n in range(len(names)) for cluster in names.dtype.names]
-    return list(dict.fromkeys(best))[:MAX_GENES]
+    sample = AnnData(obs=adata.obs[["leiden", "domain"]].iloc[rows].copy())
+    if (sample.obs["leiden"].value_counts() >= MIN_CELLS).sum() < 2:
+        return None
+    sample.raw = AnnData(adata.raw.X[rows], obs=sample.obs[[]], var=adata.raw.var[[]])
+    found = find_markers(sample, n_features=GENES_PER_CLUSTER)
+    return found[found["score"] > 0]
+
+
+def _make_markers(markers: pd.DataFrame | None, cluster: pd.Series | None) -> str:
+    """Return a table of the markers of each cluster. Those that are higher in all domains stand alone."""
+    if markers is None or cluster is None:
+        return ""
+    size = cluster.value_counts()
+    rows: list[Row] = []
+    for one, own in markers.groupby("group", observed=True, sort=False):
+        few = own["domains_higher"] < own["domains"]
+        agreement = np.where(few, own["domains_higher"].map(", {} of ".format) + own["domains"].map("{} domains".format), "")
+        names = [f"{feature} ({auroc:.2f}{text})" for feature, auroc, text in zip(own["feature"], own["auroc"], agreement, strict=True)]
+        rows.append([str(one), int(size[one]), ", ".join(names)])
+    note = (
+        "In brackets is the probability that a cell of the cluster has more of the gene than another cell. Where the gene is not higher in "
+        f"every domain, the number of domains follows. Markers are found in at most {N_CHOOSING:,} cells. "
+        "<code>callbacks=[...,markers]</code> writes a longer table and a dot plot."
+    )
+    return f"<p>{note}</p>" + make_table(["cluster", "cells", "markers"], rows)
 
 
 def _make_scores(scores: Mapping[str, float]) -> str:

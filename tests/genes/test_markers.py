@@ -115,6 +115,14 @@ def test_the_cells_stay_as_they_are(adata: AnnData) -> None:
     assert list(adata.uns) == list(before.uns)
 
 
+@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")
+def test_many_groups_give_no_warnings() -> None:
+    obs = pd.DataFrame({"leiden": pd.Categorical(np.repeat(np.arange(30).astype(str), 10))}, index=np.arange(300).astype(str))
+    made = AnnData(obs=obs)
+    made.raw = AnnData(np.random.default_rng(0).random((300, 5), np.float32), obs=obs)
+    assert find_markers(made, domain=None)["group"].nunique() == 30
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,6 +12,7 @@ from commands import run_command
 
 import scalex
 from scalex.callbacks.scores import SCORE_NAMES
+from scalex.genes import find_markers
 from scalex.pages.page import Section, make_table, read_warnings, write_page
 from scalex.report.training import MEANINGS, write_training_report
 
@@ -77,6 +78,30 @@ def test_genes_of_the_user_are_drawn_and_missing_ones_are_named(run: Path, tmp_p
     page = read(tmp_path / "report.html")
     assert page.count('"name": "expression of ') == 1
     assert f'"name": "expression of {gene}"' in page
+
+
+def test_markers_of_the_clusters_are_listed_with_the_domains_that_agree(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(1, (240, 4)).astype(np.float32)
+    cluster, domain = np.repeat(["0", "1"], 120), np.tile(["a", "b"], 120)
+    counts[cluster == "1", 2] += 5
+    counts[(cluster == "0") & (domain == "a"), 1] += 5
+    counts[(cluster == "1") & (domain == "b"), 1] += 1
+    obs = pd.DataFrame({"leiden": pd.Categorical(cluster), "domain": pd.Categorical(domain)}, index=[f"c{i}" for i in range(240)])
+    adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=["g0", "<g1>", "g2", "g3"]), obsm={"X_umap": counts[:, :2]})
+    adata.raw = adata
+    write_training_report(tmp_path, adata, label_key="cell_type", parameters={})
+    page = read(tmp_path / "report.html")
+    found = find_markers(adata)
+    auroc = {(str(group), feature): value for group, feature, value in zip(found["group"], found["feature"], found["auroc"], strict=True)}
+    assert f"&lt;g1&gt; ({auroc['0', '<g1>']:.2f}, 1 of 2 domains)" in page
+    assert f"<td>g2 ({auroc['1', 'g2']:.2f})" in page
+    # The best markers colour the map.
+    assert page.count('"name": "expression of ') == len(set(found.loc[found["score"] > 0, "feature"]))
+    # Three cells are no cluster with markers.
+    write_training_report(tmp_path, adata[:123], label_key="cell_type", parameters={})
+    page = read(tmp_path / "report.html")
+    assert "Markers of the clusters" not in page
+    assert "expression of" not in page
 
 
 def test_clusters_of_one_domain_are_named(tmp_path: Path) -> None:
