@@ -36,7 +36,7 @@ from scalex.runs.log import log_to, show_log
 from scalex.runs.processes import use_new_folder
 from scalex.system.devices import choose_accelerator
 from scalex.system.processes import ignore_launcher
-from scalex.system.settings import Count, Fraction, Number, Positive, Seed, check_call
+from scalex.system.settings import Count, Fraction, Number, Positive, Seed, Share, check_call
 from scalex.training.fit import fit
 from scalex.training.length import trainer_limits
 
@@ -111,6 +111,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     adapt: bool = False,
     fit_on: str | None = None,
     adapter: SkipValidation[Adapter | str | Path | None] = None,
+    least_found: Share = 0.3,
     model: str = "paper",
 ) -> AnnData:
     """Integrate single-cell data: one embedding in which cells lie by biology and not by domain.
@@ -202,6 +203,8 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     adapt, fit_on, adapter
         With `projection`: fit an adapter to cells of domains unlike all of the training (to those that meet the condition `fit_on` on
         columns of obs), or use the given one; see `scalex.Reference.fit_adapter`.
+    least_found
+        With `projection`: the smallest share of the model's features that the cells must have.
     transpose, feature_type, var_names_from, match_peaks
         Options of reading and joining files; see `AnnDataSource`.
     model
@@ -251,7 +254,7 @@ def SCALEX(  # noqa: N802 -- the signature and the name are given
     with owned, ignore_launcher(), show_log(verbose), log_to(None if folder is None else folder / "log.txt"):
         if projection is not None:
             options: dict[str, Any] = {"repeat": repeat, "impute": impute, "label": cell_type, "statistics": statistics}
-            options |= {"chunk_size": chunk_size, "adapt": adapt, "fit_on": fit_on, "adapter": adapter}
+            options |= {"chunk_size": chunk_size, "adapt": adapt, "fit_on": fit_on, "adapter": adapter, "least_found": least_found}
             return _project(projection, source, folder, gpu=gpu, show=show, parameters=parameters, **options)
         recipe = make_recipe(
             "none" if is_ready else profile, min_features=min_features, min_cells=min_cells, target_sum=target_sum,

@@ -44,6 +44,7 @@ class Reference(FinishedRun):
         adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
+        least_found: float = 0.3,
     ) -> NDArray[np.float32]:
         """Return the latents of cells, (n_cells, n_latent) float32, in their order.
 
@@ -61,6 +62,8 @@ class Reference(FinishedRun):
             Encoder statistics, as in `ScalexModule`. None: the statistics of the reference's own latents.
         chunk_size
             Number of cells embedded at a time.
+        least_found
+            Smallest share of the model's features that the cells must have.
 
         Raises
         ------
@@ -69,7 +72,9 @@ class Reference(FinishedRun):
         """
         with log_to(None):
             source = _make_source(adata, batch_key, layer)
-            return embed(self, source, adapter=_open_adapter(adapter), statistics=statistics, chunk_size=chunk_size)
+            return embed(
+                self, source, adapter=_open_adapter(adapter), statistics=statistics, chunk_size=chunk_size, least_found=least_found
+            )  # fmt: skip
 
     def fit_adapter(
         self,
@@ -80,13 +85,14 @@ class Reference(FinishedRun):
         fit_on: str | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
+        least_found: float = 0.3,
         seed: int = 124,
     ) -> Adapter:
         """Fit an adapter to cells of domains unlike all of the training. The reference stays as it is.
 
         Parameters
         ----------
-        adata, batch_key, layer, statistics, chunk_size
+        adata, batch_key, layer, statistics, chunk_size, least_found
             As in `embed`. Cells of one domain are adapted together: `batch_key` may name the technology instead of the donor.
         fit_on
             A condition on columns of obs, such as ``'condition == "control"'``: only these cells take part, and the adapter applies to
@@ -101,7 +107,9 @@ class Reference(FinishedRun):
         """
         with log_to(None):
             source = _make_source(adata, batch_key, layer)
-            return fit_adapter(self, source, fit_on=fit_on, statistics=statistics, chunk_size=chunk_size, seed=seed)
+            return fit_adapter(
+                self, source, fit_on=fit_on, statistics=statistics, chunk_size=chunk_size, least_found=least_found, seed=seed
+            )  # fmt: skip
 
     def project(
         self,
@@ -115,12 +123,13 @@ class Reference(FinishedRun):
         adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
+        least_found: float = 0.3,
     ) -> ad.AnnData:
         """Project cells into the reference's space. See `scalex.projection.project.project` for the result.
 
         Parameters
         ----------
-        adata, batch_key, layer, adapter, statistics, chunk_size
+        adata, batch_key, layer, adapter, statistics, chunk_size, least_found
             As in `embed`.
         repeat
             Return only the projected cells, without those of the reference.
@@ -145,6 +154,7 @@ class Reference(FinishedRun):
                 adapter=_open_adapter(adapter),
                 statistics=statistics,
                 chunk_size=chunk_size,
+                least_found=least_found,
             )
             return ad.io.read_elem(file)
 
@@ -157,12 +167,13 @@ class Reference(FinishedRun):
         layer: str = "X",
         adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
+        least_found: float = 0.3,
     ) -> pd.DataFrame:
         """Return the type of each cell with its probability, or "unknown" if the reference does not have that type.
 
         Parameters
         ----------
-        adata, batch_key, layer, adapter, statistics
+        adata, batch_key, layer, adapter, statistics, least_found
             As in `embed`.
         label
             Column of the reference's obs.
@@ -179,7 +190,10 @@ class Reference(FinishedRun):
         """
         label = rename_column(label)
         self.check_label(label)
-        projected = self.project(adata, batch_key=batch_key, layer=layer, repeat=True, label=label, adapter=adapter, statistics=statistics)
+        projected = self.project(
+            adata, batch_key=batch_key, layer=layer, repeat=True, label=label, adapter=adapter, statistics=statistics,
+            least_found=least_found,
+        )  # fmt: skip
         obs = projected.obs
         return obs[[f"{label}_{name}" for name in LABEL_COLUMNS]].set_axis(list(LABEL_COLUMNS), axis=1)
 
@@ -193,6 +207,7 @@ class Reference(FinishedRun):
         adapter: Adapter | str | Path | None = None,
         statistics: Statistics | None = None,
         chunk_size: int = 20_000,
+        least_found: float = 0.3,
     ) -> ad.AnnData:
         """Return the projected cells with layers["impute"], their expression as if measured in `domain`. None: in their own domain.
 
@@ -211,6 +226,7 @@ class Reference(FinishedRun):
             adapter=adapter,
             statistics=statistics,
             chunk_size=chunk_size,
+            least_found=least_found,
         )
 
     @check_call

@@ -303,6 +303,11 @@ class TestFeatures:
         with pytest.raises(ValueError, match="at least 95% are needed"):
             project_in_memory(reference, query[:, 30:].copy(), least_found=0.95)
 
+    @pytest.mark.parametrize("door", ["embed", "project", "transfer_labels", "impute", "fit_adapter"])
+    def test_every_method_lets_the_smallest_share_be_set(self, reference: Reference, query: AnnData, door: str) -> None:
+        with pytest.raises(ValueError, match=r"at least 100% are needed \(least_found\)"):
+            getattr(reference, door)(query[:, 300:].copy(), least_found=1.0)
+
     @pytest.mark.parametrize("least_found", [0.3, 0.0])
     def test_that_are_all_missing_are_an_error(self, reference: Reference, query: AnnData, least_found: float) -> None:
         query.var_names = [f"other{i}" for i in range(query.n_vars)]
