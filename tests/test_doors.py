@@ -20,6 +20,7 @@ from scipy import sparse
 
 import scalex
 from scalex.demo import demo_cells
+from scalex.formats import name_sample
 
 FORMATS = WRITERS | IMITATIONS
 # Formats that stay on disk.
@@ -84,7 +85,8 @@ def assert_result(adata: AnnData, cells: AnnData, latent: np.ndarray, domains: l
 def test_cells_in_any_format_get_the_latents_of_cells_in_memory(clean: Clean, tmp_path: Path, kind: str) -> None:
     (tmp_path / "one").mkdir()
     path = str(FORMATS[kind](clean.cells.copy(), tmp_path / "one"))
-    assert_result(scalex.SCALEX(path, **OPTIONS), clean.cells, clean.one, ["all"] * 60)
+    alone = [name_sample(Path(path))] * 60
+    assert_result(scalex.SCALEX(path, **OPTIONS), clean.cells, clean.one, alone)
 
     domains = ["a"] * 30 + ["b"] * 30
     adata = scalex.SCALEX(write_two(clean.cells, kind, tmp_path), outdir=tmp_path / "run", backed=kind in BACKED, **OPTIONS)
@@ -97,7 +99,7 @@ def test_cells_in_any_format_get_the_latents_of_cells_in_memory(clean: Clean, tm
 
     for repeat in (False, True):
         both = scalex.SCALEX(path, projection=tmp_path / "run", repeat=repeat, show=False)
-        assert_result(both[-60:], clean.cells, clean.projected, ["all"] * 60)
+        assert_result(both[-60:], clean.cells, clean.projected, alone)
 
 
 # Text that may be mistaken for a formula, a path, a value, a format, markup or nothing.
@@ -151,6 +153,25 @@ def test_the_column_of_the_sources_may_have_any_name(clean: Clean, tmp_path: Pat
     parts = {"../a": clean.cells[:30].copy(), "a\nb": clean.cells[30:].copy()}
     scalex.SCALEX(parts, batch_key=name, outdir=tmp_path / "run", **OPTIONS)
     assert list(ad.read_h5ad(tmp_path / "run" / "adata.h5ad").obs["domain"]) == ["../a"] * 30 + ["a\nb"] * 30
+
+
+def test_samples_that_come_one_by_one_are_domains_of_their_own(clean: Clean, tmp_path: Path) -> None:
+    first, second = clean.cells[:30].copy(), clean.cells[30:].copy()
+    scalex.SCALEX(first, outdir=tmp_path / "run", **OPTIONS)
+    reference = scalex.Reference.load(tmp_path / "run")
+    assert reference.trained_on.domains == ("all",)
+    projected = scalex.SCALEX(second, projection=tmp_path / "run", show=False)
+    assert list(projected.obs["domain"]) == ["all"] * 30 + ["all-2"] * 30
+    assert set(reference.project({"all": second}).obs["domain"]) == {"all"}
+    with pytest.raises(ValueError, match="all-2"):
+        reference.impute(second)
+    # Numbers of sources say nothing, either.
+    scalex.SCALEX([first, second], outdir=tmp_path / "two", **OPTIONS)
+    projected = scalex.SCALEX([second, first], projection=tmp_path / "two", repeat=True, show=False)
+    assert list(projected.obs["domain"]) == ["0-2"] * 30 + ["1-2"] * 30
+    # Names of files do.
+    first.write_h5ad(tmp_path / "a.h5ad")
+    assert set(scalex.Reference.load(clean.run).project(tmp_path / "a.h5ad").obs["domain"]) == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", ["$x_{$", "a\nb", "x" * 200, " ", "nan", "${x}", "a b,c=d[1]{2}'\"", os.fsdecode(b"bad\xff")])

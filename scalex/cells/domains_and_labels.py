@@ -38,6 +38,7 @@ def find_domains(
     source_key: str,
     *,
     several: bool,
+    name: str,
     columns: Sequence[str],
     get_name: Callable[[int], str],
 ) -> pd.Categorical:
@@ -51,6 +52,8 @@ def find_domains(
         As in `AnnDataSource`.
     several
         Whether the cells come from several sources.
+    name
+        The domain of a single source that has no column of domains.
     columns
         All columns of the annotation, for messages.
     get_name
@@ -71,10 +74,10 @@ def find_domains(
     if batch_key is None:
         if not several and source_key not in obs:
             logger.info(
-                "No batch_key given and no column %r in obs: all cells form one domain. Columns: %s.",
-                source_key, format_names(columns, 20),
+                "No batch_key given and no column %r in obs: all cells form one domain, %s. Columns: %s.",
+                source_key, name, format_names(columns, 20),
             )  # fmt: skip
-            return pd.Categorical(["all"] * len(obs))
+            return pd.Categorical([name] * len(obs))
         batch_key = source_key
     for column in keys:
         if column not in obs:

@@ -30,13 +30,15 @@ from scalex.cells.stores import list_layers, open_store
 from scalex.features.annotation import make_writable, rename_column
 from scalex.features.names import format_names, make_unique, rename_by_column
 from scalex.features.peaks import MatchPeaks
-from scalex.formats import ReadOptions, find_sources, name_source, read_cells, split_h5mu_path
+from scalex.formats import ReadOptions, find_sources, name_sample, name_source, read_cells, split_h5mu_path
 from scalex.system.settings import Count, Described, Fraction, Positive, Seed, check_call
 
 __all__ = ["AnnDataSource"]
 
 logger = logging.getLogger(__name__)
 
+# The domain of a single AnnData without a name.
+ALONE = "all"
 # Cells that are tested for counts.
 N_TESTED = 1000
 
@@ -56,10 +58,10 @@ class AnnDataSource:
         with ``backed="r"`` keeps its matrix in its file.
     batch_key
         Column of obs that holds the domain of each cell. Several columns, separated by commas, are joined with "_".
-        None: several sources are the domains; a single source takes its domains from column `source_key`, or is one domain if it has no
-        such column.
+        None: several sources are the domains; a single source takes its domains from column `source_key`, or is one domain with the name
+        of the source if it has no such column.
     batch_categories
-        Name of each source. None: the names of files without extension, and 0, 1, ... for AnnData objects.
+        Name of each source. None: the names of files without extension, and 0, 1, ... for AnnData objects, or "all" for a single one.
     source_key
         Column of obs for the name of each cell's source, if there are several sources.
     join
@@ -143,9 +145,7 @@ class AnnDataSource:
         ValueError
             If a file is not readable, the sources share no feature, or a cell has no domain.
         """
-        sources: list[Path | ad.AnnData] = []
-        for entry in self._list_entries():
-            sources.extend([entry] if isinstance(entry, ad.AnnData) else find_sources(entry))
+        sources = self._list_sources()
         several = len(sources) > 1
         source_key = rename_column(self.source_key)
         if several and self.batch_key is not None and source_key in split_batch_key(self.batch_key, ()):
@@ -176,6 +176,7 @@ class AnnDataSource:
             self.batch_key,
             source_key,
             several=several,
+            name=ALONE if self.batch_categories is None and isinstance(sources[0], ad.AnnData) else names[0],
             columns=table.columns,
             get_name=lambda row: table.read_names(slice(row, row + 1))[0],
         )
@@ -193,12 +194,29 @@ class AnnDataSource:
         cache = None if self.cache is None or identity is None else Path(self.cache)
         return BackedCells(store, domain, label, rows, self.memory_gb, cache, identity)
 
+    def list_numbered_domains(self, cells: Cells) -> list[str]:
+        """Return the domains of its opened cells that have no names: AnnData objects that are only numbered, or "all"."""
+        if self.batch_key is not None or self.batch_categories is not None:
+            return []
+        sources = self._list_sources()
+        if len(sources) == 1 and rename_column(self.source_key) in cells.read_obs(slice(0, 1)):
+            return []
+        names = [ALONE] if len(sources) == 1 else _name_sources(sources, None)
+        return [name for source, name in zip(sources, names, strict=True) if isinstance(source, ad.AnnData)]
+
     def find_counts(self) -> list[str]:
         """Return the values of `layer` with which the first cells of the first source are whole numbers, as counts are."""
         entry = self._list_entries()[0]
         first = entry if isinstance(entry, ad.AnnData) else find_sources(entry)[0]
         layers = list_layers(first, follow_links=self.follow_links)
         return [layer for layer in layers if layer != self.layer and _holds_counts(first, layer, follow_links=self.follow_links)]
+
+    def _list_sources(self) -> list[Path | ad.AnnData]:
+        """Return the files, folders and objects that `path` stands for."""
+        sources: list[Path | ad.AnnData] = []
+        for entry in self._list_entries():
+            sources.extend([entry] if isinstance(entry, ad.AnnData) else find_sources(entry))
+        return sources
 
     def _list_entries(self) -> list[Source]:
         """Return the entries of `path`."""
@@ -314,6 +332,8 @@ def _name_sources(sources: Sequence[Path | ad.AnnData], categories: Sequence[str
         if len(set(names)) < len(names):
             raise ValueError(f"batch_categories={names}: each source needs its own name.")
         return names
+    if len(sources) == 1:
+        return ["AnnData" if isinstance(sources[0], ad.AnnData) else name_sample(sources[0])]
     names = [str(i) if isinstance(source, ad.AnnData) else name_source(source) for i, source in enumerate(sources)]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     files = [source.absolute() for source, name in zip(sources, names, strict=True) if name in repeated and isinstance(source, Path)]

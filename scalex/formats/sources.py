@@ -11,10 +11,16 @@ from pathlib import Path
 from scalex.formats.advice import advise_url
 from scalex.formats.folders import list_entries
 
-__all__ = ["find_sources", "name_source", "split_h5mu_path"]
+__all__ = ["find_sources", "name_sample", "name_source", "split_h5mu_path"]
 
 # The folder in which names without a path are looked up, as in the published package.
 DATA_FOLDER = Path("~/.scalex")
+# Names that a tool gives to its results of every sample, and of genomes. The name of a folder above them tells the sample.
+RESULT = re.compile(
+    r"outs|adata|alevin|(sample_)?(filtered|raw)(_(feature|gene|peak)_bc_matri(x|ces))?|Solo\.out|Gene(Full.*)?|Velocyto"
+    r"|counts?(_(un)?filtered)?|DGE_(un)?filtered|(count_)?matrix|quants_mat|cells_x_(genes|features|tcc)(\..*)?|(hg|mm|GRCh|GRCm)\d+",
+    re.IGNORECASE,
+)
 
 
 def find_sources(entry: str | Path) -> list[Path]:
@@ -72,6 +78,12 @@ def name_source(path: Path) -> str:
         name = f"{modality[0].stem}-{modality[1]}"
     # Names of files may be no UTF-8, which files of AnnData need.
     return os.fsencode(name).decode(errors="replace")
+
+
+def name_sample(path: Path) -> str:
+    """Return the name of a single source: the default one, or that of a folder above it if a tool gives this name to every sample."""
+    names = [name_source(path), *(name_source(folder) for folder in path.absolute().parents[:-1])]
+    return next((name for name in names if RESULT.fullmatch(name) is None), names[0])
 
 
 def _describe_similar(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -41,6 +43,8 @@ class Query:
         The new cells.
     transform
         The frozen preprocessing, for the features of `cells`.
+    domains
+        Names for the categories of the cells' domains. None: as they are.
     chunk_size
         Number of cells embedded at a time.
 
@@ -53,10 +57,10 @@ class Query:
 
     """
 
-    def __init__(self, cells: Cells, transform: RowTransform, *, chunk_size: int = 20_000) -> None:
+    def __init__(self, cells: Cells, transform: RowTransform, *, domains: Sequence[str] | None = None, chunk_size: int = 20_000) -> None:
         self.cells = cells
         self.transform = transform
-        self.domains = tuple(cells.domain.categories.astype(str))
+        self.domains = tuple(cells.domain.categories.astype(str) if domains is None else domains)
         self.known_domain = pd.Index(transform.preprocessor.domains).get_indexer(pd.Index(self.domains)).astype(np.int64)
         self._chunk_size = chunk_size
 
@@ -100,7 +104,8 @@ def open_query(reference: FinishedRun, source: CellSource | Query, chunk_size: i
         cells = _match_peaks(cells, reference)
     transform = reference.trained_on.preprocessor.for_features(cells.var.index)
     _check_features(transform, cells.var, least_found)
-    data = Query(cells, transform, chunk_size=chunk_size)
+    domains = _name_domains(reference, cells, source.list_numbered_domains(cells) if isinstance(source, AnnDataSource) else [])
+    data = Query(cells, transform, domains=domains, chunk_size=chunk_size)
     _check_counts(reference, source, cells.read(slice(0, min(N_SAMPLED, data.n_cells))))
     new = [domain for domain, code in zip(data.domains, data.known_domain, strict=True) if code < 0]
     logger.info(
@@ -108,6 +113,20 @@ def open_query(reference: FinishedRun, source: CellSource | Query, chunk_size: i
         f"{len(cells.var):,}", len(data.domains), len(new), extra=STAGE,
     )  # fmt: skip
     return data
+
+
+def _name_domains(reference: FinishedRun, cells: Cells, numbered: Collection[str]) -> list[str]:
+    """Return the names of the domains. One that is only numbered is none of the reference's: if the number is taken, it gets another."""
+    names = [str(name) for name in cells.domain.categories]
+    known = {*reference.trained_on.preprocessor.domains, *map(str, reference.cells.obs["domain"].unique())}
+    for i, name in enumerate(names):
+        if name in numbered and name in known:
+            names[i] = next(free for n in count(2) if (free := f"{name}-{n}") not in known.union(names))
+            logger.info(
+                "The reference has a domain %s, and nothing names that of these cells: it becomes %s. If it is the same, say so in a "
+                "column of obs (batch_key)", name, names[i],
+            )  # fmt: skip
+    return names
 
 
 def _match_peaks(cells: Cells, reference: FinishedRun) -> MergedFeatures:

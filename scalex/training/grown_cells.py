@@ -57,7 +57,7 @@ class GrownCells:
         own = reference.cells.obs.assign(projection=pd.Categorical(["reference"] * reference.cells.n_obs, ["reference", "query"]))
         own = own[[name for name in own if name not in DROPPED_COLUMNS]]
         added = query.cells.obs.iloc[kept].copy()
-        added["domain"] = pd.Categorical(query.cells.domain[kept].astype(str))
+        added["domain"] = pd.Categorical(np.asarray(query.domains, object)[query.cells.domain.codes[kept]])
         added["projection"] = pd.Categorical(["query"] * len(kept), ["reference", "query"])
         types = find_common_types([own, added])
         added.index = added.index + find_free_suffix(own.index, lambda: [added.index])

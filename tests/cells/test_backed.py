@@ -204,7 +204,7 @@ def test_annotation_that_cannot_be_decompressed_is_named(demo: AnnData, tmp_path
 def test_cells_without_columns_form_one_domain_without_labels(demo: AnnData, tmp_path: Path) -> None:
     del demo.obs["batch"], demo.obs["cell_type"]
     backed, in_memory = open_both(write(demo, tmp_path))
-    assert set(backed.domain) == set(in_memory.domain) == {"all"}
+    assert set(backed.domain) == set(in_memory.domain) == {"cells"}
     assert backed.label is None
 
 

@@ -270,7 +270,18 @@ def test_a_single_source_without_a_column_is_one_domain(demo: AnnData, caplog: p
     caplog.set_level(logging.INFO)
     del demo.obs["batch"]
     assert set(open_cells(demo).domain) == {"all"}
-    assert "No batch_key given and no column 'batch' in obs: all cells form one domain. Columns: cell_type, path." in caplog.text
+    assert "No batch_key given and no column 'batch' in obs: all cells form one domain, all. Columns: cell_type, path." in caplog.text
+
+
+def test_a_single_source_without_a_column_is_the_domain_of_its_name(demo: AnnData, tmp_path: Path) -> None:
+    del demo.obs["batch"]
+    (tmp_path / "S7" / "outs").mkdir(parents=True)
+    for name in ("patient.h5ad", "S7/outs/adata.h5ad"):
+        demo.write_h5ad(tmp_path / name)
+    assert set(open_cells(tmp_path / "patient.h5ad").domain) == {"patient"}
+    assert set(open_cells(tmp_path / "S7" / "outs" / "adata.h5ad").domain) == {"S7"}
+    assert set(open_cells({"mine": demo}).domain) == {"mine"}
+    assert set(open_cells(demo, batch_categories=["mine"]).domain) == {"mine"}
 
 
 def test_categories_without_cells_are_not_domains(demo: AnnData) -> None:
@@ -317,13 +328,13 @@ def test_obsm_of_several_sources_is_joined_by_position(left: AnnData, right: Ann
 def test_an_unknown_layer_lists_the_layers(demo: AnnData) -> None:
     demo.layers["counts"] = demo.X
     demo.obsm["X_pca"] = np.zeros((300, 2))
-    with pytest.raises(KeyError, match=r"layer='spliced' is not in 0\. Layers: counts; obsm: X_pca; or X\."):
+    with pytest.raises(KeyError, match=r"layer='spliced' is not in AnnData\. Layers: counts; obsm: X_pca; or X\."):
         open_cells(demo, layer="spliced")
 
 
 def test_empty_x_names_the_layers(demo: AnnData) -> None:
     adata = AnnData(None, obs=demo.obs, var=demo.var, layers={"counts": demo.X})
-    with pytest.raises(ValueError, match=r"0: X is empty\. Layers: counts; choose one with layer="):
+    with pytest.raises(ValueError, match=r"AnnData: X is empty\. Layers: counts; choose one with layer="):
         open_cells(adata)
     assert open_cells(adata, layer="counts").matrix.nnz == demo.X.nnz
 
@@ -373,8 +384,8 @@ def test_repeated_cell_and_feature_names_are_numbered(demo: AnnData, caplog: pyt
     cells = open_cells(demo)
     assert list(cells.obs.index[:4]) == ["x", "x-1", "y", "x-2"]
     assert list(cells.var.index[:3]) == ["g", "h", "h-1"]
-    assert "0: 1 cell names are not unique (x); repeats get the suffixes -1, -2, ..." in caplog.text
-    assert "0: 1 feature names are not unique (h); repeats get the suffixes -1, -2, ..." in caplog.text
+    assert "AnnData: 1 cell names are not unique (x); repeats get the suffixes -1, -2, ..." in caplog.text
+    assert "AnnData: 1 feature names are not unique (h); repeats get the suffixes -1, -2, ..." in caplog.text
     np.testing.assert_array_equal(cells.matrix.toarray(), demo.X.toarray())
     assert not demo.obs_names.is_unique
 

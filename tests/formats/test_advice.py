@@ -9,7 +9,7 @@ from formats.damaged import assert_refused, open_cells
 from formats.written import write_h5ad, write_zarr
 
 from scalex.cells.stores import STORES
-from scalex.formats import READERS, find_sources, name_source
+from scalex.formats import READERS, find_sources, name_sample, name_source
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,27 @@ def test_stores_are_formats_and_each_extension_is_left_out_of_names() -> None:
     assert set(STORES) <= set(READERS)
     for extension in READERS:
         assert name_source(Path(f"cells{extension}")) == "cells"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/patient1.h5ad", "patient1"),
+        ("data/GSM1_matrix.mtx.gz", "GSM1_matrix"),
+        ("S7/outs/filtered_feature_bc_matrix", "S7"),
+        ("S7/outs/filtered_feature_bc_matrix.h5", "S7"),
+        ("S7/outs", "S7"),
+        ("S7/outs/filtered_gene_bc_matrices/hg19", "S7"),
+        ("S7/Solo.out/GeneFull/filtered", "S7"),
+        ("S7/outs/per_sample_outs/A/count/sample_filtered_feature_bc_matrix", "A"),
+        ("runs/first/adata.h5ad", "first"),
+        ("S7/counts_unfiltered/cells_x_genes.mtx", "S7"),
+        ("study.h5mu/rna", "study.h5mu/rna"),
+        ("/outs", "outs"),
+    ],
+)
+def test_a_sample_has_the_name_that_no_tool_has_given(path: str, name: str) -> None:
+    assert name_sample(Path(path)) == name.replace("study.h5mu/", "")
 
 
 def test_a_path_with_a_colon_is_a_path(few: AnnData, tmp_path: Path) -> None:

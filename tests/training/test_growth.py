@@ -19,6 +19,7 @@ from anndata import AnnData
 from lightning import Callback, LightningModule, Trainer
 from scipy import sparse
 
+import scalex
 from scalex.callbacks import Checkpoint, LatentExport
 from scalex.cells import AnnDataSource
 from scalex.metrics import scores
@@ -305,6 +306,16 @@ def test_cells_of_known_domains_add_no_domain(reference: Reference, trained: Any
     query.obs["batch"] = "domain0"
     grow_to(tmp_path, reference, query, allowed_fall=2)
     assert Reference.load(tmp_path).trained_on.domains == ("domain0", "domain1")
+
+
+def test_cells_whose_domain_nothing_names_add_one(trained: Any, tmp_path: Path) -> None:
+    cells, query = trained.cells.copy(), trained.query.copy()
+    del cells.obs["batch"], query.obs["batch"]
+    scalex.SCALEX(cells, min_features=trained.min_features, n_top_features=100, max_iteration=3, ignore_umap=True, outdir=tmp_path / "one")
+    reference = Reference.load(tmp_path / "one")
+    module = ScalexModule(**{name: reference.module.hparams[name] for name in ("n_latent", "n_hidden")})
+    grow_to(tmp_path / "two", reference, query, module=module, allowed_fall=2)
+    assert Reference.load(tmp_path / "two").trained_on.domains == ("all", "all-2")
 
 
 def test_a_model_of_another_size_is_an_error(reference: Reference, trained: Any, tmp_path: Path) -> None:
