@@ -118,6 +118,8 @@ def open_query(reference: FinishedRun, source: CellSource | Query, chunk_size: i
 def _name_domains(reference: FinishedRun, cells: Cells, numbered: Collection[str]) -> list[str]:
     """Return the names of the domains. One that is only numbered is none of the reference's: if the number is taken, it gets another."""
     names = [str(name) for name in cells.domain.categories]
+    if not numbered:
+        return names
     known = {*reference.trained_on.preprocessor.domains, *map(str, reference.cells.obs["domain"].unique())}
     for i, name in enumerate(names):
         if name in numbered and name in known:
