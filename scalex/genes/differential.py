@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from pydantic import SkipValidation
 from scipy import sparse
 
-from scalex.genes.columns import require_column
+from scalex.features.columns import require_column
 from scalex.genes.counts import find_no_count
+from scalex.system.settings import Count, Number, check_call
 
 __all__ = ["Differences", "compare_conditions"]
 
@@ -45,17 +47,18 @@ class Differences(NamedTuple):
     refused: dict[str, str]
 
 
+@check_call
 def compare_conditions(
     pseudobulk: AnnData,
     label: str,
     condition: str,
     *,
-    treated: str,
-    baseline: str,
+    treated: SkipValidation[object],
+    baseline: SkipValidation[object],
     sample: str,
-    adjust_for: Sequence[str] = ("domain",),
-    min_replicates: int = 2,
-    min_counts: int = 10,
+    adjust_for: str | Sequence[str] = ("domain",),
+    min_replicates: Count = 2,
+    min_counts: Number = 10,
 ) -> Differences:
     """Test each label's features for a difference between two conditions, by PyDESeq2 on the sums of samples.
 
@@ -66,11 +69,12 @@ def compare_conditions(
     pseudobulk
         Sums of counts, as `make_pseudobulk` returns them.
     label, condition, sample
-        Columns of its obs: types or clusters, conditions, and the samples that are replicates.
+        Columns of its obs: types or clusters, conditions, and the samples that are replicates. Sums without a value are left out.
     treated, baseline
         The conditions that are compared: values of `condition`.
     adjust_for
-        Columns of obs whose effect is removed first: the technology, or the donor if each has both conditions.
+        Columns of obs whose effect is removed first: the technology, or the donor if each has both conditions. Their values are
+        categories, also where they are numbers.
     min_replicates
         Fewest samples of each condition with which a label is tested.
     min_counts
@@ -97,32 +101,40 @@ def compare_conditions(
     Love et al., Moderated estimation of fold change and dispersion for RNA-seq data with DESeq2, Genome Biology 15:550 (2014).
     Muzellec et al., PyDESeq2, Bioinformatics 39:btad547 (2023).
     """
-    labels, conditions = require_column(pseudobulk.obs, label, "label"), require_column(pseudobulk.obs, condition, "condition")
-    require_column(pseudobulk.obs, sample, "sample")
-    for name in adjust_for:
-        require_column(pseudobulk.obs, name, "adjust_for")
-    for option, value in (("treated", treated), ("baseline", baseline)):
-        if value not in conditions.categories or treated == baseline:
-            raise ValueError(f"{option}={value!r}: allowed are two different values of {condition!r}: {', '.join(conditions.categories)}.")
+    names = [adjust_for] if isinstance(adjust_for, str) else list(adjust_for)
+    options = {label: "label", condition: "condition", sample: "sample"}
+    table = pd.DataFrame({name: require_column(pseudobulk.obs, name, options.get(name, "adjust_for")) for name in [*options, *names]})
+    sides = {"treated": str(treated), "baseline": str(baseline)}
+    for option, side in sides.items():
+        if side not in table[condition].cat.categories or sides["treated"] == sides["baseline"]:
+            allowed = ", ".join(table[condition].cat.categories)
+            raise ValueError(f"{option}={side!r}: allowed are two different values of {condition!r}: {allowed}.")
+    known = table.notna().all(axis=1).to_numpy()
+    if not known.all():
+        logger.info("%d sums without a value in one of the columns are left out", (~known).sum())
+    pseudobulk, table = pseudobulk[known], table[known]
     counts = pseudobulk.X.toarray() if sparse.issparse(pseudobulk.X) else np.asarray(pseudobulk.X)
     if (wrong := find_no_count(counts.ravel())) is not None:
         raise ValueError(f"The tests need sums of counts, as make_pseudobulk returns them, and X holds other values, such as {wrong:g}.")
-    if pseudobulk.obs.duplicated([label, condition, sample]).any():
+    if table.duplicated(list(options)).any():
         raise ValueError(
             f"There are several rows for the same {label}, {condition} and {sample}. The samples are the replicates, and not their cells: "
             "give the sums that make_pseudobulk returns."
         )
     tables, refused = [], {}
-    for one in labels.categories:
-        member = (labels == one) & conditions.isin([treated, baseline])
-        obs, values = pseudobulk.obs[member], counts[member]
-        factors = obs[list(adjust_for)].astype(str)
-        is_treated = (obs[condition] == treated).to_numpy(bool)
+    for one in table[label].cat.remove_unused_categories().cat.categories:
+        member = ((table[label] == one) & table[condition].isin(list(sides.values()))).to_numpy()
+        obs, values = table[member].astype(str), counts[member]
+        factors, is_treated = obs[names], (obs[condition] == sides["treated"]).to_numpy()
+        tested = values.sum(0) >= min_counts
         reason = find_obstacle(is_treated, obs[sample].to_numpy(str), factors, min_replicates)
+        if reason is None and not tested.any():
+            reason = f"no feature has {min_counts} counts (min_counts)"
         if reason is None:
-            tested = values.sum(0) >= min_counts
-            table = _test(pd.DataFrame(values[:, tested], obs.index, pseudobulk.var_names[tested]), is_treated, factors)
-            tables.append(table.assign(label=one))
+            # Names may be there several times.
+            found = _test(pd.DataFrame(values[:, tested], obs.index.astype(str)), is_treated, factors)
+            found["feature"] = pseudobulk.var_names[tested][found["feature"].astype(int)]
+            tables.append(found.assign(label=one))
             logger.info("%s: %s features tested in %d samples", one, f"{tested.sum():,}", len(obs))
         else:
             refused[str(one)] = reason

@@ -11,8 +11,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalex.genes.columns import require_column
+from scalex.features.columns import require_column
 from scalex.genes.group_sums import sum_groups
+from scalex.system.settings import Count, check_call
 
 __all__ = ["MIN_CELLS", "find_markers"]
 
@@ -23,8 +24,9 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+@check_call
 def find_markers(
-    adata: AnnData, groupby: str = "leiden", *, domain: str | None = "domain", n_features: int | None = None, min_cells: int = MIN_CELLS
+    adata: AnnData, groupby: str = "leiden", *, domain: str | None = "domain", n_features: Count | None = None, min_cells: Count = MIN_CELLS
 ) -> pd.DataFrame:
     """Compare each group's cells with all others, by the Wilcoxon rank-sum test of scanpy on normalized expression.
 
@@ -67,7 +69,7 @@ def find_markers(
     KeyError
         If there is no such column.
     ValueError
-        If there is no normalized expression, or there are fewer than two groups of `min_cells` cells.
+        If there is no normalized expression, names of features are not unique, or there are fewer than two groups of `min_cells` cells.
     """
     group = require_column(adata.obs, groupby, "groupby")
     domains = None if domain is None else require_column(adata.obs, domain, "domain")
@@ -76,6 +78,9 @@ def find_markers(
             "adata.raw is None: markers need normalized expression. A training of cells in files (backed=true) leaves it there; with "
             "callbacks=[...,markers] it finds markers itself."
         )
+    if not adata.raw.var_names.is_unique:
+        repeated = adata.raw.var_names[adata.raw.var_names.duplicated()][0]
+        raise ValueError(f"Names of features in adata.raw are not unique ({repeated}): make them so before .raw is set.")
     size = group.value_counts()
     groups = [one for one in group.categories if size[one] >= min_cells]
     if len(groups) < 2:

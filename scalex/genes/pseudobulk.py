@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.utils import make_index_unique
 from numpy.typing import NDArray
+from pydantic import SkipValidation
 from scipy import sparse
 
 from scalex.cells import AnnDataSource
-from scalex.genes.columns import require_column
+from scalex.features.columns import require_column
 from scalex.genes.counts import find_no_count
 from scalex.genes.group_sums import GroupSums, combine_codes, sum_groups
 from scalex.system.chunks import chunks
+from scalex.system.settings import Count, check_call
 
 __all__ = ["DROPPED", "make_pseudobulk", "sum_counts"]
 
@@ -31,22 +35,23 @@ MAX_NAMED = 10
 N_CELLS, N_COUNTS, SHARES = "psbulk_cells", "psbulk_counts", "psbulk_props"
 
 
+@check_call
 def make_pseudobulk(
-    source: AnnDataSource,
+    source: SkipValidation[AnnDataSource | AnnData | str | Path],
     *,
     label: str,
     sample: str,
     condition: str | None = None,
-    obs: pd.DataFrame | None = None,
-    min_cells: int = 10,
+    obs: SkipValidation[pd.DataFrame | None] = None,
+    min_cells: Count = 10,
 ) -> AnnData:
     """Sum the counts of the cells of each label and sample, reading the cells in chunks.
 
     Parameters
     ----------
     source
-        The source of the cells, with raw counts: that of a training, or ``AnnDataSource(path=adata)``. With ``backed=True`` they stay
-        in their files.
+        The cells, with raw counts in X, or their file; or the source of a training, such as
+        ``AnnDataSource(path=..., layer="counts")``. With its ``backed=True`` they stay in their files.
     label
         Column of obs with types or clusters.
     sample
@@ -71,12 +76,16 @@ def make_pseudobulk(
     KeyError
         If there is no such column.
     ValueError
-        If the values are no counts, if `obs` names none of the cells, or if no group has `min_cells` cells.
+        If the values are no counts, if `obs` names none of the cells or one of them twice, or if no group has `min_cells` cells.
     """
+    if not isinstance(source, AnnDataSource):
+        source = AnnDataSource(path=source)
     cells = source.open()
     known = cells.obs if obs is None else obs
     rows = np.arange(len(cells.domain))
     if obs is not None:
+        if not obs.index.is_unique:
+            raise ValueError(f"obs has several rows for the same cell, such as {obs.index[obs.index.duplicated()][0]!r}: keep one of them.")
         position = obs.index.get_indexer(cells.obs.index)
         rows = np.flatnonzero(position >= 0)
         if not len(rows):
@@ -111,7 +120,8 @@ def sum_counts(
     for name in obs.columns.difference(groups.columns, sort=False):
         if (values := _find_constant(obs[name], code, len(groups))) is not None:
             groups[name] = values
-    groups.index = pd.Index(groups[list(by)].astype(str).agg("_".join, axis=1))
+    # Two groups may have the same name: "a_b" of "c", and "a" of "b_c".
+    groups.index = make_index_unique(pd.Index(groups[list(by)].astype(str).agg("_".join, axis=1)))
     kept = groups[N_CELLS].to_numpy() >= min_cells
     dropped = groups.loc[~kept, [*by, N_CELLS]]
     _log(groups, dropped, int((code < 0).sum()), min_cells)

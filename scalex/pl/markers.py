@@ -7,6 +7,7 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scalex.features.columns import require_column
 from scalex.system.figure_text import draw_text_as_it_is, shorten_name, shorten_names
 
 __all__ = ["markers"]
@@ -41,17 +42,18 @@ def markers(adata: AnnData, table: pd.DataFrame, groupby: str = "leiden", *, n_f
     ValueError
         If the table has no markers of the groups.
     """
-    if groupby not in adata.obs:
-        raise KeyError(f"{groupby!r} is not in obs. Columns: {', '.join(map(str, adata.obs.columns))}.")
-    chosen = _choose(table, n_features)
-    groups = [one for one in adata.obs[groupby].astype("category").cat.categories if one in chosen]
+    column, chosen = require_column(adata.obs, groupby, "groupby"), _choose(table, n_features)
+    groups = [one for one in column.categories if one in chosen]
     if not groups:
-        raise ValueError(f"The table has no markers of the groups in obs[{groupby!r}].")
+        raise ValueError(
+            f"The table has no markers of the groups in obs[{groupby!r}]. It has: {', '.join(chosen) or 'none'}; obs: "
+            f"{', '.join(column.categories[:5])}, ..."
+        )
     names = dict(zip(groups, shorten_names(groups), strict=True))
     features = list(dict.fromkeys(name for one in groups for name in chosen[one]))
-    member = adata.obs[groupby].isin(groups).to_numpy()
+    member = column.isin(groups)
     values = adata[member] if adata.raw is None else adata.raw[member]
-    group = pd.Categorical(adata.obs.loc[member, groupby], categories=groups).rename_categories(names)
+    group = column[member].set_categories(groups).rename_categories(names)
     shown = AnnData(values[:, features].X, obs=pd.DataFrame({groupby: group}, adata.obs_names[member]), var=pd.DataFrame(index=features))
     plot = sc.pl.DotPlot(shown, {names[one]: chosen[one] for one in groups if chosen[one]}, groupby)
     plot.style(cmap="viridis").legend(colorbar_title="mean log expression", size_title="cells that express it (%)")
@@ -61,14 +63,15 @@ def markers(adata: AnnData, table: pd.DataFrame, groupby: str = "leiden", *, n_f
     return axis
 
 
-def _choose(table: pd.DataFrame, n_features: int) -> dict[object, list[str]]:
+def _choose(table: pd.DataFrame, n_features: int) -> dict[str, list[str]]:
     """Return the best markers of each group."""
-    higher = table[table["score"] > 0]
+    # In a table that was read from a file, names of groups may have become numbers.
+    higher = table[table["score"] > 0].astype({"group": str})
     if "domains" in higher:
         higher = higher.assign(lacking=higher["domains"] - higher["domains_higher"]).sort_values("lacking", kind="stable")
     used: set[str] = set()
-    chosen: dict[object, list[str]] = {}
+    chosen: dict[str, list[str]] = {}
     for group, rows in higher.groupby("group", observed=True, sort=False):
-        chosen[group] = [name for name in rows["feature"] if name not in used][:n_features]
-        used |= set(chosen[group])
+        chosen[str(group)] = [name for name in rows["feature"] if name not in used][:n_features]
+        used |= set(chosen[str(group)])
     return chosen

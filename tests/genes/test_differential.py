@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,6 +157,42 @@ def test_an_unknown_column_is_an_error(option: str) -> None:
     options = {"label": "type", "condition": "condition", "adjust_for": []} | SIDES | {option: "no" if option != "adjust_for" else ["no"]}
     with pytest.raises(KeyError, match=rf"{option}='no' is not in obs. Columns: donor, condition, type, lab"):
         compare_conditions(make_sums(), **options)
+
+
+@pytest.mark.parametrize("kind", [int, bool, "category"])
+def test_conditions_may_be_numbers(kind: Any) -> None:
+    sums = make_sums()
+    expected = compare_conditions(sums, "type", "condition", adjust_for="lab", **SIDES).table
+    sums.obs["dose"] = (sums.obs["condition"] == "stim").astype(int).astype(kind)
+    values = (True, False) if kind is bool else (1, 0)
+    for treated, baseline in (values, map(str, values)):
+        found = compare_conditions(sums, "type", "dose", adjust_for=["lab"], treated=treated, baseline=baseline, sample="donor").table
+        pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("column", ["type", "condition", "donor", "lab"])
+def test_sums_without_a_value_are_left_out(column: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    sums = make_sums()
+    expected = compare_conditions(sums[1:].copy(), "type", "condition", adjust_for=["lab"], **SIDES).table
+    sums.obs.loc["sum0", column] = np.nan
+    pd.testing.assert_frame_equal(compare_conditions(sums, "type", "condition", adjust_for=["lab"], **SIDES).table, expected)
+    assert "1 sums without a value in one of the columns are left out" in caplog.text
+
+
+def test_names_may_be_there_several_times() -> None:
+    sums = make_sums()
+    expected = compare_conditions(sums, "type", "condition", adjust_for=["lab"], **SIDES).table
+    sums.var_names, sums.obs_names = ["g0", "g0", *sums.var_names[2:]], ["sum"] * sums.n_obs
+    found = compare_conditions(sums, "type", "condition", adjust_for=["lab"], **SIDES).table
+    pd.testing.assert_frame_equal(found.drop(columns="feature"), expected.drop(columns="feature"))
+
+
+def test_sums_without_counts_are_refused() -> None:
+    sums = make_sums()
+    sums.X = sums.X * 0
+    with pytest.raises(ValueError, match=r"No label can be tested\. T: no feature has 10 counts \(min_counts\)\."):
+        compare_conditions(sums, "type", "condition", adjust_for=[], **SIDES)
 
 
 def test_without_pydeseq2_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,30 @@ def test_an_unknown_column_is_an_error(adata: AnnData, options: dict[str, str], 
         find_markers(adata, **options)
 
 
+@pytest.mark.parametrize("kind", [int, "category"])
+def test_groups_may_be_numbers(adata: AnnData, kind: str) -> None:
+    expected = find_markers(adata)
+    adata.obs["number"] = adata.obs["leiden"].map({"a": 2, "b": 10, "c": 11}).astype(int).astype(kind)
+    found = find_markers(adata, "number")
+    # In their order, as text.
+    assert list(dict.fromkeys(found["group"])) == ["2", "10", "11"]
+    pd.testing.assert_frame_equal(found.drop(columns="group"), expected.drop(columns="group"))
+
+
+def test_repeated_names_of_features_are_an_error(adata: AnnData) -> None:
+    raw = adata.raw.to_adata()
+    raw.var_names = ["twice", "twice", *raw.var_names[2:]]
+    adata.raw = raw
+    with pytest.raises(ValueError, match=r"Names of features in adata\.raw are not unique \(twice\)"):
+        find_markers(adata)
+
+
+@pytest.mark.parametrize("option", ["n_features", "min_cells"])
+def test_numbers_below_1_are_an_error(adata: AnnData, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}=0: a whole number of at least 1"):
+        find_markers(adata, **{option: 0})
+
+
 def test_a_single_group_is_an_error(adata: AnnData) -> None:
     adata.obs["leiden"] = "a"
     with pytest.raises(ValueError, match=r"groupby='leiden': markers need two groups of 10 cells or more, and there are 1"):

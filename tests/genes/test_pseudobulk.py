@@ -151,6 +151,24 @@ def test_columns_without_a_common_value_are_an_error(adata: AnnData) -> None:
         make_pseudobulk(AnnDataSource(path=adata), label="type", sample="donor")
 
 
+def test_cells_may_be_an_object_or_a_file(adata: AnnData, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    expected = make_pseudobulk(AnnDataSource(path=adata), label="type", sample="donor")
+    for cells in (adata, tmp_path / "cells.h5ad", str(tmp_path / "cells.h5ad")):
+        np.testing.assert_array_equal(make_pseudobulk(cells, label="type", sample="donor").X, expected.X)
+
+
+def test_each_sum_has_its_own_name(adata: AnnData) -> None:
+    adata.obs["one"] = np.where(adata.obs["stim"] == "no", "a_b", "a")
+    adata.obs["other"] = np.where(adata.obs["stim"] == "no", "c", "b_c")
+    assert set(make_pseudobulk(adata, label="one", sample="other").obs_names) == {"a_b_c", "a_b_c-1"}
+
+
+def test_annotation_that_names_a_cell_twice_is_an_error(adata: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"obs has several rows for the same cell, such as 'cell0': keep one of them"):
+        make_pseudobulk(adata, obs=pd.concat([adata.obs, adata.obs[:1]]), label="type", sample="donor")
+
+
 def test_names_of_other_cells_are_an_error(adata: AnnData) -> None:
     other = adata.obs.set_axis([f"other{i}" for i in range(N_CELLS)])
     with pytest.raises(ValueError, match=r"obs names none of the cells of the source: 'other0' is not among 'cell0'"):

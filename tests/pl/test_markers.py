@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -48,6 +50,15 @@ def test_expression_may_be_in_x(adata: AnnData) -> None:
     adata.raw = None
     axis = scalex.pl.markers(adata, TABLE, n_features=1)
     assert list_shown(axis) == ["g0", "g4"]
+    plt.close(axis.figure)
+
+
+def test_a_table_from_a_file_has_numbers_for_the_names_of_clusters(adata: AnnData, tmp_path: Path) -> None:
+    numbers = {"a": "0", "b": "1"}
+    adata.obs["leiden"] = adata.obs["leiden"].cat.rename_categories(numbers)
+    TABLE.assign(group=TABLE["group"].map(numbers)).to_csv(tmp_path / "markers.csv", index=False)
+    axis = scalex.pl.markers(adata, pd.read_csv(tmp_path / "markers.csv"), n_features=2)
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["0", "1"]
     plt.close(axis.figure)
 
 
