@@ -124,7 +124,7 @@ def write_comparison(
     baseline: str,
     sample: str,
     output: str,
-    adjust_for: Sequence[str] = ("domain",),
+    adjust_for: str | Sequence[str] = ("domain",),
     min_replicates: Count = 2,
 ) -> None:
     """Write the tests between two conditions."""

@@ -115,11 +115,13 @@ def compare_conditions(
     pseudobulk, table = pseudobulk[known], table[known]
     counts = pseudobulk.X.toarray() if sparse.issparse(pseudobulk.X) else np.asarray(pseudobulk.X)
     if (wrong := find_no_count(counts.ravel())) is not None:
-        raise ValueError(f"The tests need sums of counts, as make_pseudobulk returns them, and X holds other values, such as {wrong:g}.")
+        raise ValueError(
+            f"The tests need sums of counts (scalex genes pseudobulk; in Python make_pseudobulk), and X holds others, such as {wrong:g}."
+        )
     if table.duplicated(list(options)).any():
         raise ValueError(
             f"There are several rows for the same {label}, {condition} and {sample}. The samples are the replicates, and not their cells: "
-            "give the sums that make_pseudobulk returns."
+            "give sums of samples (scalex genes pseudobulk; in Python make_pseudobulk)."
         )
     tables, refused = [], {}
     for one in table[label].cat.remove_unused_categories().cat.categories:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from scalex.system.archive import Archive
 from scalex.system.atomic_files import atomic_folder
-from scalex.system.download import Address, find_cache
+from scalex.system.download import Address, find_cache, make_cache_folder
 
 __all__ = ["CARD", "CELLS", "CHECKPOINT", "CONFIG", "PICTURE", "SCORES", "Place", "open_place"]
 
@@ -20,6 +20,8 @@ CELLS, CHECKPOINT = "adata.h5ad", "checkpoint/best.ckpt"
 CARD, PICTURE, SCORES, CONFIG = "README.md", "umap.png", "metrics.json", "config.yaml"
 # The files that are unpacked. Those of an archive that was made by hand may be many more.
 KNOWN = (CELLS, CHECKPOINT, "lineage.json", "growth.json", SCORES, CONFIG, PICTURE, CARD)
+# The folder in the cache.
+UNPACKED = "references"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def open_place(given: str | Path) -> Iterator[Place]:
         address = Address.parse(str(given))
         place = Place(_name_unpacked(address.sha256), Path(address.name).stem, str(given))
         if is_new := not _is_unpacked(place.folder):
+            make_cache_folder(UNPACKED)
             with atomic_folder(place.folder) as unfinished:
                 downloaded = address.download(unfinished)
                 with downloaded.open("rb") as file:
@@ -74,6 +77,7 @@ def open_place(given: str | Path) -> Iterator[Place]:
         with Path(given).open("rb") as file:
             place = Place(_name_unpacked(hashlib.file_digest(file, "sha256").hexdigest()), Path(given).stem, str(given))
             if is_new := not _is_unpacked(place.folder):
+                make_cache_folder(UNPACKED)
                 with atomic_folder(place.folder) as unfinished:
                     _unpack(file, str(given), unfinished)
     elif Path(given).is_dir():
@@ -91,7 +95,7 @@ def open_place(given: str | Path) -> Iterator[Place]:
 
 
 def _name_unpacked(sha256: str) -> Path:
-    return find_cache() / "references" / sha256
+    return find_cache() / UNPACKED / sha256
 
 
 def _is_unpacked(folder: Path) -> bool:

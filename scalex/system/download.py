@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-__all__ = ["Address", "find_cache"]
+__all__ = ["Address", "find_cache", "make_cache_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Address:
         from requests import RequestException
 
         logger.info("Downloads %s", self.url)
-        partial = find_cache() / "downloads" / f"{self.sha256}.part"
+        partial = make_cache_folder("downloads") / f"{self.sha256}.part"
         try:
             with _quiet(pooch.get_logger()):
                 name, checksum = f"{self.sha256}.zip", f"sha256:{self.sha256}"
@@ -124,7 +124,6 @@ def _continue_in(partial: Path) -> Callable[[str, str, object], None]:
     """
 
     def download(url: str, output: str, _: object) -> None:
-        partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,6 +183,26 @@ def find_cache() -> Path:
     import pooch
 
     return Path(os.environ.get("SCALEX_CACHE") or pooch.os_cache("scalex"))
+
+
+def make_cache_folder(name: str) -> Path:
+    """Make a folder in the user's cache, and return it.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written there. The message names the variable that chooses another place.
+    """
+    cache = find_cache()
+    folder = cache / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "it is not writable"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason is not None:
+        raise OSError(f"The cache folder {cache} cannot be used ({reason}): choose another one by the variable SCALEX_CACHE.")
+    return folder
 
 
 @contextmanager

@@ -160,6 +160,16 @@ def test_damage_is_found_before_anything_is_left(archive: Path, cache: Path) -> 
     refuse(archive, r"sent\.zip: run/adata\.h5ad in it cannot be unpacked \(.*copy it again", cache)
 
 
+def test_a_cache_that_cannot_be_written_names_its_variable(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SCALEX_CACHE", str(tmp_path / "file"))
+    for given in (archive, f"http://127.0.0.1:1/a.zip#sha256={'0' * 64}"):
+        with pytest.raises(
+            OSError, match=r"The cache folder \S*file cannot be used \(.*\): choose another one by the variable SCALEX_CACHE"
+        ):
+            Reference.load(given)
+
+
 class TestAddress:
     def test_a_reference_is_downloaded_once(
         self, trained: Any, archive: Path, cache: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
