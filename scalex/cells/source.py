@@ -176,7 +176,7 @@ class AnnDataSource:
             self.batch_key,
             source_key,
             several=several,
-            name=ALONE if self.batch_categories is None and isinstance(sources[0], ad.AnnData) else names[0],
+            name=names[0] if self.batch_categories is not None else _name_domain(sources[0]),
             columns=table.columns,
             get_name=lambda row: table.read_names(slice(row, row + 1))[0],
         )
@@ -324,6 +324,11 @@ def _read_state(path: Path) -> list[tuple[str, int, int]]:
     return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
+def _name_domain(source: Path | ad.AnnData) -> str:
+    """Return the domain of a single source that nothing else names."""
+    return ALONE if isinstance(source, ad.AnnData) else name_sample(source)
+
+
 def _name_sources(sources: Sequence[Path | ad.AnnData], categories: Sequence[str] | None) -> list[str]:
     if categories is not None:
         if len(categories) != len(sources):
@@ -332,8 +337,8 @@ def _name_sources(sources: Sequence[Path | ad.AnnData], categories: Sequence[str
         if len(set(names)) < len(names):
             raise ValueError(f"batch_categories={names}: each source needs its own name.")
         return names
-    if len(sources) == 1:
-        return ["AnnData" if isinstance(sources[0], ad.AnnData) else name_sample(sources[0])]
+    if len(sources) == 1 and isinstance(sources[0], ad.AnnData):
+        return ["AnnData"]
     names = [str(i) if isinstance(source, ad.AnnData) else name_source(source) for i, source in enumerate(sources)]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     files = [source.absolute() for source, name in zip(sources, names, strict=True) if name in repeated and isinstance(source, Path)]

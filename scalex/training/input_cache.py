@@ -22,7 +22,8 @@ __all__ = ["InputCache"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+# 2: a single source has the domain of its name.
+FORMAT = 2
 
 
 class InputCache:

@@ -280,6 +280,8 @@ def test_a_single_source_without_a_column_is_the_domain_of_its_name(demo: AnnDat
         demo.write_h5ad(tmp_path / name)
     assert set(open_cells(tmp_path / "patient.h5ad").domain) == {"patient"}
     assert set(open_cells(tmp_path / "S7" / "outs" / "adata.h5ad").domain) == {"S7"}
+    with pytest.raises(KeyError, match=r"layer='spliced' is not in adata\."):
+        open_cells(tmp_path / "S7" / "outs" / "adata.h5ad", layer="spliced")
     assert set(open_cells({"mine": demo}).domain) == {"mine"}
     assert set(open_cells(demo, batch_categories=["mine"]).domain) == {"mine"}
 
