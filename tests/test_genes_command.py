@@ -102,7 +102,10 @@ def test_counts_may_be_in_several_files(cells: AnnData, tmp_path: Path) -> None:
         ("markers run=cells.csv output=m.csv", "FileNotFoundError: cells.csv: no .h5ad file and no folder of a finished run."),
         ("markers run=run output=m.csv groupby=type", "KeyError: groupby='type' is not in obs. Columns: "),
         ("markers run=run output=m.csv n_features=few", "n_features=few: a whole number of at least 1 is needed"),
-        ("markers run=cells.h5ad output=m.csv groupby=cell_type domain=null", "ValueError: adata.raw is None: markers need normalized"),
+        (
+            "markers run=cells.h5ad output=m.csv groupby=cell_type domain=null",
+            "ValueError: Markers need normalized expression, and there is none",
+        ),
         ("pseudobulk path=absent.h5ad label=cell_type sample=donor output=s.h5ad", "FileNotFoundError: "),
         ("pseudobulk path=run/adata.h5ad label=cell_type sample=donor output=s.h5ad", "ValueError: Pseudobulk needs counts, and X holds"),
         (

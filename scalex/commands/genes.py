@@ -12,6 +12,9 @@ from scalex.system.settings import Count, describe_nearest
 
 __all__ = ["genes"]
 
+# Column of obs with the names of several files.
+FILE = "file"
+
 HELP = """Markers of a finished run, sums of its samples, and tests between conditions.
 
   scalex genes markers run=run groupby=cell_type output=markers.csv
@@ -26,7 +29,8 @@ markers: features that are higher in one group than in the others, as table and 
   n_features=100        features of each group
 
 pseudobulk: sums of the counts of each type and sample
-  path=???              the file with raw counts, or those of the run: [a.h5ad,b.h5ad]; .h5ad and .zarr are read in chunks
+  path=???              the file with raw counts, or those of the run: [a.h5ad,b.h5ad]; .h5ad and .zarr are read in chunks;
+                        of several files, column file of obs has their names
   label=???             column of obs with types or clusters
   sample=???            column of obs with the samples (donors)
   output=???            the .h5ad file with the sums
@@ -67,14 +71,17 @@ def genes(arguments: Sequence[str]) -> None:
 def write_markers(*, run: str, output: str, groupby: str = "leiden", domain: str | None = "domain", n_features: Count = 100) -> None:
     """Write a table of markers, and draw the best."""
     target = _check_output(output, ".csv")
+    _check_output(str(target.with_suffix(".png")), ".png")
     import anndata as ad
 
     from scalex.genes import find_markers
     from scalex.pl import markers
+    from scalex.runs.log import show_log
     from scalex.system.atomic_files import atomic_write
 
     adata = ad.read_h5ad(_find_cells(run))
-    table = find_markers(adata, groupby, domain=domain, n_features=n_features)
+    with show_log(verbose=True):
+        table = find_markers(adata, groupby, domain=domain, n_features=n_features)
     with atomic_write(target) as path:
         table.to_csv(path, index=False, float_format="%.4g")
     figure = markers(adata, table, groupby).get_figure(root=True)
@@ -108,7 +115,7 @@ def write_pseudobulk(
         obs = None if run is None else ad.read_h5ad(_find_cells(run), backed="r").obs
         paths = [path] if isinstance(path, str) else path
         backed = all(Path(one).suffix in (".h5ad", ".zarr") for one in paths)
-        source = AnnDataSource(path=path, layer=layer, backed=backed)
+        source = AnnDataSource(path=path, layer=layer, backed=backed, source_key=FILE)
         sums = make_pseudobulk(source, label=label, sample=sample, condition=condition, obs=obs, min_cells=min_cells)
         with atomic_write(target) as unfinished:
             sums.write_h5ad(unfinished)
@@ -165,7 +172,7 @@ def _find_cells(given: str) -> Path:
     """Return the .h5ad file of a run folder, or the file itself."""
     path = Path(given) / "adata.h5ad" if Path(given).is_dir() else Path(given)
     if path.suffix != ".h5ad" or not path.is_file():
-        raise FileNotFoundError(f"{given}: no .h5ad file and no folder of a finished run.")
+        raise FileNotFoundError(f"{given}: no .h5ad file and no folder of a finished run. A packed reference (.zip) has no expression.")
     return path
 
 

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from scalex.features.columns import require_column
 from scalex.genes.counts import find_no_count
+from scalex.genes.pseudobulk import DROPPED
 from scalex.system.settings import Count, Number, check_call
 
 __all__ = ["Differences", "compare_conditions"]
@@ -101,7 +102,12 @@ def compare_conditions(
     Love et al., Moderated estimation of fold change and dispersion for RNA-seq data with DESeq2, Genome Biology 15:550 (2014).
     Muzellec et al., PyDESeq2, Bioinformatics 39:btad547 (2023).
     """
-    names = [adjust_for] if isinstance(adjust_for, str) else list(adjust_for)
+    names = [adjust_for] if isinstance(adjust_for, str) else list(dict.fromkeys(adjust_for))
+    if missing := [name for name in names if name not in pseudobulk.obs]:
+        raise KeyError(
+            f"adjust_for={', '.join(missing)}: the sums have no such column. It may vary within them, as the domain may within a sample. "
+            f"Name another column, or none (adjust_for=[]). Columns: {', '.join(map(str, pseudobulk.obs.columns))}."
+        )
     options = {label: "label", condition: "condition", sample: "sample"}
     table = pd.DataFrame({name: require_column(pseudobulk.obs, name, options.get(name, "adjust_for")) for name in [*options, *names]})
     sides = {"treated": str(treated), "baseline": str(baseline)}
@@ -141,6 +147,10 @@ def compare_conditions(
         else:
             refused[str(one)] = reason
             logger.info("%s: not tested: %s", one, reason)
+    dropped = pseudobulk.uns.get(DROPPED)
+    if isinstance(dropped, pd.DataFrame) and label in dropped:
+        left = set(map(str, dropped[label])) - set(table[label].astype(str))
+        refused |= dict.fromkeys(sorted(left), "all its sums were of too few cells (min_cells of the pseudobulk)")
     if not tables:
         reasons = [
             f"{', '.join(name for name, its in refused.items() if its == reason)}: {reason}" for reason in dict.fromkeys(refused.values())
@@ -171,10 +181,22 @@ def find_obstacle(is_treated: NDArray[np.bool_], sample: NDArray[np.str_], facto
     if rank == np.linalg.matrix_rank(without):
         single = [name for name in factors if not factors[name][is_treated].isin(factors[name][~is_treated]).any()]
         why = f"each value of {' and '.join(single)} has one condition only" if single else f"{' and '.join(factors)} together determine it"
-        return f"the condition cannot be told apart from what is adjusted for: {why} (adjust_for)"
+        return f"the condition cannot be told apart from what is adjusted for: {why} (adjust_for; [] adjusts for nothing)"
+    chosen = choose_factors(factors)
+    if 1 + sum(factors[name].nunique() - 1 for name in chosen) > np.linalg.matrix_rank(without):
+        return f"{' and '.join(chosen)} partly say the same: leave one of them out (adjust_for)"
     if len(factors) <= rank:
         return f"{len(factors)} sums are too few for {rank} coefficients (adjust_for)"
     return None
+
+
+def choose_factors(factors: pd.DataFrame) -> list[str]:
+    """Return the columns to adjust for without those that others determine, as the donor determines the technology."""
+    chosen: list[str] = []
+    for name in sorted(factors, key=lambda name: -factors[name].nunique()):
+        if len(factors[[*chosen, name]].drop_duplicates()) > (len(factors[chosen].drop_duplicates()) if chosen else 1):
+            chosen.append(name)
+    return [name for name in factors if name in chosen]
 
 
 def _test(counts: pd.DataFrame, is_treated: NDArray[np.bool_], factors: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +207,7 @@ def _test(counts: pd.DataFrame, is_treated: NDArray[np.bool_], factors: pd.DataF
     except ImportError as error:
         raise ImportError("compare_conditions needs PyDESeq2, which is not installed: pip install 'scalex[de]'.") from error
     # The names and values of a user may mean something else in a formula.
-    varying = [name for name in factors if factors[name].nunique() > 1]
+    varying = choose_factors(factors)
     columns = {f"factor{i}": "value" + pd.Series(pd.factorize(factors[name])[0]).astype(str) for i, name in enumerate(varying)}
     metadata = pd.DataFrame(columns | {"condition": np.where(is_treated, "treated", "baseline")}).set_axis(counts.index)
     with warnings.catch_warnings():

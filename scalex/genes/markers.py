@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
@@ -17,6 +18,10 @@ from scalex.system.settings import Count, check_call
 
 __all__ = ["MIN_CELLS", "find_markers"]
 
+logger = logging.getLogger(__name__)
+
+# Counts and totals are larger, logarithms are not.
+LARGEST_LOG = 30
 # Fewest cells of a group, and, in a domain, of a group and of the other cells, to compare them.
 MIN_CELLS = 10
 COLUMNS = [
@@ -54,7 +59,7 @@ def find_markers(
         ========================  ==========================================================================================
         "group", "feature"        the group, and the feature's name
         "auroc"                   probability that a cell of the group has more of it than another cell; .5: no difference
-        "log2_fold_change"        of the mean normalized expression, as in scanpy
+        "log2_fold_change"        as in scanpy, of expm1 of the means of the logarithmic expression
         "share_in", "share_out"   shares of the cells that express it, in the group and among the others
         "score"                   z-score of the test
         "adjusted_p"              of the test, Benjamini-Hochberg; see above
@@ -69,23 +74,33 @@ def find_markers(
     KeyError
         If there is no such column.
     ValueError
-        If there is no normalized expression, names of features are not unique, or there are fewer than two groups of `min_cells` cells.
+        If there is no logarithmic expression, names of features are not unique, or there are fewer than two groups of `min_cells` cells.
     """
     group = require_column(adata.obs, groupby, "groupby")
     domains = None if domain is None else require_column(adata.obs, domain, "domain")
     if adata.raw is None:
         raise ValueError(
-            "adata.raw is None: markers need normalized expression. A training of cells in files (backed=true) leaves it there; with "
-            "callbacks=[...,markers] it finds markers itself."
+            "Markers need normalized expression, and there is none (adata.raw is None), as in the result of a training of cells that stay "
+            "in files, or of a projection together with its reference. Find them in the training (callbacks=[...,markers]), or project "
+            "with repeat=true."
         )
     if not adata.raw.var_names.is_unique:
         repeated = adata.raw.var_names[adata.raw.var_names.duplicated()][0]
         raise ValueError(f"Names of features in adata.raw are not unique ({repeated}): make them so before .raw is set.")
+    values = sparse.csr_matrix(adata.raw.X)
+    if values.nnz and (largest := float(values.data.max())) > LARGEST_LOG:
+        raise ValueError(
+            f"Markers need logarithmic expression, and adata.raw has values up to {largest:,.0f}. Normalize them "
+            "(scanpy.pp.normalize_total), and take their logarithm (scanpy.pp.log1p)."
+        )
     size = group.value_counts()
     groups = [one for one in group.categories if size[one] >= min_cells]
     if len(groups) < 2:
         raise ValueError(f"groupby={groupby!r}: markers need two groups of {min_cells} cells or more, and there are {len(groups)}.")
-    values = sparse.csr_matrix(adata.raw.X)
+    few = size[(size < min_cells) & (size > 0)]
+    if len(few):
+        named = ", ".join(f"{name} ({n})" for name, n in few.items())
+        logger.info("Groups of fewer than %d cells have no markers of their own (min_cells): %s", min_cells, named)
     work = AnnData(values, obs=pd.DataFrame({"group": group}, index=adata.obs_names), var=pd.DataFrame(index=adata.raw.var_names))
     # scanpy makes a table column by column, of which pandas warns above 20 groups.
     with warnings.catch_warnings(action="ignore", category=pd.errors.PerformanceWarning):

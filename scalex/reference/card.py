@@ -62,7 +62,8 @@ def make_card(run: FinishedRun, cells: ad.AnnData, about: About, file: str, sha2
         [f"sha256 of {CHECKPOINT}", sha256],
     ]
     parts = [f"# {_escape(about.title or run.lineage[-1]['folder'])}", "A reference of SCALEX: new cells are projected into its space."]
-    labels = list(_list_labels(cells.obs))
+    # Types come first, with the name that they have by default.
+    labels = sorted(_list_labels(cells.obs), key=lambda name: name != "cell_type")
     parts += [_make_use(file, labels), _make_table(["", ""], facts), "## Domains", _count("domain", cells.obs["domain"])]
     for name in labels[:MAX_COLUMNS]:
         parts += [f"## {_escape(name)}", _count("type", cells.obs[name])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,7 @@ from scalex.reference.card import make_card
 from scalex.reference.finished_run import FinishedRun
 from scalex.reference.input_pca import INPUT_PCA, STEPS
 from scalex.reference.lineage import LINEAGE, encode_lineage
-from scalex.reference.place import CARD, CELLS, CHECKPOINT, CONFIG, PICTURE, SCORES
+from scalex.reference.place import CARD, CELLS, CHECKPOINT, PICTURE, SCORES
 from scalex.system.atomic_files import atomic_write
 
 __all__ = ["pack"]
@@ -35,8 +34,6 @@ CHECKPOINT_PARTS = ("pytorch-lightning_version", "state_dict", "hyper_parameters
 ALWAYS_KEPT = ("domain", "leiden")
 # Components are stored as whole numbers of steps. A step is between this part of the spread of its component and half of it.
 STEP = 1 / 64
-# Text of settings that names a folder of this machine: /data, ~/data, C:\data, or a way up from here.
-MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:,\[({])(?:/(?!\s)|~|\.\.(?:/|\\|$)|[A-Za-z]:[\\/]|\\\\)|[A-Za-z][A-Za-z0-9+.-]*://", re.MULTILINE)
 # The first time that a .zip can hold, so that the same reference makes the same file.
 TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -50,15 +47,18 @@ def pack(run: FinishedRun, path: Path, told: About, *, obs: bool | Sequence[str]
     cells, has_all = _choose_cells(run.cells, obs)
     about = run.about.update(told, all_columns=has_all)
     checkpoint = _strip_checkpoint(run.folder / CHECKPOINT)
+    # The picture shows types.
+    has_picture = about.all_columns and _has(run, PICTURE)
     contents = {
-        CARD: make_card(run, cells, about, path.name, hashlib.sha256(checkpoint).hexdigest(), _has(run, PICTURE)).encode(),
+        CARD: make_card(run, cells, about, path.name, hashlib.sha256(checkpoint).hexdigest(), has_picture).encode(),
         CHECKPOINT: checkpoint,
         CELLS: _encode_cells(run, cells, about),
         LINEAGE: encode_lineage(run.lineage).encode(),
     }
-    contents |= {name: (run.folder / name).read_bytes() for name in (SCORES, PICTURE) if _has(run, name)}
-    if _has(run, CONFIG) and not MACHINE_PATH.search(config := (run.folder / CONFIG).read_text()):
-        contents[CONFIG] = config.encode()
+    if _has(run, SCORES):
+        contents[SCORES] = (run.folder / SCORES).read_bytes()
+    if has_picture:
+        contents[PICTURE] = (run.folder / PICTURE).read_bytes()
     with atomic_write(path) as unfinished:
         with ZipFile(unfinished, "w") as archive:
             for name, content in contents.items():

@@ -26,7 +26,7 @@ RESERVE = 10**9
 ANOTHER_DISK = f"{RESERVE / 1e6:,.0f} MB are left free: free space, or choose a folder on another disk by the variable SCALEX_CACHE."
 # Seconds without a byte after which a download ends with an error.
 TIMEOUT = 60
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 MB = 1e6
 
 
@@ -109,8 +109,8 @@ class Address:
             ) from error
         except ValueError as error:
             raise ValueError(
-                f"{self.url} does not have the checksum sha256={self.sha256}. Nothing was kept: the file or the checksum is another "
-                "version. Ask the sender for both."
+                f"{self.url} does not have the checksum sha256={self.sha256}. Nothing was kept: the download was cut off, or the "
+                "file or the checksum is another version. Try again, or ask the sender for both."
             ) from error
 
 

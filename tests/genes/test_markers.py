@@ -145,6 +145,14 @@ def test_groups_may_be_numbers(adata: AnnData, kind: str) -> None:
     pd.testing.assert_frame_equal(found.drop(columns="group"), expected.drop(columns="group"))
 
 
+def test_counts_are_an_error(adata: AnnData) -> None:
+    raw = adata.raw.to_adata()
+    raw.X = np.asarray(raw.X) * 100
+    adata.raw = raw
+    with pytest.raises(ValueError, match=r"Markers need logarithmic expression, and adata\.raw has values up to"):
+        find_markers(adata)
+
+
 def test_repeated_names_of_features_are_an_error(adata: AnnData) -> None:
     raw = adata.raw.to_adata()
     raw.var_names = ["twice", "twice", *raw.var_names[2:]]
@@ -167,5 +175,5 @@ def test_a_single_group_is_an_error(adata: AnnData) -> None:
 
 def test_absent_expression_is_an_error(adata: AnnData) -> None:
     adata.raw = None
-    with pytest.raises(ValueError, match=r"adata.raw is None: markers need normalized expression"):
+    with pytest.raises(ValueError, match=r"Markers need normalized expression, and there is none \(adata\.raw is None\)"):
         find_markers(adata)

@@ -53,7 +53,7 @@ def test_a_file_is_downloaded_whole(serve: Serve, tmp_path: Path) -> None:
 
 def test_a_wrong_checksum_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
     wrong = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(ValueError, match=rf"^http://127.* does not have the checksum sha256={wrong}\. Nothing was kept: .*Ask the sender"):
+    with pytest.raises(ValueError, match=rf"^http://127.* does not have the checksum sha256={wrong}\. Nothing was kept: .*ask the sender"):
         Address.parse(f"{serve(CONTENT)}#sha256={wrong}").download(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
