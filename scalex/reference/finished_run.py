@@ -76,7 +76,10 @@ class FinishedRun:
             If the archive cannot be downloaded.
         """
         with open_place(folder) as place:
-            return cls._open(place)
+            run = cls._open(place)
+            if place.is_new:
+                run.check_cells()
+            return run
 
     @classmethod
     def _open(cls, place: Place) -> Self:
@@ -136,7 +139,24 @@ class FinishedRun:
             # A packed reference has whole numbers of steps.
             steps = parts.get("uns", {}).get(INPUT_PCA, {}).pop(STEPS, None)
             obsm[INPUT_PCA] = np.asarray(obsm[INPUT_PCA], np.float32) if steps is None else np.multiply(obsm[INPUT_PCA], steps)
-        return ad.AnnData(**parts)
+        try:
+            return ad.AnnData(**parts)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / CELLS} is damaged ({error}).") from error
+
+    def check_cells(self) -> None:
+        """Read all that is known of the cells, so that damage is found now.
+
+        Raises
+        ------
+        ValueError
+            If a part is damaged or missing.
+        """
+        if "domain" not in self.cells.obs:
+            raise ValueError(f"{self.folder / CELLS} is damaged (obs has no column domain).")
+        if not np.isfinite(self.latent).all():
+            raise ValueError(f"{self.folder / CELLS} is damaged (a latent is not finite).")
+        _ = self.raw_var, self.scores
 
     @cached_property
     def raw_var(self) -> pd.DataFrame:

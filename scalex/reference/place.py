@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,11 +36,14 @@ class Place:
         Its name: that of the folder or of the archive.
     given
         What the user gave.
+    is_new
+        Whether it was just unpacked, so that nobody has looked into its files yet.
     """
 
     folder: Path
     name: str
     given: str
+    is_new: bool = False
 
 
 @contextmanager
@@ -87,10 +90,12 @@ def open_place(given: str | Path) -> Iterator[Place]:
             f"reference={given}: no such folder. Give the folder of a finished training, a .zip of it, or its https:// address."
         )
     try:
-        yield place
-    except (ValueError, FileNotFoundError):
+        yield replace(place, is_new=is_new)
+    except (ValueError, FileNotFoundError) as error:
         if is_new:
             shutil.rmtree(place.folder, ignore_errors=True)
+            # Messages name what was given instead of the folder in the cache.
+            error.args = tuple(one.replace(str(place.folder), place.given) if isinstance(one, str) else one for one in error.args)
         raise
 
 

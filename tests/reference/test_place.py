@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
+import h5py
 import numpy as np
 import pytest
 from commands import Child
@@ -158,6 +159,33 @@ def test_damage_is_found_before_anything_is_left(archive: Path, cache: Path) -> 
     content[start + 5000 : start + 5100] = bytes(100)
     archive.write_bytes(content)
     refuse(archive, r"sent\.zip: run/adata\.h5ad in it cannot be unpacked \(.*copy it again", cache)
+
+
+def delete_domains(file: h5py.File) -> None:
+    del file["obs/domain"]
+    file["obs"].attrs["column-order"] = [name for name in file["obs"].attrs["column-order"] if name != "domain"]
+
+
+def shorten_latents(file: h5py.File) -> None:
+    latent = file["obsm/latent"][:5]
+    del file["obsm/latent"]
+    file["obsm/latent"] = latent
+    file["obsm/latent"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def break_latents(file: h5py.File) -> None:
+    file["obsm/latent"][3, 0] = np.nan
+
+
+@pytest.mark.parametrize("break_file", [delete_domains, shorten_latents, break_latents])
+def test_damage_within_a_file_is_found_when_it_is_unpacked(
+    trained: Any, cache: Path, tmp_path: Path, break_file: Callable[[h5py.File], None]
+) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "broken"))
+    with h5py.File(folder / "adata.h5ad", "r+") as file:
+        break_file(file)
+    archive = Path(shutil.make_archive(str(tmp_path / "sent"), "zip", folder.parent, folder.name))
+    refuse(archive, r"sent\.zip/adata\.h5ad is damaged \(.*\)\.", cache)
 
 
 def test_a_cache_that_cannot_be_written_names_its_variable(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
