@@ -85,6 +85,9 @@ def test_counts_may_be_in_several_files(cells: AnnData, tmp_path: Path) -> None:
         part.write_h5ad(tmp_path / f"{name}.h5ad")
     named = ["label=cell_type", "sample=donor"]
     assert run_genes(tmp_path, "pseudobulk", "path=[a.h5ad,b.h5ad]", "run=run", *named, "output=two.h5ad").returncode == 0
+    by_glob = run_genes(tmp_path, "pseudobulk", "path=?.h5ad", "run=run", *named, "output=glob.h5ad")
+    assert by_glob.returncode == 0, by_glob.stderr
+    assert (ad.read_h5ad(tmp_path / "glob.h5ad").X == ad.read_h5ad(tmp_path / "two.h5ad").X).all()
     assert run_genes(tmp_path, "pseudobulk", "path=cells.h5ad", "run=run", *named, "output=one.h5ad").returncode == 0
     two, one = (ad.read_h5ad(tmp_path / name) for name in ("two.h5ad", "one.h5ad"))
     np.testing.assert_array_equal(two.X, one.X)

@@ -60,7 +60,9 @@ def _read_settings(command: str, function: Callable[..., Any], arguments: Sequen
         if name not in parameters:
             raise ValueError(f"{name}: there is no such setting{describe_nearest(name, parameters)}")
         kind = str(parameters[name].annotation)
-        settings[name] = value if kind == "str" or (kind == "str | None" and value != "null") else _read_value(name, value)
+        # Text stays as it is, a glob too.
+        is_text = kind == "str" or (kind.startswith("str | ") and value != "null" and not value.startswith("["))
+        settings[name] = value if is_text else _read_value(name, value)
     needed = [name for name, one in parameters.items() if one.default is inspect.Parameter.empty]
     if missing := [name for name in needed if settings.get(name) in (None, "")]:
         raise ValueError(f"Missing settings: {', '.join(f'{name}=' for name in missing)}. {command} --help shows how.")
