@@ -80,11 +80,23 @@ def test_sums_and_tests_are_those_of_the_functions(cells: AnnData, tmp_path: Pat
     assert done.stdout == f"Wrote changes.csv ({len(table):,} tests)\n"
 
 
+def test_a_figure_is_not_overwritten(cells: AnnData, tmp_path: Path) -> None:
+    (tmp_path / "m.png").write_text("mine")
+    done = run_genes(tmp_path, "markers", "run=run", "groupby=cell_type", "output=m.csv")
+    assert done.returncode == 1
+    assert "output=m.png exists, and is not overwritten" in done.stderr
+    assert (tmp_path / "m.png").read_text() == "mine"
+    assert not (tmp_path / "m.csv").exists()
+
+
 def test_counts_may_be_in_several_files(cells: AnnData, tmp_path: Path) -> None:
     for name, part in (("a", cells[:100]), ("b", cells[100:])):
         part.write_h5ad(tmp_path / f"{name}.h5ad")
     named = ["label=cell_type", "sample=donor"]
     assert run_genes(tmp_path, "pseudobulk", "path=[a.h5ad,b.h5ad]", "run=run", *named, "output=two.h5ad").returncode == 0
+    by_file = run_genes(tmp_path, "pseudobulk", "path=[a.h5ad,b.h5ad]", "label=cell_type", "sample=file", "output=file.h5ad")
+    assert by_file.returncode == 0, by_file.stderr
+    assert set(ad.read_h5ad(tmp_path / "file.h5ad").obs["file"]) == {"a", "b"}
     by_glob = run_genes(tmp_path, "pseudobulk", "path=?.h5ad", "run=run", *named, "output=glob.h5ad")
     assert by_glob.returncode == 0, by_glob.stderr
     assert (ad.read_h5ad(tmp_path / "glob.h5ad").X == ad.read_h5ad(tmp_path / "two.h5ad").X).all()

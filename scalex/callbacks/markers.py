@@ -76,9 +76,10 @@ class Markers(Output):
 
     def on_result(self, result: Result, trainer: Trainer) -> None:
         """Find, write, draw and log the markers."""
-        sample = result.sample(self.max_cells, self.seed)
         if self.groupby == CLUSTERS:
             sample = result.sample_clusters(self.max_cells, self.seed, self.n_neighbors)
+        else:
+            sample = result.sample(self.max_cells, self.seed)
         assert result.data is not None
         kept = result.data.preprocessor.kept_features
         expression = result.data.normalized(slice(None) if sample.rows is None else sample.rows)
