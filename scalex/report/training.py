@@ -131,7 +131,12 @@ def _find_markers(adata: AnnData, seed: int) -> pd.DataFrame | None:
     if (sample.obs["leiden"].value_counts() >= MIN_CELLS).sum() < 2:
         return None
     sample.raw = AnnData(adata.raw.X[rows], obs=sample.obs[[]], var=adata.raw.var[[]])
-    found = find_markers(sample, n_features=GENES_PER_CLUSTER)
+    try:
+        found = find_markers(sample, n_features=GENES_PER_CLUSTER)
+    except ValueError as error:
+        # Values that were trained on as they are may be no logarithms. The report is written without markers.
+        logger.warning("The report has no markers: %s", error)
+        return None
     return found[found["score"] > 0]
 
 

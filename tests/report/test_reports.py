@@ -104,6 +104,15 @@ def test_markers_of_the_clusters_are_listed_with_the_domains_that_agree(tmp_path
     assert "expression of" not in page
 
 
+def test_a_training_on_large_values_is_not_lost_for_want_of_markers(tmp_path: Path) -> None:
+    cells = scalex.demo_cells(200, 400)
+    cells.X = cells.X * 100
+    scalex.SCALEX(cells, processed=True, max_iteration=20, n_top_features=50, outdir=tmp_path / "run", show=False)
+    assert read_h5ad(tmp_path / "run" / "adata.h5ad").n_obs == 200
+    assert "Markers of the clusters" not in read(tmp_path / "run" / "report.html")
+    assert "The report has no markers: Markers need logarithmic expression" in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_clusters_of_one_domain_are_named(tmp_path: Path) -> None:
     obs = pd.DataFrame({"leiden": pd.Categorical(["0"] * 40 + ["1"] * 40), "domain": pd.Categorical(["a", "b"] * 20 + ["b"] * 40)})
     obs.index = obs.index.astype(str)
